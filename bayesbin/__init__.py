@@ -1,0 +1,47 @@
+"""Bayesian inference over binary weights, in Pyro.
+
+Public names are resolved when first used, so that ``import bayesbin`` stays light: modules by their
+name (``bayesbin.nn``, ``bayesbin.predict``), and ``BinaryPosterior``, ``fit`` and ``TraceBinary_ELBO``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "data",
+    "diagnostics",
+    "distributions",
+    "estimators",
+    "guides",
+    "infer",
+    "nn",
+    "optim",
+    "plots",
+    "posterior",
+    "predict",
+)
+_NAMES = {
+    "BinaryPosterior": "bayesbin.posterior",
+    "SignBernoulli": "bayesbin.distributions",
+    "AutoSignBernoulli": "bayesbin.guides",
+    "TraceBinary_ELBO": "bayesbin.infer",
+    "fit": "bayesbin.infer",
+}
+
+__all__ = ["__version__", *_MODULES, *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"bayesbin.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'bayesbin' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,342 @@
+"""The only home of formulas that saturate.
+
+With the natural parameter lambda (half the log-odds of +1) every quantity of a sign-Bernoulli law is
+an elementary function of lambda whose naive form loses all its digits at moderate |lambda|: in
+float32 ``1 - tanh(lambda)**2`` is exactly 0 from |lambda| of about 9. Each function here keeps its
+relative accuracy over the whole range of its dtype, and so does its gradient: where autograd would
+differentiate through ``1 - tanh**2`` the backward pass is written by hand, with the Fisher
+information F = sech^2(lambda) formed from ``exp(-2|lambda|)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+LOG_2 = math.log(2.0)
+LOG_4 = math.log(4.0)
+
+
+def log_variance(natural: Tensor) -> Tensor:
+    """log sech^2(lambda) = log 4 - 2|lambda| - 2 softplus(-2|lambda|): the log Fisher information."""
+    magnitude = natural.abs()
+    return LOG_4 - 2.0 * magnitude - 2.0 * softplus(-2.0 * magnitude)
+
+
+def _fisher(natural: Tensor) -> Tensor:
+    """sech^2(lambda) for backward passes: fused when nobody differentiates it again."""
+    if torch.is_grad_enabled():
+        return torch.exp(log_variance(natural))
+    # 4 e / (1 + e)^2 with e = exp(-2|lambda|): one exponential and no cancellation.
+    decay = natural.abs().mul_(-2.0).exp_()
+    value = decay * 4.0
+    return value.div_(decay.add_(1.0).square_())
+
+
+def _tail(magnitude: Tensor) -> Tensor:
+    """1 - tanh(|lambda|) = 2 sigmoid(-2|lambda|), without the subtraction."""
+    return 2.0 * torch.sigmoid(-2.0 * magnitude)
+
+
+def _sign(natural: Tensor) -> Tensor:
+    """The sign of lambda, +1 at lambda = 0 (the mode's convention), as a float tensor."""
+    return torch.where(natural >= 0, 1.0, -1.0).to(natural.dtype)
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> Tensor:
+        ctx.save_for_backward(natural)
+        return torch.tanh(natural)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (natural,) = ctx.saved_tensors
+        return grad * _fisher(natural)
+
+
+def mean(natural: Tensor) -> Tensor:
+    """mu = tanh(lambda), the expectation parameter; d mu = F d lambda survives saturation."""
+    return _Mean.apply(natural)
+
+
+class _Variance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> Tensor:
+        ctx.save_for_backward(natural)
+        with torch.no_grad():
+            return _fisher(natural)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (natural,) = ctx.saved_tensors
+        return -2.0 * grad * torch.tanh(natural) * _fisher(natural)
+
+
+def variance(natural: Tensor) -> Tensor:
+    """F = sech^2(lambda), the variance of a sign; dF = -2 mu F d lambda."""
+    return _Variance.apply(natural)
+
+
+class _LogPartition(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> Tensor:
+        ctx.save_for_backward(natural)
+        magnitude = natural.abs()
+        return magnitude + softplus(-2.0 * magnitude)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (natural,) = ctx.saved_tensors
+        return grad * mean(natural)
+
+
+def log_partition(natural: Tensor) -> Tensor:
+    """A(lambda) = log 2cosh(lambda) = |lambda| + softplus(-2|lambda|); dA = mu d lambda."""
+    return _LogPartition.apply(natural)
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(natural, value)
+        sign, magnitude = _sign(natural), natural.abs()
+        return magnitude * (value * sign - 1.0) - softplus(-2.0 * magnitude)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        natural, value = ctx.saved_tensors
+        for_natural = for_value = None
+        if ctx.needs_input_grad[0]:
+            # The score w - mu = (w - s) + s (1 - tanh|lambda|): at a drawn w = s only the tail is left.
+            sign = _sign(natural)
+            for_natural = (grad * ((value - sign) + sign * _tail(natural.abs()))).sum_to_size(
+                natural.shape
+            )
+        if ctx.needs_input_grad[1]:
+            for_value = (grad * natural).sum_to_size(value.shape)
+        return for_natural, for_value
+
+
+def log_prob(natural: Tensor, value: Tensor) -> Tensor:
+    """log p(w) = lambda w - A(lambda), linear in w; the score is 2 w sigmoid(-2 w lambda) at w = +-1."""
+    return _LogProb.apply(natural, value)
+
+
+class _Entropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> Tensor:
+        ctx.save_for_backward(natural)
+        magnitude = natural.abs()
+        return softplus(-2.0 * magnitude) + magnitude * _tail(magnitude)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (natural,) = ctx.saved_tensors
+        return -grad * natural * _fisher(natural)
+
+
+def entropy(natural: Tensor) -> Tensor:
+    """H = A(lambda) - lambda mu, in nats; dH = -lambda F d lambda."""
+    return _Entropy.apply(natural)
+
+
+def _kl_value(natural: Tensor, prior: Tensor) -> Tensor:
+    # With s the sign of lambda, a = |lambda|, b = s lambda_p:
+    # KL = softplus(-2b) - softplus(-2a) + 2 sigmoid(-2a) (b - a); no two large numbers are subtracted.
+    magnitude = natural.abs()
+    aligned = prior * _sign(natural)
+    return (
+        softplus(-2.0 * aligned)
+        - softplus(-2.0 * magnitude)
+        + _tail(magnitude) * (aligned - magnitude)
+    )
+
+
+class _KL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor, prior: Tensor) -> Tensor:
+        ctx.save_for_backward(natural, prior)
+        return _kl_value(natural, prior)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        natural, prior = ctx.saved_tensors
+        for_natural = for_prior = None
+        if ctx.needs_input_grad[0]:
+            for_natural = (grad * (natural - prior) * _fisher(natural)).sum_to_size(natural.shape)
+        if ctx.needs_input_grad[1]:
+            # mu_p - mu: for equal signs the difference of the tails, which do not cancel.
+            sign = _sign(natural)
+            tails = sign * (_tail(natural.abs()) - _tail(prior.abs()))
+            difference = torch.where(
+                sign == _sign(prior), tails, torch.tanh(prior) - torch.tanh(natural)
+            )
+            for_prior = (grad * difference).sum_to_size(prior.shape)
+        return for_natural, for_prior
+
+
+def kl_divergence(natural: Tensor, prior: Tensor) -> Tensor:
+    """KL(q||p) = (lambda - lambda_p) mu - A(lambda) + A(lambda_p), in nats, elementwise.
+
+    Finite at every finite pair; d lambda carries (lambda - lambda_p) F, d lambda_p carries mu_p - mu.
+    """
+    return _KL.apply(natural, prior)
+
+
+def logistic_noise(like: Tensor) -> Tensor:
+    """delta = logit(u) / 2, u uniform on (0, 1): sign(lambda + delta) is then a draw of the signs.
+
+    Drawn in at least float32, whose 24 random bits bound |delta| by about 8.7 (float64: 18.7).
+    """
+    uniform = uniform_noise(like)
+    return torch.log(uniform).sub_(torch.log1p(uniform.neg_())).mul_(0.5).to(like.dtype)
+
+
+def uniform_noise(like: Tensor) -> Tensor:
+    """u uniform on the open interval (0, 1), of ``like``'s shape, in float32 or better."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    uniform = torch.rand(like.shape, dtype=dtype, device=like.device)
+    # rand yields multiples of eps/2 below 1; the one value outside (0, 1) is 0, moved half a step up.
+    return uniform.clamp_(min=torch.finfo(dtype).eps / 4)
+
+
+def hard_signs(natural: Tensor, uniform: Tensor) -> Tensor:
+    """The draw sign(lambda + logit(u)/2), as -1 and +1 in lambda's dtype: +1 where u > sigmoid(-2 lambda)."""
+    threshold = torch.sigmoid(-2.0 * natural.detach().to(uniform.dtype))
+    return (uniform > threshold).to(natural.dtype).mul_(2.0).sub_(1.0)
+
+
+class _RelaxedSigns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shifted: Tensor, temperature: Tensor) -> Tensor:
+        scaled = shifted / temperature
+        ctx.save_for_backward(scaled, temperature)
+        return torch.tanh(scaled)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        scaled, temperature = ctx.saved_tensors
+        for_scaled = grad * _fisher(scaled)
+        for_temperature = None
+        if ctx.needs_input_grad[1]:
+            for_temperature = (-for_scaled * scaled / temperature).sum_to_size(temperature.shape)
+        return for_scaled / temperature, for_temperature
+
+
+def relaxed_signs(shifted: Tensor, temperature: Tensor) -> Tensor:
+    """w_r = tanh((lambda + delta) / tau) given lambda + delta; the gradient carries sech^2 in log space."""
+    return _RelaxedSigns.apply(shifted, temperature)
+
+
+# Elementwise chains over ten million weights are bound by memory traffic, not arithmetic: the two
+# functions below work through the weights in blocks whose temporaries stay in the cache.
+_BLOCK = 1 << 18
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Matching blocks of contiguous tensors of one shape; a single block where one is not contiguous."""
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        return iter([tensors])
+    return zip(*(tensor.view(-1).split(_BLOCK) for tensor in tensors), strict=True)
+
+
+def _decay(natural: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """|lambda|, e = exp(-2|lambda|) and r = 1 / (1 + e), from which everything else is formed."""
+    magnitude = natural.abs()
+    decay = torch.mul(magnitude, -2.0).exp_()
+    return magnitude, decay, decay.add(1.0).reciprocal_()
+
+
+class _Moments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> tuple[Tensor, Tensor]:
+        mu, fisher = torch.empty_like(natural), torch.empty_like(natural)
+        for lam, m, f in _blocks(natural, mu, fisher):
+            _, decay, r = _decay(lam)
+            torch.copysign(r.mul(2.0).sub_(1.0), lam, out=m)  # (1 - e) / (1 + e) = 2 r - 1
+            torch.mul(decay.mul_(4.0), r.square_(), out=f)
+        ctx.save_for_backward(mu, fisher)
+        return mu, fisher
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:  # type: ignore[override]
+        mu, fisher = ctx.saved_tensors
+        result = torch.empty_like(mu)
+        for gm, gv, m, f, out in _blocks(grad_mean, grad_variance, mu, fisher, result):
+            torch.addcmul(gm, gv, m, value=-2.0, out=out)
+            out.mul_(f)
+        return result
+
+
+def moments(natural: Tensor) -> tuple[Tensor, Tensor]:
+    """(mu, F) = (tanh(lambda), sech^2(lambda)) of a large layer; first derivatives only.
+
+    mu is exact to one rounding of 1 (not of mu itself), F to a few roundings of F.
+    """
+    return _Moments.apply(natural)  # type: ignore[return-value]
+
+
+class _KLSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor, prior: Tensor) -> Tensor:
+        slope = torch.empty_like(natural)
+        total = torch.zeros((), dtype=torch.float64, device=natural.device)
+        if prior.numel() == 1:
+            blocks = ((lam, prior.reshape(()), out) for lam, out in _blocks(natural, slope))
+        else:
+            blocks = _blocks(natural, prior.expand_as(natural).contiguous(), slope)
+        uniform = prior.numel() == 1 and not prior.any()
+        for lam, lam_p, out in blocks:
+            # As _kl_value: softplus(-2 s lambda_p) - log1p(e) + 2 e r (s lambda_p - |lambda|).
+            magnitude, decay, r = _decay(lam)
+            value = torch.log1p(decay).neg_()
+            torch.mul(decay, r, out=out)
+            if uniform:
+                value.add_(LOG_2).addcmul_(out, magnitude, value=-2.0)
+                out.mul_(lam)
+            else:
+                aligned = _sign(lam) * lam_p
+                value.add_(softplus(-2.0 * aligned)).addcmul_(out, aligned - magnitude, value=2.0)
+                out.mul_(lam - lam_p)
+            # The slope (lambda - lambda_p) F, F = 4 e r^2, costs little beside the value: kept.
+            out.mul_(r.mul_(4.0))
+            total += value.sum(dtype=torch.float64)
+        ctx.save_for_backward(slope)
+        return total.to(natural.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (slope,) = ctx.saved_tensors
+        return slope * grad, None
+
+
+def kl_sum(natural: Tensor, prior: Tensor) -> Tensor:
+    """The sum of ``kl_divergence`` over the weights, in one pass for large layers.
+
+    Where the prior is itself learned or drawn, the elementwise form carries its gradient too.
+    """
+    if prior.requires_grad:
+        return kl_divergence(*torch.broadcast_tensors(natural, prior)).sum()
+    return _KLSum.apply(natural, prior)
+
+
+def over_fisher(gradient: Tensor, natural: Tensor) -> Tensor:
+    """gradient / F, the natural gradient, without a graph.
+
+    1/F = cosh^2(lambda); in float32 it is finite up to |lambda| of about 44.
+    """
+    result = torch.empty_like(gradient, memory_format=torch.contiguous_format)
+    for lam, g, out in _blocks(natural.detach(), gradient, result):
+        # 4 / F = (exp(lambda) + exp(-lambda))^2: no intermediate exceeds the result.
+        torch.exp(lam, out=out)
+        out.add_(out.reciprocal()).square_().mul_(0.25).mul_(g)
+    return result

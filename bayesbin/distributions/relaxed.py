@@ -1,0 +1,163 @@
+"""Reparameterised stand-ins for SignBernoulli: the Concrete law on (-1, 1) and the straight-through draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints as torch_constraints
+from torch.distributions import register_kl
+
+from bayesbin import _numerics
+from bayesbin.distributions import constraints
+from bayesbin.distributions.sign_bernoulli import SignBernoulli
+
+
+class RelaxedSignBernoulli(TorchDistribution):
+    r"""Concrete relaxation of a sign: a reparameterised law on (-1, 1).
+
+    .. math::
+        w_r = \tanh\frac{\lambda + \delta}{\tau}, \quad \delta = \tfrac12 \mathrm{logit}(u), \quad u \sim U(0, 1),
+        \qquad
+        \log p(w_r) = \log\frac{\tau}{2} + \log \mathrm{sech}^2(\tau\,\mathrm{artanh}\,w_r - \lambda)
+        - \log(1 - w_r^2).
+
+    As tau tends to 0 the draw tends to the hard draw of the same noise. The KL to a ``SignBernoulli``
+    (or between two relaxed laws) is the closed form of the *discrete* laws at the same natural
+    parameters: the objective that stock ``TraceMeanField_ELBO`` then optimises has the exact KL and a
+    likelihood averaged over relaxed weights, so its gradient is biased for the discrete posterior.
+
+    :param temperature: tau > 0, a number or a tensor that broadcasts against ``natural``.
+    :param natural: lambda, half the log-odds of the sign, any shape.
+    :raises ValueError: if the temperature is not positive or a natural parameter is not finite.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.distributions import RelaxedSignBernoulli
+        >>> q = RelaxedSignBernoulli(temperature=0.5, natural=torch.zeros(3))
+        >>> bool((q.rsample((100,)).abs() <= 1).all())
+        True
+
+    Source: Maddison, Mnih and Teh 2017, arXiv 1611.00712; Jang, Gu and Poole 2017, arXiv 1611.01144;
+    on {-1, +1}: Meng, Bachmann and Khan 2020, arXiv 2002.10778.
+    """
+
+    arg_constraints = {"natural": torch_constraints.real, "temperature": torch_constraints.positive}
+    support = constraints.relaxed_signs
+    has_rsample = True
+
+    def __init__(
+        self, temperature: Tensor | float, natural: Tensor, *, validate_args: bool | None = None
+    ) -> None:
+        self.signs = SignBernoulli(natural=natural, validate_args=validate_args)
+        self.natural = self.signs.natural
+        self.temperature = torch.as_tensor(
+            temperature, dtype=self.natural.dtype, device=self.natural.device
+        )
+        if not bool((self.temperature > 0).all()):
+            raise ValueError(
+                f"The temperature of {type(self).__name__} is positive; got {temperature}. "
+                "For hard draws use SignBernoulli or SignBernoulliStraightThrough."
+            )
+        super().__init__(self.natural.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> RelaxedSignBernoulli:
+        new = self._get_checked_instance(RelaxedSignBernoulli, _instance)
+        new.signs = self.signs.expand(batch_shape)
+        new.natural = new.signs.natural
+        new.temperature = self.temperature
+        super(RelaxedSignBernoulli, new).__init__(new.natural.shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Relaxed signs of shape sample_shape + batch_shape, differentiable in lambda and tau."""
+        natural = self.natural.expand(self._extended_shape(sample_shape))
+        shifted = natural + _numerics.logistic_noise(natural)
+        return _numerics.relaxed_signs(shifted, self.temperature)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density at relaxed signs; a value that rounded to +-1 is read as its neighbour."""
+        if self._validate_args:
+            self._validate_sample(value)
+        edge = 1.0 - torch.finfo(self.natural.dtype).eps
+        value = value.clamp(-edge, edge)
+        shifted = self.temperature * torch.atanh(value) - self.natural
+        return (
+            torch.log(self.temperature)
+            - _numerics.LOG_2
+            + _numerics.log_variance(shifted)
+            - torch.log1p(-value * value)
+        )
+
+    @property
+    def mode(self) -> Tensor:  # type: ignore[override]
+        """The mode of the discrete law: the sign of lambda."""
+        return self.signs.mode
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)})"
+
+
+class SignBernoulliStraightThrough(SignBernoulli):
+    r"""SignBernoulli with hard draws whose gradient passes to the mean: dw/d mu = 1.
+
+    .. math:: w = \mathrm{sign}(\lambda + \delta), \qquad
+        \partial w / \partial \lambda := \partial \tanh(\lambda) / \partial \lambda = F(\lambda).
+
+    Has ``rsample``, so stock ``TraceMeanField_ELBO`` accepts it, with the exact KL of the discrete law.
+    The gradient of the likelihood term is exact for functions that are multilinear in the signs and
+    biased for curved ones.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.distributions import SignBernoulliStraightThrough
+        >>> natural = torch.zeros(4, requires_grad=True)
+        >>> w = SignBernoulliStraightThrough(natural=natural).rsample()
+        >>> w.sum().backward(); natural.grad.tolist()
+        [1.0, 1.0, 1.0, 1.0]
+
+    Source: Bengio, Leonard and Courville 2013, arXiv 1308.3432.
+    """
+
+    has_rsample = True
+    has_enumerate_support = False
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> SignBernoulliStraightThrough:
+        return super().expand(
+            batch_shape, self._get_checked_instance(SignBernoulliStraightThrough, _instance)
+        )  # type: ignore[return-value]
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Hard signs whose value is exactly +-1 and whose gradient is that of the mean."""
+        mean = _numerics.mean(self.natural).expand(self._extended_shape(sample_shape))
+        return straight_through(self.sample(sample_shape), mean)
+
+
+def straight_through(signs: Tensor, mean: Tensor) -> Tensor:
+    """``signs`` in the forward pass, ``mean`` in the backward pass."""
+    return _StraightThrough.apply(signs, mean)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, signs: Tensor, mean: Tensor) -> Tensor:
+        return signs.view_as(signs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, grad
+
+
+@register_kl(RelaxedSignBernoulli, SignBernoulli)
+def _kl_relaxed_sign(q: RelaxedSignBernoulli, p: SignBernoulli) -> Tensor:
+    return torch.distributions.kl_divergence(q.signs, p)
+
+
+@register_kl(RelaxedSignBernoulli, RelaxedSignBernoulli)
+def _kl_relaxed_relaxed(q: RelaxedSignBernoulli, p: RelaxedSignBernoulli) -> Tensor:
+    return torch.distributions.kl_divergence(q.signs, p.signs)

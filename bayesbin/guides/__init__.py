@@ -1,0 +1,6 @@
+"""Guides over binary weights."""
+
+from bayesbin.guides.mean_field import AutoSignBernoulli
+from bayesbin.guides.relaxed import AutoRelaxedSignBernoulli
+
+__all__ = ["AutoRelaxedSignBernoulli", "AutoSignBernoulli"]

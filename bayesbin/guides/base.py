@@ -1,0 +1,304 @@
+"""What automatic guides over binary weights share: eager building, real-valued sites, the posterior."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.initialization import init_to_median
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import effectful
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bayesbin.distributions import SignBernoulli, Support, unconstrained_normal
+from bayesbin.posterior import BinaryPosterior, RealPosterior
+
+Init = nn.Module | Mapping[str, Any] | BinaryPosterior | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A latent site as building the guide found it; keeps shapes, never data."""
+
+    name: str
+    event_dim: int
+    plates: tuple[str, ...]
+    support: Support | None  # None: binary
+
+    @property
+    def is_binary(self) -> bool:
+        return self.support is None
+
+
+class ParameterTree(nn.Module):
+    """Parameters under dotted names: the state-dict key of "0.weight" ends in "0.weight"."""
+
+    def insert(self, name: str, parameter: nn.Parameter) -> None:
+        node: nn.Module = self
+        *path, leaf = name.split(".")
+        for part in path:
+            if part not in node._modules:
+                node.add_module(part, nn.Module())
+            node = node.get_submodule(part)
+        node.register_parameter(leaf, parameter)
+
+
+class SignGuide(AutoGuide):
+    """Base of the guides over binary sites: built at construction, from one run of the model.
+
+    A subclass says what law a binary site gets (:meth:`sign_law`); real-valued sites get a Normal in
+    unconstrained space. Parameters are plain ``nn.Parameter``, announced to Pyro by value, so that two
+    guides of one process never share them, in Pyro's global and in its local parameter mode.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        init_scale: float = 0.1,
+        init: Init = None,
+        real_scale: float = 0.1,
+        create_plates: Callable[..., Any] | None = None,
+    ) -> None:
+        super().__init__(model, create_plates=create_plates)
+        if not init_scale >= 0:
+            raise ValueError(f"init_scale is a standard deviation, at least 0; got {init_scale}.")
+        if not real_scale > 0:
+            raise ValueError(f"real_scale is a positive standard deviation; got {real_scale}.")
+        trace = _run_once(model, args, dict(kwargs or {}))
+        self.sites: dict[str, Site] = {}
+        naturals, locs, log_scales = ParameterTree(), ParameterTree(), ParameterTree()
+        start = _starting_point(init, init_scale)
+        for name, message in trace.nodes.items():
+            if message["type"] != "sample" or message["is_observed"] or site_is_subsample(message):
+                continue
+            site = self._describe(name, message)
+            self.sites[name] = site
+            value = message["value"].detach()
+            if site.is_binary:
+                naturals.insert(name, nn.Parameter(start(name, value)))
+            else:
+                loc = site.support.transform.inv(value)  # type: ignore[union-attr]
+                locs.insert(name, nn.Parameter(loc.clone()))
+                scale = torch.full_like(loc, real_scale).log()
+                log_scales.insert(name, nn.Parameter(scale))
+        self.natural, self.loc, self.log_scale = naturals, locs, log_scales
+        if not any(site.is_binary for site in self.sites.values()):
+            raise ValueError(
+                f"{type(self).__name__} found no latent SignBernoulli site in the model; its sites are "
+                f"{', '.join(self.sites) or 'none'}. Give the binary weights a SignBernoulli prior."
+            )
+
+    def _describe(self, name: str, message: Any) -> Site:
+        binary = sign_law(message["fn"]) is not None
+        frames = [frame for frame in message["cond_indep_stack"] if frame.vectorized]
+        for frame in frames:
+            self._prototype_frames[frame.name] = frame
+            if frame.full_size is not None and frame.full_size != frame.size:
+                raise ValueError(
+                    f"The latent site {name!r} lies in the subsampled plate {frame.name!r}; one "
+                    "parameter per datum cannot be built from a minibatch. Give it a guide of its own."
+                )
+        if not binary and not (message["fn"].has_rsample or not message["fn"].support.is_discrete):
+            raise ValueError(
+                f"The latent site {name!r} has the discrete law {type(message['fn']).__name__}; this "
+                "guide takes SignBernoulli and real-valued sites. Enumerate or observe that site."
+            )
+        support = None if binary else Support.of(message["fn"].support, name)
+        return Site(name, message["fn"].event_dim, tuple(frame.name for frame in frames), support)
+
+    # Parameters
+
+    def natural_parameters(self) -> Iterator[nn.Parameter]:
+        """The natural parameters lambda of the binary sites, in site order."""
+        tree = self._modules["natural"]
+        return (tree.get_parameter(s.name) for s in self.sites.values() if s.is_binary)  # type: ignore[union-attr]
+
+    def real_parameters(self) -> Iterator[nn.Parameter]:
+        """Everything else the guide learns: locations and log scales of the real-valued sites."""
+        natural = {id(parameter) for parameter in self.natural_parameters()}
+        return (p for p in self.parameters() if id(p) not in natural)
+
+    def posterior(self) -> BinaryPosterior:
+        """The guide's law as a frozen :class:`BinaryPosterior`, by value."""
+        natural, loc, log_scale = (self._modules[n] for n in ("natural", "loc", "log_scale"))
+        assert natural is not None and loc is not None and log_scale is not None
+        signs, real = {}, {}
+        for name, site in self.sites.items():
+            if site.support is None:
+                signs[name] = natural.get_parameter(name).detach().clone()
+            else:
+                real[name] = RealPosterior(
+                    loc.get_parameter(name).detach().clone(),
+                    log_scale.get_parameter(name).detach().exp(),
+                    site.support,
+                )
+        return BinaryPosterior(signs, real)
+
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The mode of the binary sites and the median of the real ones."""
+        return self.posterior().mode()
+
+    # Sampling
+
+    @abstractmethod
+    def sign_law(self, natural: Tensor) -> Any:
+        """The law of a binary site given its natural parameters, elementwise."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        plates = self._create_plates(*args, **kwargs)
+        result = {}
+        for name, site in self.sites.items():
+            if site.support is None:
+                law = self.sign_law(self._announced("natural", name)).to_event(site.event_dim)
+            else:
+                scale = self._announced("log_scale", name).exp()
+                law = unconstrained_normal(
+                    self._announced("loc", name), scale, site.support, site.event_dim
+                )
+            with ExitStack() as stack:
+                for plate in site.plates:
+                    stack.enter_context(plates[plate])
+                result[name] = pyro.sample(name, law)
+        return result
+
+    def _announced(self, tree: str, name: str) -> Tensor:
+        # Reading self.natural in a Pyro context would register the parameter in the global store and
+        # might hand back another guide's; going to the module directly, and announcing the value to
+        # whoever listens (SVI collects parameters so), does neither.
+        parameter = self._modules[tree].get_parameter(name)  # type: ignore[union-attr]
+        return announce(self._pyro_get_fullname(f"{tree}.{name}"), parameter)
+
+    # Copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        # AutoGuide clears the *original's* model here. A pickled guide goes without its model (often
+        # a local function); a copy in memory keeps it.
+        state = self.__dict__.copy()
+        state["_model"] = (None,)
+        state["master"] = None
+        return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SignGuide:
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        new.__dict__["_model"] = self._model
+        return new
+
+
+def announce(name: str, parameter: Tensor) -> Tensor:
+    """Issue a Pyro param message whose value is ``parameter`` itself; returns the (handled) value."""
+    value = local_alias(parameter)
+    return effectful(lambda *_, **__: value, type="param")(
+        name, parameter, constraint=constraints.real, event_dim=None, name=name
+    )
+
+
+def local_alias(parameter: Tensor) -> Tensor:
+    """A view that leads back to its parameter the way Pyro's own param values do.
+
+    A view, because the attribute would keep the parameter itself from being pickled.
+    """
+    value = parameter.view_as(parameter)
+    value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+    return value
+
+
+def sign_law(law: Any) -> SignBernoulli | None:
+    """The SignBernoulli inside ``to_event``, ``expand`` and ``mask``, or None for any other law."""
+    while True:
+        if isinstance(law, SignBernoulli):
+            return law
+        if not isinstance(law, _TRANSPARENT):
+            return None
+        law = law.base_dist
+
+
+_TRANSPARENT = (
+    torch.distributions.Independent,
+    pyro.distributions.MaskedDistribution,
+    pyro.distributions.ExpandedDistribution,
+)
+
+
+@contextmanager
+def normalisation_kept(model: Any) -> Iterator[None]:
+    """Restore the running statistics of a model's normalisation layers on leaving."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    buffers = [b for m in modules if isinstance(m, _BatchNorm) for b in m.buffers()]
+    kept = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, old in zip(buffers, kept, strict=True):
+                buffer.copy_(old)
+
+
+class _StartFeasible(Messenger):
+    """Real-valued sites start at the median of their prior."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg) or sign_law(msg["fn"]):
+            return
+        if not msg["fn"].support.is_discrete:
+            msg["value"] = init_to_median(msg)
+
+
+def _run_once(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with torch.no_grad(), normalisation_kept(model), poutine.block(), _StartFeasible():
+        try:
+            return poutine.trace(model).get_trace(*args, **kwargs)
+        except TypeError as error:
+            if args or kwargs:
+                raise
+            raise TypeError(
+                f"Building the guide runs the model once, and it does not run without arguments "
+                f"({error}). Pass some: args=(x, y)."
+            ) from error
+
+
+def _starting_point(init: Init, init_scale: float) -> Callable[[str, Tensor], Tensor]:
+    if init is None:
+        return lambda name, like: init_scale * torch.randn_like(like)
+    if isinstance(init, BinaryPosterior):
+        return lambda name, like: _found(init, name, like, "posterior").natural.to(like).clone()
+    weights = init.state_dict() if isinstance(init, nn.Module) else init
+
+    def from_weights(name: str, like: Tensor) -> Tensor:
+        # The sign of each pretrained weight, with a confidence proportional to its size: the root
+        # mean square of the natural parameters is init_scale.
+        weight = torch.as_tensor(_found(weights, name, like, "pretrained network")).to(like)
+        size = weight.square().mean().sqrt()
+        return init_scale * weight.detach() / size.clamp(min=torch.finfo(like.dtype).tiny)
+
+    return from_weights
+
+
+def _found(source: Mapping[str, Any], name: str, like: Tensor, what: str) -> Any:
+    if name not in source:
+        raise ValueError(
+            f"The {what} given as init has no weight {name!r}; it has {', '.join(source) or 'none'}."
+        )
+    entry = source[name]
+    shape = tuple(entry.natural.shape if isinstance(entry, SignBernoulli) else entry.shape)
+    if shape != tuple(like.shape):
+        raise ValueError(
+            f"The {what} given as init has {name!r} of shape {shape}; the model's is {tuple(like.shape)}."
+        )
+    return entry

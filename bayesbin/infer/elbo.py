@@ -1,0 +1,297 @@
+"""TraceBinary_ELBO: the bridge between Pyro models and gradient estimators for binary weights."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.infer.elbo import ELBOModule
+from pyro.infer.inspect import get_dependencies
+from pyro.infer.util import torch_item
+from pyro.poutine.util import site_is_subsample
+from pyro.util import warn_if_nan
+from torch import Tensor
+
+from bayesbin.estimators import Estimator
+from bayesbin.guides.base import SignGuide, normalisation_kept, sign_law
+from bayesbin.infer.sites import (
+    LocalParameters,
+    PlaceholderDraws,
+    kl_of_site,
+    latent_sites,
+    log_likelihood,
+    run_at,
+    scaled_sum,
+)
+
+
+class Terms(NamedTuple):
+    """A loss and its two parts, in nats over the whole data set.
+
+    :param loss: negative_log_likelihood + kl_weight * kl, with a live graph.
+    :param negative_log_likelihood: E_q[-log p(y | w)], detached. It includes the KL of those sites
+        whose prior depends on a binary site, which can only be averaged together with it.
+    :param kl: KL(q||p) of all other sites, unweighted, detached.
+    """
+
+    loss: Tensor
+    negative_log_likelihood: Tensor
+    kl: Tensor
+
+
+class TraceBinary_ELBO(ELBO):
+    r"""The negative ELBO of a model with binary sites, differentiated by an estimator of your choice.
+
+    .. math::
+        \mathcal L = E_q[-\log p(y | w, z)] + \beta\, \mathrm{KL}(q(w, z)\,\|\,p(w, z))
+
+    in nats over the whole data set (plates scale minibatches). The expectation over binary sites w is
+    the estimator's; real-valued sites z are drawn once per particle, with pathwise gradients. The KL is
+    closed-form given the prior: a prior that depends on real-valued sites is averaged pathwise, one
+    that depends on binary sites inside the estimator's objective.
+
+    Use it with ``pyro.infer.SVI(model, guide, optim, elbo)``, or as a torch module:
+    ``loss = elbo(model, guide)(x, y)``. Both work in Pyro's global and local parameter modes, and each
+    model and guide trains its own parameters.
+
+    :param estimator: an instance of :class:`bayesbin.estimators.Estimator`.
+    :param kl_weight: beta, at least 0; 1 is the ELBO.
+    :param num_particles: how often the whole is repeated and averaged.
+    :raises ValueError: for a bad argument; at a call, for a model site the guide does not know, a guide
+        site that is not in the model, a guide whose binary sites depend on one another's draws, or
+        laws that do not fit.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.estimators import LocalReparameterization
+        >>> from bayesbin.guides import AutoSignBernoulli
+        >>> from bayesbin.infer import TraceBinary_ELBO
+        >>> from bayesbin.nn import BinaryLinear, Classifier
+        >>> model = Classifier(BinaryLinear(4, 3), dataset_size=100)
+        >>> guide = AutoSignBernoulli(model)
+        >>> loss = TraceBinary_ELBO(LocalReparameterization())(model, guide)
+        >>> loss(torch.randn(5, 4), torch.tensor([0, 1, 2, 1, 0])).backward()
+
+    Source: Ranganath, Gerrish and Blei 2014, arXiv 1401.0118; Kingma and Welling 2014, arXiv 1312.6114.
+    """
+
+    def __init__(
+        self, estimator: Estimator, kl_weight: float = 1.0, num_particles: int = 1
+    ) -> None:
+        if not isinstance(estimator, Estimator):
+            raise ValueError(
+                f"estimator is an instance of bayesbin.estimators.Estimator, such as "
+                f"StraightThrough(); got {estimator!r}."
+            )
+        if not kl_weight >= 0:
+            raise ValueError(f"kl_weight is at least 0 (1 is the ELBO); got {kl_weight}.")
+        if not isinstance(num_particles, int) or num_particles < 1:
+            raise ValueError(f"num_particles is a whole number of at least 1; got {num_particles!r}.")
+        super().__init__(num_particles=num_particles)
+        self.estimator = estimator
+        self.kl_weight = float(kl_weight)
+        self._dependent: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> BinaryELBOModule:
+        return BinaryELBOModule(model, guide, self)
+
+    def terms(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Terms:
+        """The differentiable loss with its negative log-likelihood and KL, by the estimator."""
+        dependent = self._dependent_sites(model, guide, args, kwargs)
+        return self._mean(
+            self._particle(model, guide, dependent, args, kwargs) for _ in range(self.num_particles)
+        )
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The surrogate loss whose gradient is the estimator's."""
+        return self.terms(model, guide, *args, **kwargs).loss
+
+    def loss_and_grads(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        """Compute the loss, add its gradients to the parameters', return it as a number."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        warn_if_nan(loss, "loss")
+        return torch_item(loss)
+
+    def loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        """An unbiased estimate of the loss at hard draws from the guide, whatever the estimator."""
+        return torch_item(self.hard_terms(model, guide, *args, **kwargs).loss)
+
+    @torch.no_grad()
+    def hard_terms(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Terms:
+        """The loss and its parts at hard draws from the guide; no gradients."""
+
+        def particle() -> Terms:
+            trace, guide_trace = self._get_trace(model, guide, args, kwargs)
+            kl = _kl(latent_sites(guide_trace), latent_sites(trace), frozenset())
+            nll = torch.as_tensor(-log_likelihood(trace))
+            return Terms(nll + self.kl_weight * kl, nll, kl)
+
+        return self._mean(particle() for _ in range(self.num_particles))
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The traces of model and guide at one hard draw from the guide."""
+        with LocalParameters():
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        values = {name: site["value"] for name, site in latent_sites(guide_trace).items()}
+        return run_at(model, values, _subsamples(guide_trace), args, kwargs), guide_trace
+
+    def _particle(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        dependent: frozenset[str],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Terms:
+        with LocalParameters(), PlaceholderDraws():
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        guided = latent_sites(guide_trace)
+        natural = {
+            name: law.natural.expand(site["fn"].shape())
+            for name, site in guided.items()
+            if (law := sign_law(site["fn"])) is not None and not site["fn"].has_rsample
+        }
+        fixed = {name: site["value"] for name, site in guided.items() if name not in natural}
+        _check_pathwise(guided, natural)
+        subsamples = _subsamples(guide_trace)
+        prior_kl: Tensor | None = None
+
+        def objective(values: Mapping[str, Sequence[Tensor]]) -> Tensor:
+            nonlocal prior_kl
+            draws = [
+                {name: sequence[s] for name, sequence in values.items()}
+                for s in range(len(next(iter(values.values()))))
+            ]
+            results = []
+            for draw in draws:
+                trace = run_at(model, fixed | draw, subsamples, args, kwargs)
+                latents = latent_sites(trace)
+                result = torch.as_tensor(log_likelihood(trace))
+                for name in dependent & guided.keys():
+                    result = result - self.kl_weight * kl_of_site(guided[name], latents[name])
+                results.append(result)
+                # These priors are the same for every draw; keep the one with a live graph.
+                if prior_kl is None and torch.is_grad_enabled():
+                    prior_kl = _kl(guided, latents, dependent)
+            return torch.stack(results)
+
+        if natural:
+            surrogate = self.estimator(objective, natural)
+        else:
+            surrogate = objective({"": [torch.zeros(())]}).mean()
+        if prior_kl is None:
+            # Outside autograd, or with an estimator that never evaluates with gradients.
+            hard = {name: torch.ones_like(lam) for name, lam in natural.items()}
+            trace = run_at(model, fixed | hard, subsamples, args, kwargs)
+            prior_kl = _kl(guided, latent_sites(trace), dependent)
+        loss = self.kl_weight * prior_kl - surrogate
+        return Terms(loss, -surrogate.detach(), prior_kl.detach())
+
+    def _dependent_sites(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> frozenset[str]:
+        """The latent sites whose prior depends on a binary site; found once per model."""
+        key = model.__func__ if hasattr(model, "__func__") else model
+        if key not in self._dependent:
+            with normalisation_kept(model), LocalParameters(), poutine.block():
+                self._dependent[key] = _downstream_of_signs(model, args, kwargs)
+                if not isinstance(guide, SignGuide) and (
+                    bad := _downstream_of_signs(guide, args, kwargs)
+                ):
+                    raise ValueError(
+                        f"The guide's law at {sorted(bad)} depends on the draw of a binary site. "
+                        "Estimators take the natural parameters of all binary sites together: make "
+                        "them depend on parameters and real-valued sites only."
+                    )
+        return self._dependent[key]
+
+    def _mean(self, particles: Any) -> Terms:
+        parts = list(particles)
+        return Terms(*(sum(part) / len(parts) for part in zip(*parts, strict=True)))
+
+
+class BinaryELBOModule(ELBOModule):
+    """A model, a guide and an estimator as one torch module: call it for the loss."""
+
+    elbo: TraceBinary_ELBO
+
+    def __init__(
+        self, model: Callable[..., Any], guide: Callable[..., Any], elbo: TraceBinary_ELBO
+    ) -> None:
+        super().__init__(model, guide, elbo)  # type: ignore[arg-type]
+        self.estimator = elbo.estimator  # so that its own parameters train
+
+    def terms(self, *args: Any, **kwargs: Any) -> Terms:
+        """The loss with its negative log-likelihood and KL."""
+        return self.elbo.terms(self.model, self.guide, *args, **kwargs)
+
+
+def _kl(guided: Mapping[str, Any], latents: Mapping[str, Any], dependent: frozenset[str]) -> Tensor:
+    """The KL of all sites that do not depend on binary draws, auxiliary guide sites included."""
+    total = torch.zeros(())
+    for name, site in guided.items():
+        if name in dependent:
+            continue
+        if name in latents:
+            total = total + kl_of_site(site, latents[name])
+        elif site["infer"].get("is_auxiliary"):
+            total = total + scaled_sum(site["fn"].log_prob(site["value"]), site)
+        else:
+            raise ValueError(
+                f"The guide samples {name!r}, which is not a latent site of the model (its latent sites: "
+                f"{', '.join(latents) or 'none'})."
+            )
+    return total
+
+
+def _subsamples(trace: Any) -> dict[str, Tensor]:
+    """The subsample indices that a guide drew, for the model to use."""
+    return {
+        name: site["value"]
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site_is_subsample(site)
+    }
+
+
+def _check_pathwise(guided: Mapping[str, Any], natural: Mapping[str, Tensor]) -> None:
+    for name, site in guided.items():
+        if name not in natural and not site["fn"].has_rsample:
+            raise ValueError(
+                f"The guide's law at {name!r} is {type(site['fn']).__name__}, which is neither a "
+                "SignBernoulli nor reparameterised (rsample); TraceBinary_ELBO has no gradient for it."
+            )
+
+
+def _downstream_of_signs(
+    program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> frozenset[str]:
+    """The latent sites of a program whose law depends on the draw of a binary site."""
+    with torch.no_grad():
+        trace = poutine.trace(program).get_trace(*args, **kwargs)
+    latents = latent_sites(trace)
+    signs = {name for name, site in latents.items() if sign_law(site["fn"]) is not None}
+    upstream: Any = get_dependencies(program, args, dict(kwargs))["prior_dependencies"]
+    return frozenset(
+        name for name in latents if signs & (upstream.get(name, {}).keys() - {name})
+    )

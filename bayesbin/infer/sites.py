@@ -1,0 +1,145 @@
+"""Running a model at given values of its latent sites, and reading off its log-likelihood and KL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from bayesbin import _numerics
+from bayesbin.distributions import SignBernoulli
+from bayesbin.guides.base import local_alias, sign_law
+
+
+class LocalParameters(Messenger):
+    """Answers a param message that carries an ``nn.Parameter`` with that very parameter.
+
+    In Pyro's global parameter mode the store would otherwise answer with the parameter that was first
+    registered under the name, and a second model or guide would be left silently untrained.
+    """
+
+    def _pyro_param(self, msg: Any) -> None:
+        if len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter):
+            msg["value"] = local_alias(msg["args"][1])
+
+
+class PlaceholderDraws(Messenger):
+    """Spares a guide the drawing of signs that the estimator draws itself."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        law = None if msg["is_observed"] or msg["done"] else sign_law(msg["fn"])
+        if law is not None and not msg["fn"].has_rsample:
+            msg["value"] = torch.ones((), dtype=law.natural.dtype, device=law.natural.device).expand(
+                msg["fn"].shape()
+            )
+            msg["done"] = True
+
+
+class FixedValues(Messenger):
+    """Sets the value of every latent site; a site without one is an error that names it.
+
+    ``poutine.condition`` would mark the sites as observed and ``poutine.substitute`` ignores values.
+    Subsample indices drawn by the first run are replayed in the later ones of the same step.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], subsamples: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+        self.subsamples = subsamples
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"]:
+            return
+        name = msg["name"]
+        source = self.subsamples if site_is_subsample(msg) else self.values
+        if name in source:
+            msg["value"] = source[name]
+            msg["done"] = True
+        elif not site_is_subsample(msg):
+            raise ValueError(
+                f"The model samples {name!r}, which the guide does not know. Build the guide from this "
+                "model, add the site to it, or observe it. (Enumerated sites need TraceEnum_ELBO.)"
+            )
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            self.subsamples[msg["name"]] = msg["value"]
+
+
+def run_at(
+    model: Callable[..., Any],
+    values: Mapping[str, Tensor],
+    subsamples: dict[str, Tensor],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """The trace of the model at the given values of its latent sites."""
+    with LocalParameters(), FixedValues(values, subsamples):
+        return poutine.trace(model).get_trace(*args, **kwargs)
+
+
+def latent_sites(trace: Any) -> dict[str, Any]:
+    """The unobserved sample sites of a trace, without subsample indices."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+    }
+
+
+def log_likelihood(trace: Any) -> Tensor | float:
+    """The log probability of the observed sites, scaled and masked, in nats."""
+    total: Tensor | float = 0.0
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site):
+            total = total + scaled_sum(
+                site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site
+            )
+    return total
+
+
+def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
+    """KL(q||p) of one latent site: closed-form where it is known, else log q - log p at the draw."""
+    q, p = guide_site["fn"], model_site["fn"]
+    signs_q, signs_p = sign_law(q), sign_law(p)
+    if signs_q is not None:
+        if signs_p is None:
+            raise ValueError(
+                f"The guide has a SignBernoulli at {guide_site['name']!r}, the model a "
+                f"{type(p).__name__}; give the model a SignBernoulli prior there."
+            )
+        if q.shape() != p.shape():
+            raise ValueError(
+                f"At {guide_site['name']!r} the guide has shape {tuple(q.shape())} and the model "
+                f"{tuple(p.shape())}; build the guide from this model."
+            )
+        if not _is_masked(q, model_site) and not _is_masked(p, model_site):
+            natural = signs_q.natural.expand(q.shape())
+            return _numerics.kl_sum(natural, signs_p.natural) * model_site["scale"]
+    try:
+        return scaled_sum(kl_divergence(q, p), model_site)
+    except NotImplementedError:
+        value = guide_site["value"]
+        return scaled_sum(q.log_prob(value), guide_site) - scaled_sum(p.log_prob(value), model_site)
+
+
+def scaled_sum(log_prob: Tensor, site: Any) -> Tensor:
+    """The sum of a site's log probabilities, scaled and masked as Pyro's handlers ask."""
+    return scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
+
+
+def _is_masked(law: Any, site: Any) -> bool:
+    if site["mask"] is not None:
+        return True
+    while not isinstance(law, SignBernoulli):
+        if not isinstance(law, torch.distributions.Independent):
+            return True
+        law = law.base_dist
+    return False

@@ -1,0 +1,123 @@
+"""Turn the weights of any torch network into binary weights, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from bayesbin.nn.layers import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryLinear,
+    BinaryWeight,
+    ScaledSigns,
+    binary_sites,
+)
+
+Predicate = Callable[[str, nn.Module], bool]
+Prior = float | Tensor | Mapping[str, Any] | Callable[[str, Tensor], "Tensor | float"]
+
+_LAYERS: dict[type, type] = {
+    nn.Linear: BinaryLinear,
+    nn.Conv1d: BinaryConv1d,
+    nn.Conv2d: BinaryConv2d,
+}
+
+
+def linear_and_convolution_weights(name: str, module: nn.Module) -> bool:
+    """The default choice of ``to_binary_``: weights of Linear, Conv1d and Conv2d, not their biases."""
+    return type(module) in _LAYERS and name.rpartition(".")[2] == "weight"
+
+
+def to_binary_(
+    module: nn.Module,
+    where: Predicate = linear_and_convolution_weights,
+    *,
+    prior: Prior = 0.0,
+    scale: float | str = "fan-in",
+) -> nn.Module:
+    """Replace the chosen weights of a network by signs, in place, and return the network.
+
+    A chosen weight of ``nn.Linear``, ``nn.Conv1d`` or ``nn.Conv2d`` becomes that of the binary layer of
+    the same shape; one of any other module becomes a torch parametrization, scale times signs. Signs
+    are those of the real weights. Biases, normalisation and everything not chosen stay as they are.
+
+    :param where: ``where(name, owner) -> bool`` for the dotted parameter name and the module that owns
+        the parameter.
+    :param prior: natural parameter of the prior: a number for all, a mapping from site name to a
+        number, tensor or ``SignBernoulli`` (a ``BinaryPosterior`` is one), or ``prior(name, weight)``.
+    :param scale: "fan-in" (1 / sqrt(inputs of a unit)) or a positive number.
+    :raises ValueError: if nothing is chosen, a parameter is reached twice (tied weights, or a weight
+        that is already binary), or a prior does not fit.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.nn import binary_sites, to_binary_
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        >>> list(binary_sites(to_binary_(net, where=lambda name, owner: name == "0.weight")))
+        ['0.weight']
+    """
+    chosen = _choose(module, where)
+    site_prior = _prior_lookup(prior, [name for name, _, _ in chosen])
+    for name, owner, leaf in chosen:
+        weight = owner._parameters[leaf]
+        assert weight is not None
+        if type(owner) in _LAYERS and leaf == "weight":
+            # Same shape, same parameters otherwise: the layer becomes its binary counterpart, so the
+            # conversion is in place wherever the layer is referenced from, the root included.
+            owner.__class__ = _LAYERS[type(owner)]
+            owner._make_binary(scale, site_prior(name, weight))  # type: ignore[operator]
+        else:
+            rule = ScaledSigns(weight.detach(), scale, site_prior(name, weight))
+            parametrize.register_parametrization(owner, leaf, rule)
+            owner.parametrizations[leaf].original.requires_grad_(False)  # type: ignore[index]
+    return module
+
+
+def _choose(module: nn.Module, where: Predicate) -> list[tuple[str, nn.Module, str]]:
+    already = binary_sites(module)
+    claimed: dict[int, str] = {}
+    chosen = []
+    for path, owner in module.named_modules():
+        if isinstance(owner, (ScaledSigns, parametrize.ParametrizationList)):
+            continue
+        prefix = f"{path}." if path else ""
+        if isinstance(owner, BinaryWeight) and where(f"{prefix}weight", owner):
+            raise ValueError(
+                f"{prefix}weight is binary already; to_binary_ converts a network once. "
+                "Exclude it in `where`."
+            )
+        for leaf, parameter in owner._parameters.items():
+            name = f"{prefix}{leaf}"
+            if parameter is None or not where(name, owner):
+                continue
+            if id(parameter) in claimed:
+                raise ValueError(
+                    f"{name} and {claimed[id(parameter)]} are one tied parameter, which cannot be "
+                    "two sites. Choose one of them in `where`, or untie them first."
+                )
+            claimed[id(parameter)] = name
+            chosen.append((name, owner, leaf))
+    if not chosen:
+        known = ", ".join(name for name, _ in module.named_parameters()) or "none"
+        hint = f"; already binary: {', '.join(already)}" if already else ""
+        raise ValueError(
+            "to_binary_ found no parameter to convert: `where` accepted none of this network's "
+            f"parameters ({known}{hint})."
+        )
+    return chosen
+
+
+def _prior_lookup(prior: Prior, names: list[str]) -> Callable[[str, Tensor], Tensor | float]:
+    if isinstance(prior, Mapping):
+        if missing := [name for name in names if name not in prior]:
+            raise ValueError(f"The prior has no entry for {', '.join(missing)}.")
+        # A posterior's entries are laws; a plain mapping's are natural parameters.
+        return lambda name, weight: getattr(prior[name], "natural", prior[name])
+    if callable(prior):
+        return prior
+    return lambda name, weight: prior

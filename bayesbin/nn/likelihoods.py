@@ -1,0 +1,169 @@
+"""Pyro models around a binary network: they own the plate and the scaling by the data-set size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from bayesbin import _networks
+from bayesbin.distributions import SignBernoulli
+from bayesbin.nn.layers import binary_sites
+
+
+class _NetworkModel(PyroModule):
+    """A network's binary weights as sample sites, declared with or without data."""
+
+    def __init__(self, net: nn.Module, dataset_size: int) -> None:
+        super().__init__()
+        if not isinstance(dataset_size, int) or dataset_size < 1:
+            raise ValueError(
+                f"dataset_size is the number of training data, at least 1; got {dataset_size!r}. It "
+                "scales the likelihood of a minibatch to the whole data set."
+            )
+        if not binary_sites(net):
+            raise ValueError(
+                "The network has no binary weights. Convert it with bayesbin.nn.to_binary_(net), or "
+                "build it from BinaryLinear and BinaryConv layers."
+            )
+        self.net = net
+        self.dataset_size = dataset_size
+
+    def sample_weights(self) -> dict[str, Tensor]:
+        """One sample statement per binary weight tensor, with its prior."""
+        return {
+            site.name: pyro.sample(
+                site.name,
+                SignBernoulli(natural=site.prior, validate_args=False)
+                .expand(site.shape)
+                .to_event(len(site.shape)),
+            )
+            for site in binary_sites(self.net).values()
+        }
+
+    def outputs(self, values: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
+        """The network's outputs for a checked batch."""
+        if not isinstance(x, Tensor) or len(x) == 0:
+            raise ValueError(
+                f"Expected a batch of inputs as a tensor with at least one row; got "
+                f"{tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}. Leave empty "
+                "batches out: they say nothing about the posterior."
+            )
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
+        if y is not None and len(y) != len(x):
+            raise ValueError(f"Expected one target per input; got {len(x)} inputs and {len(y)} targets.")
+        return _networks.call(self.net, values, x)
+
+    def batch_plate(self, x: Tensor) -> Any:
+        """The plate over data: scales the batch to the data set, without drawing indices."""
+        if len(x) > self.dataset_size:
+            raise ValueError(
+                f"A batch of {len(x)} is larger than dataset_size = {self.dataset_size}; pass the "
+                "number of training data as dataset_size."
+            )
+        return pyro.plate("data", self.dataset_size, subsample=torch.arange(len(x), device=x.device))
+
+
+class Classifier(_NetworkModel):
+    r"""Classification with a binary network: y ~ Categorical(softmax(net(x))), as a Pyro model.
+
+    .. math:: \log p(y | w) = \frac{N}{B} \sum_{b} \log \mathrm{softmax}(f_w(x_b))_{y_b}
+
+    ``model()`` declares the weights without data, so that a guide can be built from it alone;
+    ``model(x)`` draws labels; ``model(x, y)`` conditions on them.
+
+    :param net: a network with binary weights; maps x (B, ...) to logits (B, C).
+    :param dataset_size: N, the number of training data.
+    :raises ValueError: if the network has no binary weights; at a call, for an empty batch, NaN or
+        infinite inputs, logits that are not (B, C), labels that are not whole numbers in 0 .. C-1.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.nn import BinaryLinear, Classifier
+        >>> model = Classifier(BinaryLinear(4, 3), dataset_size=100)
+        >>> model(torch.randn(5, 4)).shape
+        torch.Size([5])
+    """
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
+        values = self.sample_weights()
+        if x is None:
+            return None
+        logits = self.outputs(values, x, y)
+        if logits.shape[:1] != x.shape[:1] or logits.dim() != 2:
+            raise ValueError(
+                f"Expected logits of shape ({len(x)}, classes) from the network; got "
+                f"{tuple(logits.shape)}."
+            )
+        if y is not None:
+            y = _checked_labels(y, logits.shape[1])
+        with self.batch_plate(x):
+            return pyro.sample("y", dist.Categorical(logits=logits, validate_args=False), obs=y)
+
+
+class Regressor(_NetworkModel):
+    r"""Regression with a binary network: y ~ Normal(net(x), noise), as a Pyro model.
+
+    .. math:: \log p(y | w, \sigma) = \frac{N}{B} \sum_b \log N(y_b;\ f_w(x_b), \sigma^2)
+
+    :param net: maps x (B, ...) to means (B,) or (B, 1).
+    :param dataset_size: N, the number of training data.
+    :param noise: sigma, a positive number, or its prior, a law on the positive numbers: then "noise"
+        is a latent site of its own. Default LogNormal(-1, 1), for standardised targets.
+    :raises ValueError: as :class:`Classifier`; for targets that are not finite or not (B,).
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.nn import BinaryLinear, Regressor
+        >>> model = Regressor(BinaryLinear(4, 1), dataset_size=100, noise=0.1)
+        >>> model(torch.randn(5, 4)).shape
+        torch.Size([5])
+    """
+
+    def __init__(self, net: nn.Module, dataset_size: int, noise: Any = None) -> None:
+        super().__init__(net, dataset_size)
+        if isinstance(noise, (int, float)) and not noise > 0:
+            raise ValueError(f"The noise is a positive standard deviation or a law; got {noise}.")
+        self.noise = dist.LogNormal(-1.0, 1.0) if noise is None else noise
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
+        values = self.sample_weights()
+        noise = self.noise
+        if not isinstance(noise, (int, float)):
+            noise = pyro.sample("noise", noise)
+        if x is None:
+            return None
+        mean = self.outputs(values, x, y)
+        if mean.dim() == 2 and mean.shape[1] == 1:
+            mean = mean.squeeze(1)
+        if mean.shape != x.shape[:1]:
+            raise ValueError(f"Expected one mean per input from the network; got {tuple(mean.shape)}.")
+        if y is not None and (y.shape != mean.shape or not bool(torch.isfinite(y).all())):
+            raise ValueError(
+                f"Expected {len(x)} finite targets of shape ({len(x)},); got shape {tuple(y.shape)}"
+                f"{'' if y.shape != mean.shape else ' with NaN or infinity'}."
+            )
+        with self.batch_plate(x):
+            return pyro.sample("y", dist.Normal(mean, noise, validate_args=False), obs=y)
+
+
+def _checked_labels(y: Tensor, num_classes: int) -> Tensor:
+    if y.dim() != 1 or y.is_floating_point() or y.is_complex():
+        raise ValueError(
+            f"Expected labels as whole numbers of shape (B,); got {y.dtype} of shape {tuple(y.shape)}. "
+            "One-hot labels: y.argmax(-1); strings: sklearn.preprocessing.LabelEncoder."
+        )
+    y = y.long()
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"Expected labels in 0 .. {num_classes - 1}, the network's classes; got {low} .. {high}."
+        )
+    return y

@@ -1,0 +1,140 @@
+"""The Bayesian learning rule: natural-gradient steps on natural parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bayesbin import _numerics
+
+Preconditioner = Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]]
+# 1/F = cosh^2(lambda) stays well inside each dtype's range up to here.
+BOUNDS = {torch.float64: 300.0, torch.float32: 40.0, torch.bfloat16: 40.0}
+
+
+class BayesianLearningRule(Optimizer):
+    r"""Natural-gradient descent on the natural parameters of binary weights.
+
+    .. math::
+        \tilde g_t &= F(\lambda_t)^{-1}\, \partial\mathcal L / \partial\lambda, \qquad
+        m_t = \beta m_{t-1} + (1 - \beta)\, \tilde g_t, \\
+        \lambda_{t+1} &= \lambda_t - \rho\, m_t / (1 - \beta^t)
+
+    with F = sech^2(lambda). For the loss E_q[L] + kl_weight KL(q||p) the natural gradient is
+    grad_mu E_q[L] + kl_weight (lambda - lambda_p). The rule sees only ``.grad``: estimator, prior and
+    kl_weight are in it; it never touches the model and draws nothing.
+
+    :param params: natural parameters (``guide.natural_parameters()``), or parameter groups.
+    :param lr: rho; multiplies the natural gradient of the loss in nats over the whole data set, so
+        write ``lr=0.05 / dataset_size``.
+    :param momentum: beta, in [0, 1), bias-corrected.
+    :param bound: |lambda| is kept at most this; "auto" is 40 in float32 and bfloat16 and 300 in
+        float64, None switches it off. F^-1 at 40 is 1e34, near the end of float32's range; beyond
+        it the next step would be infinity times zero.
+    :param preconditioner: for guides whose parameters are not natural ones: maps the list of all
+        gradients, in parameter order, to natural gradients, instead of F^-1. Not part of the state.
+    :raises ValueError: for arguments out of range, or if there are no parameters.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.optim import BayesianLearningRule
+        >>> natural = torch.nn.Parameter(torch.tensor([0.5]))
+        >>> rule = BayesianLearningRule([natural], lr=0.1, momentum=0.9)
+        >>> (torch.tanh(natural) * 2.0).sum().backward()   # grad_mu of the loss is 2
+        >>> rule.step(); round(natural.item(), 3)
+        0.3
+
+    Source: Khan and Rue 2023, arXiv 2107.04562; Meng, Bachmann and Khan 2020, arXiv 2002.10778.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.0,
+        *,
+        bound: float | str | None = "auto",
+        preconditioner: Preconditioner | None = None,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "bound": bound}
+        params = list(params)
+        if not params:
+            raise ValueError(
+                "BayesianLearningRule got no parameters. Pass guide.natural_parameters() (a guide of "
+                "another parameterisation offers offsets() and a preconditioner)."
+            )
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            _check_group(group)
+        self._preconditioner = preconditioner
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step; with a closure, that computes the loss and its gradients first and is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        natural_gradients = self._natural_gradients()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradient = natural_gradients[parameter]
+                if gradient is not None:
+                    self._update(parameter, gradient, group)
+        return loss
+
+    def _natural_gradients(self) -> dict[Tensor, Tensor | None]:
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters]
+        if self._preconditioner is not None:
+            gradients = list(self._preconditioner(gradients))
+            if len(gradients) != len(parameters):
+                raise ValueError(
+                    f"The preconditioner returned {len(gradients)} gradients for {len(parameters)} "
+                    "parameters; it returns one per parameter, in order."
+                )
+        else:
+            gradients = [
+                None if g is None else _numerics.over_fisher(g, p)
+                for g, p in zip(gradients, parameters, strict=True)
+            ]
+        return dict(zip(parameters, gradients, strict=True))
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        beta, lr = group["momentum"], group["lr"]
+        if beta:
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float64)
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            state["step"] += 1
+            average = state["momentum_buffer"]
+            average.lerp_(gradient, 1.0 - beta)
+            parameter.add_(average, alpha=-lr / (1.0 - beta ** state["step"].item()))
+        else:
+            parameter.add_(gradient, alpha=-lr)
+        bound = group["bound"]
+        if bound == "auto":
+            bound = BOUNDS[parameter.dtype]
+        if bound is not None:
+            parameter.clamp_(-bound, bound)
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    lr, momentum, bound = group["lr"], group["momentum"], group["bound"]
+    if isinstance(lr, Tensor) or not lr >= 0:
+        raise ValueError(f"lr is a number of at least 0, such as 0.05 / dataset_size; got {lr!r}.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is in [0, 1); got {momentum!r}.")
+    if bound is not None and bound != "auto" and not (isinstance(bound, (int, float)) and bound > 0):
+        raise ValueError(f'bound is a positive number, "auto" or None (off); got {bound!r}.')
+    for parameter in group["params"]:
+        if parameter.dtype not in BOUNDS:
+            raise ValueError(
+                f"Natural parameters are float32, float64 or bfloat16; got {parameter.dtype}."
+            )

@@ -1,0 +1,206 @@
+"""Prediction averaged over posterior draws, streamed: memory does not grow with the number of draws."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesbin import _networks
+from bayesbin.nn.state_norm import Statistics, input_batches
+from bayesbin.posterior import BinaryPosterior
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A classifier's prediction for B inputs and C classes, averaged over draws; entropies in nats.
+
+    :param log_probs: log of the averaged probabilities, (B, C).
+    :param expected_entropy: mean entropy of the single draws' predictions, (B,): the noise in the data.
+    :param probs_std: standard deviation of the class probabilities over draws, (B, C).
+    :param num_samples: how many draws went in (1 for the mode). The mutual information is biased low
+        for few draws: compare it only between predictions with the same number.
+    """
+
+    log_probs: Tensor
+    expected_entropy: Tensor
+    probs_std: Tensor
+    num_samples: int
+
+    @property
+    def probs(self) -> Tensor:
+        """Probabilities averaged over draws, (B, C)."""
+        return self.log_probs.exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy of the averaged probabilities, (B,): the total uncertainty."""
+        return torch.special.entr(self.probs).sum(-1)
+
+    @property
+    def mutual_information(self) -> Tensor:
+        """entropy - expected_entropy, (B,), at least 0: what the draws disagree about."""
+        return (self.entropy - self.expected_entropy).clamp(min=0.0)
+
+
+@dataclass(frozen=True)
+class RegressionPrediction:
+    """A regressor's prediction for B inputs, in the units of the targets (variances: squared).
+
+    :param mean: mean over draws, (B,). :param aleatoric: mean noise variance, (B,).
+    :param epistemic: variance of the means over draws, (B,).
+    """
+
+    mean: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+    num_samples: int
+
+    @property
+    def std(self) -> Tensor:
+        """The predictive standard deviation, sqrt(aleatoric + epistemic), (B,)."""
+        return (self.aleatoric + self.epistemic).sqrt()
+
+
+def predict(
+    net: nn.Module,
+    posterior: BinaryPosterior,
+    x: Tensor | Iterable[Any],
+    num_samples: int = 32,
+    seed: int = 0,
+    statistics: Statistics | None = None,
+) -> Prediction:
+    r"""Average the class probabilities of posterior draws.
+
+    .. math:: p(y | x) = \frac1S \sum_{s=1}^{S} \mathrm{softmax}(f_{w_s}(x))_y, \qquad w_s \sim q
+
+    Probabilities are averaged, never logits. Draw s is ``posterior.signs(s, seed=seed)``, the same for
+    every input and batch. ``num_samples=0`` predicts with the mode.
+
+    :param net: a network with binary weights, logits (B, C). It is neither changed nor needed in
+        evaluation mode.
+    :param x: inputs (B, ...), or an iterable of batches, each x or (x, y, ...).
+    :param statistics: from :func:`bayesbin.nn.recalibrate`, for the same seed and at least as many
+        draws. Without them normalisation layers use their running statistics.
+    :raises ValueError: for a negative number of draws, inputs with NaN or infinity, or outputs that
+        are not (B, C).
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin import BinaryPosterior
+        >>> from bayesbin.nn import BinaryLinear
+        >>> from bayesbin.predict import predict
+        >>> posterior = BinaryPosterior({"weight": torch.zeros(3, 4)})
+        >>> prediction = predict(BinaryLinear(4, 3), posterior, torch.randn(5, 4))
+        >>> prediction.probs.shape, prediction.mutual_information.shape
+        (torch.Size([5, 3]), torch.Size([5]))
+
+    Source: Houlsby et al. 2011, arXiv 1112.5745 (the entropy decomposition).
+    """
+    total: Tensor | None = None
+    for log_probs in draw_log_probs(net, posterior, x, num_samples, seed, statistics):
+        probs = log_probs.exp()
+        entropy = -(probs * log_probs.clamp(min=-1e30)).sum(-1)
+        if total is None:
+            total, entropies, squares = log_probs.clone(), entropy, probs.square()
+        else:
+            total = torch.logaddexp(total, log_probs)
+            entropies += entropy
+            squares += probs.square()
+    assert total is not None
+    count = max(num_samples, 1)
+    mean = total - torch.tensor(float(count)).log()
+    spread = (squares / count - mean.exp().square()).clamp(min=0.0).sqrt()
+    return Prediction(mean, entropies / count, spread, count)
+
+
+def draw_log_probs(
+    net: nn.Module,
+    posterior: BinaryPosterior,
+    x: Tensor | Iterable[Any],
+    num_samples: int,
+    seed: int = 0,
+    statistics: Statistics | None = None,
+) -> Iterator[Tensor]:
+    """The log-probabilities (B, C) of draw 0, 1, ..., or of the mode alone for ``num_samples=0``.
+
+    In float64, one draw at a time. Arguments as :func:`predict`.
+    """
+    for logits in draw_outputs(net, posterior, x, num_samples, seed, statistics):
+        if logits.dim() != 2:
+            raise ValueError(
+                f"Expected logits of shape (B, classes) from the network; got {tuple(logits.shape)}."
+            )
+        yield torch.log_softmax(logits.double(), dim=-1)
+
+
+def predict_regression(
+    net: nn.Module,
+    posterior: BinaryPosterior,
+    x: Tensor | Iterable[Any],
+    noise: float | str = "noise",
+    num_samples: int = 32,
+    seed: int = 0,
+    statistics: Statistics | None = None,
+) -> RegressionPrediction:
+    r"""Mean and variance of a regressor over posterior draws.
+
+    .. math:: \mathrm{Var}[y|x] = \tfrac1S \textstyle\sum_s \sigma_s^2 + \mathrm{Var}_s[f_{w_s}(x)]
+
+    :param noise: the noise standard deviation, or the name of the real-valued site that holds it.
+    :raises ValueError: if that site is not in the posterior; otherwise as :func:`predict`.
+    """
+    if isinstance(noise, str) and noise not in posterior.real:
+        raise ValueError(
+            f"The posterior has no real-valued site {noise!r} (it has "
+            f"{', '.join(posterior.real) or 'none'}); pass the noise standard deviation as a number."
+        )
+    outputs = draw_outputs(net, posterior, x, num_samples, seed, statistics)
+    count, mean, squares, variance = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for index, output in enumerate(outputs):
+        value = output.double().reshape(len(output), -1).squeeze(1)
+        count += 1
+        step = value - mean
+        mean = mean + step / count
+        squares = squares + step * (value - mean)  # Welford: no large numbers are subtracted
+        variance = variance + _noise(posterior, noise, index if num_samples else None, seed) ** 2
+    return RegressionPrediction(mean, (variance / count).expand_as(mean), squares / count, count)
+
+
+def draw_outputs(
+    net: nn.Module,
+    posterior: BinaryPosterior,
+    x: Tensor | Iterable[Any],
+    num_samples: int,
+    seed: int = 0,
+    statistics: Statistics | None = None,
+) -> Iterator[Tensor]:
+    """The network's outputs for all inputs, draw after draw; one copy of the network serves them all."""
+    if num_samples < 0:
+        raise ValueError(f"num_samples is at least 0 (0: the mode); got {num_samples}.")
+    batches = list(input_batches(x))
+    if not all(bool(torch.isfinite(batch).all()) for batch in batches):
+        raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
+    worker = copy.deepcopy(net).eval()
+    for index in range(num_samples) if num_samples else [None]:
+        state: Mapping[str, Tensor] | None = None
+        if statistics is not None:
+            state = statistics.mode if index is None else statistics.of_draw(index, seed)
+        _networks.write_(worker, posterior.signs(index, seed=seed), state)
+        with torch.no_grad():
+            yield torch.cat([worker(batch) for batch in batches])
+
+
+def _noise(
+    posterior: BinaryPosterior, noise: float | str, index: int | None, seed: int
+) -> Tensor | float:
+    if not isinstance(noise, str):
+        return noise
+    if index is None:
+        return posterior.real[noise].at(0.0).double()
+    return posterior.sample_real(noise, index, seed=seed).double()

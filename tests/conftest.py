@@ -1,0 +1,49 @@
+"""Every test runs in float64, from one fixed seed, with an empty Pyro parameter store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+# Read by matplotlib when it is imported, which any of the imports below may do.
+os.environ["MPLBACKEND"] = "Agg"
+
+import pyro
+import pytest
+import torch
+
+SEED = int(os.environ.get("BAYESBIN_TEST_SEED", "20"))
+
+
+@pytest.fixture(autouse=True)
+def float64_by_default() -> Iterator[None]:
+    """Tests compare with formulas, so rounding should not be what they measure."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def fresh_pyro() -> Iterator[None]:
+    """A fixed seed, validation on, and no parameter left over from, or for, another test."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(SEED)
+    with pyro.validation_enabled(True):
+        yield
+    pyro.clear_param_store()
+
+
+def pytest_report_header() -> str:
+    return f"bayesbin: BAYESBIN_TEST_SEED={SEED}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure says with which seed it can be repeated."""
+    report = yield
+    if report.failed:
+        report.sections.append(("seed", f"repeat with BAYESBIN_TEST_SEED={SEED}"))
+    return report

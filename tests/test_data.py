@@ -1,0 +1,561 @@
+"""Data sets: values against their formulas, every way a file can be wrong, the order of batches."""
+
+from __future__ import annotations
+
+import doctest
+import gzip
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import bayesbin.data
+from bayesbin.data import (
+    NAMES,
+    Batches,
+    DataError,
+    Dataset,
+    Splits,
+    data_folder,
+    digits,
+    idx_folder,
+    load,
+    regression_1d,
+    two_moons,
+)
+
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(idx_bytes(array)))
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    """12 training and 6 test images of 3 x 4 pixels, in three classes."""
+    generator = np.random.default_rng(7)
+    return {
+        TRAIN_IMAGES: generator.integers(0, 256, (12, 3, 4)),
+        TRAIN_LABELS: np.arange(12) % 3,
+        TEST_IMAGES: generator.integers(0, 256, (6, 3, 4)),
+        TEST_LABELS: np.arange(6) % 3,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for stem, array in arrays.items():
+        write_idx(root / stem, array)
+    return root
+
+
+def assert_same(left: Dataset, right: Dataset) -> None:
+    assert torch.equal(left.x, right.x)
+    assert torch.equal(left.y, right.y)
+    assert left.num_classes == right.num_classes
+
+
+def test_docstring_examples() -> None:
+    results = doctest.testmod(bayesbin.data)
+    assert results.attempted >= 9
+    assert results.failed == 0
+
+
+# Dataset and Splits
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "num_classes", "message"),
+    [
+        (torch.zeros(0, 2), torch.zeros(0).long(), 2, "at least one example"),
+        (
+            torch.zeros(3, 2),
+            torch.zeros(2).long(),
+            2,
+            r"got x of shape \(3, 2\) and y of shape \(2,\)",
+        ),
+        (torch.tensor(1.0), torch.tensor(1), 2, "at least one example"),
+        (torch.tensor([[0.0], [math.nan]]), torch.tensor([0, 1]), 2, "1 of them NaN or infinite"),
+        (torch.tensor([[math.inf], [-math.inf]]), torch.tensor([0, 1]), 2, "2 of them NaN"),
+        (torch.zeros(2, 1).long(), torch.tensor([0, 1]), 2, "torch.int64.*use .float"),
+        (torch.zeros(2, 1), torch.tensor([0.0, math.nan]), None, "1 of them NaN or infinite"),
+        (torch.zeros(2, 1), torch.tensor([0, 1]), None, "expected finite floating-point numbers"),
+        (
+            torch.zeros(2, 1),
+            torch.tensor([0, 2]),
+            2,
+            r"in 0 \.\. 1, got torch.int64 \(2,\) in 0 \.\. 2",
+        ),
+        (torch.zeros(2, 1), torch.tensor([-1, 1]), 2, r"in -1 \.\. 1; use .long\(\) or renumber"),
+        (torch.zeros(2, 1), torch.tensor([0.0, 1.0]), 2, "expected int64 labels"),
+        (torch.zeros(2, 1), torch.tensor([[0], [1]]), 2, r"\(2, 1\) in 0 \.\. 1"),
+    ],
+)
+def test_dataset_rejects(x: Tensor, y: Tensor, num_classes: int | None, message: str) -> None:
+    with pytest.raises(DataError, match=f"toy: .*{message}"):
+        Dataset(x, y, "toy", num_classes)
+
+
+def test_dataset_is_frozen_and_data_error_is_a_value_error() -> None:
+    with pytest.raises(AttributeError):
+        two_moons().name = "other"  # pyright: ignore[reportAttributeAccessIssue]
+    assert issubclass(DataError, ValueError)
+
+
+def test_splits_rejects_a_test_set_of_another_kind() -> None:
+    moons, curve = two_moons(), regression_1d()
+    with pytest.raises(
+        DataError, match=r"torch.Size\(\[2\]\), 2\), got \(torch.Size\(\[1\]\), None"
+    ):
+        Splits(moons, curve)
+    with pytest.raises(DataError, match="take both from one source"):
+        Splits(moons, Dataset(moons.x, moons.y, "three", num_classes=3))
+
+
+def test_hold_out_partitions_the_training_set_by_class() -> None:
+    x = torch.arange(40.0).unsqueeze(-1)
+    y = torch.arange(40) % 4 // 3  # a quarter of the examples are of class 1
+    test = Dataset(-x, y, "toy", 2)
+    splits, validation = Splits(Dataset(x, y, "toy", 2), test).hold_out(0.2, seed=3)
+    assert splits.test is test
+    assert (len(splits.train), len(validation)) == (32, 8)
+    both = torch.cat([splits.train.x, validation.x]).flatten()
+    assert torch.equal(both.sort().values, x.flatten())
+    for part in (splits.train, validation):
+        assert int(part.y.sum()) * 4 == len(part)
+        assert torch.equal(part.y, part.x.flatten().long() % 4 // 3)
+
+
+def test_hold_out_depends_on_its_seed_alone() -> None:
+    splits = load("two-moons")
+    torch.manual_seed(1)
+    first, _ = splits.hold_out(0.1, seed=3)
+    torch.manual_seed(2)
+    assert_same(first.train, splits.hold_out(0.1, seed=3)[0].train)
+    assert not torch.equal(first.train.x, splits.hold_out(0.1, seed=4)[0].train.x)
+
+
+def test_hold_out_of_a_regression_set() -> None:
+    curve = regression_1d(50)
+    splits, validation = Splits(curve, curve).hold_out(0.1)
+    assert (len(splits.train), len(validation)) == (45, 5)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, 1.0, -0.1, 1.5, math.nan])
+def test_hold_out_rejects_fractions(fraction: float) -> None:
+    with pytest.raises(DataError, match="expected a fraction that leaves each class on both sides"):
+        load("two-moons").hold_out(fraction)
+
+
+def test_hold_out_rejects_a_class_of_one() -> None:
+    lonely = Dataset(torch.zeros(4, 1), torch.tensor([0, 0, 0, 1]), "lonely", 2)
+    with pytest.raises(DataError, match=r"lonely: .* of 4 examples .*use more data"):
+        Splits(lonely, lonely).hold_out(0.5)
+
+
+# Generated sets
+
+
+def test_two_moons_lie_on_their_half_circles() -> None:
+    moons = two_moons(100, noise=0.0)
+    std = torch.tensor([3 / 4, 9 / 16 - 1 / math.pi]).sqrt()
+    points = moons.x.double() * std + torch.tensor([0.5, 0.25])
+    centres = torch.tensor([[0.0, 0.0], [1.0, 0.5]])[moons.y]
+    radii = (points - centres).norm(dim=-1)
+    torch.testing.assert_close(radii, torch.ones(100), atol=1e-6, rtol=0)
+    upwards = (points - centres)[:, 1]
+    assert (torch.where(moons.y == 0, upwards, -upwards) > -1e-6).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])
+def test_two_moons_are_standardized(noise: float) -> None:
+    # The points are evenly spaced on the half circles, so the standard error is below 1 / sqrt(N).
+    x = two_moons(20_000, noise=noise, seed=1).x
+    assert (x.mean(0).abs() < 5 / math.sqrt(20_000)).all()
+    assert ((x.std(0) - 1.0).abs() < 5 / math.sqrt(20_000)).all()
+
+
+def test_regression_follows_its_formula() -> None:
+    exact = regression_1d(500, noise=0.0, seed=5)
+    x = exact.x.squeeze(-1)
+    torch.testing.assert_close(exact.y, torch.sin(2.0 * x) + 0.25 * x, atol=1e-6, rtol=0)
+    assert (((x >= -2.0) & (x <= -0.5)) | ((x >= 0.75) & (x <= 2.0))).all()
+    share = (x < 0).double().mean()
+    assert abs(share - 1.5 / 2.75) < 5 * math.sqrt(0.25 / 500)
+
+    noisy = regression_1d(500, noise=0.1, seed=5)
+    assert torch.equal(noisy.x, exact.x)
+    error = (noisy.y - exact.y) / 0.1
+    assert abs(error.mean()) < 5 / math.sqrt(500)
+    assert abs(error.var() - 1.0) < 5 * math.sqrt(2 / 500)
+
+
+@pytest.mark.parametrize("make", [two_moons, regression_1d])
+def test_generated_sets_depend_on_their_seed_alone(make: Callable[..., Dataset]) -> None:
+    first = make(30, seed=1)
+    np.random.seed(0)  # noqa: NPY002  the point is that the global generator does not matter
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float32)
+    assert_same(first, make(30, seed=1))
+    assert not torch.equal(first.x, make(30, seed=2).x)
+    assert first.x.dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", [two_moons, regression_1d])
+@pytest.mark.parametrize("arguments", [{"num_points": 0}, {"noise": math.nan}, {"noise": math.inf}])
+def test_generated_sets_reject(make: Callable[..., Dataset], arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"at least one|finite|'(n_samples|noise)' parameter"):
+        make(**arguments)
+
+
+# Digits
+
+
+def test_digits_are_standardized_and_stratified() -> None:
+    splits = digits(seed=0)
+    train, test = splits.train, splits.test
+    assert (len(train), len(test)) == (1437, 360)
+    assert train.x.shape[1] == 64 and train.num_classes == 10 and train.x.dtype == torch.float32
+    torch.testing.assert_close(train.x.double().mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(train.x.double().std(), torch.tensor(1.0), atol=1e-4, rtol=0)
+    counts = torch.bincount(test.y, minlength=10)
+    assert counts.min() >= 34 and counts.max() <= 38
+    # The test set is scaled by the training set's numbers: its blank pixels have the same value.
+    assert test.x.min() == train.x.min()
+
+
+def test_digits_depend_on_their_seed_alone() -> None:
+    assert_same(digits(seed=3).test, digits(seed=3).test)
+    assert not torch.equal(digits(seed=3).test.y, digits(seed=4).test.y)
+
+
+# idx files
+
+
+def test_idx_folder_reads_what_was_written(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    splits = idx_folder(folder, normalize=False, flatten=False)
+    for part, images, labels in (
+        (splits.train, TRAIN_IMAGES, TRAIN_LABELS),
+        (splits.test, TEST_IMAGES, TEST_LABELS),
+    ):
+        expected = torch.from_numpy(arrays[images]).to(torch.float32) / 255.0
+        assert torch.equal(part.x, expected)
+        assert torch.equal(part.y, torch.from_numpy(arrays[labels]))
+        assert (part.num_classes, part.name) == (3, "pictures")
+    flat = idx_folder(folder, normalize=False)
+    assert torch.equal(flat.train.x, splits.train.x.reshape(12, 12))
+
+
+def test_idx_folder_normalizes_by_the_training_images(
+    folder: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    train = torch.from_numpy(arrays[TRAIN_IMAGES]).double()
+    test = torch.from_numpy(arrays[TEST_IMAGES]).double()
+    splits = idx_folder(folder, flatten=False)
+    expected = (test - train.mean()) / train.std(correction=0)
+    torch.testing.assert_close(splits.test.x.double(), expected, atol=1e-5, rtol=0)
+
+
+def test_idx_folder_reads_files_that_are_not_compressed(folder: Path) -> None:
+    compressed = idx_folder(folder)
+    for path in list(folder.iterdir()):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    plain = idx_folder(str(folder))
+    assert_same(plain.train, compressed.train)
+    assert_same(plain.test, compressed.test)
+
+
+@pytest.mark.parametrize("stem", [TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS])
+def test_idx_folder_names_a_missing_file(folder: Path, stem: str) -> None:
+    (folder / f"{stem}.gz").unlink()
+    with pytest.raises(
+        DataError, match=rf"expected {stem}\.gz or {stem} in .*pictures, got .*-ubyte"
+    ):
+        idx_folder(folder)
+
+
+def damage_cut_header(raw: bytes) -> bytes:
+    return gzip.compress(raw[:7])
+
+
+def damage_empty(raw: bytes) -> bytes:
+    return gzip.compress(b"")
+
+
+def damage_truncated(raw: bytes) -> bytes:
+    return gzip.compress(raw[:-1])
+
+
+def damage_trailing(raw: bytes) -> bytes:
+    return gzip.compress(raw + b"\0")
+
+
+def damage_type(raw: bytes) -> bytes:
+    return gzip.compress(raw[:2] + b"\x0d" + raw[3:])  # 0x0d: floats
+
+
+def damage_dimensions(raw: bytes) -> bytes:
+    return gzip.compress(raw[:3] + b"\x02" + raw[4:])
+
+
+def damage_size(raw: bytes) -> bytes:
+    return gzip.compress(raw[:4] + b"\xff\xff\xff\xff" + raw[8:])
+
+
+def damage_zero(raw: bytes) -> bytes:
+    return gzip.compress(raw[:4] + b"\0\0\0\0" + raw[8 : 4 + 4 * raw[3]])
+
+
+def damage_not_gzip(raw: bytes) -> bytes:
+    return raw
+
+
+def damage_cut_gzip(raw: bytes) -> bytes:
+    return gzip.compress(raw)[:-9]
+
+
+def damage_checksum(raw: bytes) -> bytes:
+    packed = bytearray(gzip.compress(raw))
+    packed[-8] ^= 1
+    return bytes(packed)
+
+
+def damage_stream(raw: bytes) -> bytes:
+    packed = bytearray(gzip.compress(raw))
+    packed[10] = 0xFF  # a reserved deflate block type
+    return bytes(packed)
+
+
+@pytest.mark.parametrize("stem", [TRAIN_IMAGES, TEST_LABELS])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_cut_header, "in a header of (16|8) bytes, got 7 bytes"),
+        (damage_empty, "got 0 bytes"),
+        (damage_truncated, "bytes of header and .* of content, got .* in all"),
+        (damage_trailing, "bytes of header and .* of content, got .* in all"),
+        (damage_type, "the magic number 0x0000080[13] .* begin with 0x00000d0[13]"),
+        (damage_dimensions, "the magic number 0x0000080[13] .* begin with 0x00000802"),
+        (damage_size, "4294967295"),
+        (damage_zero, "bytes of header and 0.* of content"),
+        (damage_not_gzip, "to be a whole file, got Not a gzipped file"),
+        (damage_cut_gzip, "to be a whole file, got .*ended before"),
+        (damage_checksum, "to be a whole file, got CRC check failed"),
+        (damage_stream, "to be a whole file, got .*invalid block type"),
+    ],
+)
+def test_idx_folder_names_a_damaged_file(
+    folder: Path,
+    arrays: dict[str, np.ndarray],
+    stem: str,
+    damage: Callable[[bytes], bytes],
+    message: str,
+) -> None:
+    path = folder / f"{stem}.gz"
+    path.write_bytes(damage(idx_bytes(arrays[stem])))
+    with pytest.raises(DataError, match=rf"{stem}\.gz .*{message}.*download it again"):
+        idx_folder(folder)
+
+
+def test_idx_folder_rejects_images_where_labels_should_be(
+    folder: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    write_idx(folder / TRAIN_LABELS, arrays[TRAIN_IMAGES])
+    with pytest.raises(DataError, match=r"0x00000801 .* begin with 0x00000803"):
+        idx_folder(folder)
+
+
+def test_idx_folder_rejects_counts_that_differ(folder: Path) -> None:
+    write_idx(folder / TRAIN_LABELS, np.zeros(11))
+    with pytest.raises(DataError, match=r"pictures/train-.*got 12 images and 11 labels"):
+        idx_folder(folder)
+
+
+def test_idx_folder_rejects_test_images_of_another_size(folder: Path) -> None:
+    write_idx(folder / TEST_IMAGES, np.arange(6 * 5).reshape(6, 5, 1))
+    with pytest.raises(DataError, match="take both from one source"):
+        idx_folder(folder)
+
+
+def test_idx_folder_rejects_blank_images(folder: Path) -> None:
+    write_idx(folder / TRAIN_IMAGES, np.full((12, 3, 4), 9))
+    with pytest.raises(DataError, match="got one brightness in all"):
+        idx_folder(folder)
+    assert len(idx_folder(folder, normalize=False).train) == 12
+
+
+def test_idx_folder_rejects_labels_out_of_range(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"expected int64 labels .* in 0 \.\. 1, got .* 0 \.\. 2"):
+        idx_folder(folder, num_classes=2)
+    write_idx(folder / TEST_LABELS, np.full(6, 3))
+    with pytest.raises(DataError, match=r"in 3 \.\. 3"):
+        idx_folder(folder)
+
+
+# Folders and names
+
+
+def test_data_folder_prefers_the_argument(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAYESBIN_DATA", str(folder))
+    assert data_folder(tmp_path) == tmp_path.resolve()
+    assert data_folder() == folder.resolve()
+    assert data_folder("") == folder.resolve()
+
+
+def test_data_folder_expands_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert data_folder("~/pictures") == folder.resolve()
+
+
+def test_data_folder_rejects(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BAYESBIN_DATA", raising=False)
+    with pytest.raises(DataError, match=r"got none; name it with --data FOLDER or .*BAYESBIN_DATA"):
+        data_folder()
+    for path in (folder / "absent", folder / f"{TRAIN_IMAGES}.gz"):
+        with pytest.raises(DataError, match=f"got {path}, where there is none; name it"):
+            data_folder(path)
+    monkeypatch.setenv("BAYESBIN_DATA", str(folder / "absent"))
+    with pytest.raises(DataError, match="absent, where there is none"):
+        data_folder()
+
+
+def test_load_generates() -> None:
+    moons = load("two-moons", seed=2)
+    assert (len(moons.train), len(moons.test)) == (200, 200)
+    assert torch.bincount(moons.train.y).tolist() == [100, 100]
+    assert not torch.isin(moons.test.x[:, 0], moons.train.x[:, 0]).any()
+    assert_same(load("digits", seed=2).train, digits(2).train)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_load_finds_the_folder_or_its_subfolder(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct = load(name, folder)
+    folder.rename(folder.with_name(name))
+    monkeypatch.setenv("BAYESBIN_DATA", str(folder.parent))
+    for splits in (direct, load(name, folder.parent), load(name)):
+        assert (splits.train.name, splits.train.num_classes) == (name, 10)
+        assert_same(splits.test, direct.test)
+    idx = load("idx", folder.with_name(name))
+    assert torch.equal(idx.test.x, direct.test.x)
+    assert idx.test.num_classes == 3
+
+
+def test_load_tells_mnist_from_fashion_mnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The test's own labels stand in for those of Fashion-MNIST.
+    checksum = bayesbin.data.zlib.crc32(bytes(index % 3 for index in range(12)))
+    monkeypatch.setattr(bayesbin.data, "_LABEL_CHECKSUMS", {checksum: "fashion-mnist"})
+    assert load("fashion-mnist", folder).train.name == "fashion-mnist"
+    with pytest.raises(DataError, match=r"expected mnist in .*pictures, got fashion-mnist; name"):
+        load("mnist", folder)
+
+
+def test_load_rejects_unknown_names() -> None:
+    with pytest.raises(ValueError, match=f"got 'cifar'; use one of {', '.join(NAMES)}"):
+        load("cifar")
+
+
+# Batches
+
+
+def counted(size: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(float(size)).unsqueeze(-1), torch.arange(size)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "lengths"),
+    [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 4, [3]), (1, 1, [1]), (3, 1, [1, 1, 1])],
+)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_batches_cover_the_data_once(
+    size: int, batch_size: int, lengths: list[int], shuffle: bool
+) -> None:
+    batches = Batches(counted(size), batch_size, shuffle=shuffle)
+    assert (len(batches), batches.dataset_size) == (len(lengths), size)
+    for _ in range(2):  # a second pass over the same object
+        seen = list(batches)
+        assert [len(x) for x, _ in seen] == lengths
+        for x, y in seen:
+            assert torch.equal(x.squeeze(-1).long(), y)
+        order = torch.cat([y for _, y in seen])
+        assert torch.equal(order.sort().values if shuffle else order, torch.arange(size))
+
+
+def test_batches_are_ordered_by_the_seed_at_the_start_of_a_pass() -> None:
+    batches = Batches(counted(64), 10)
+
+    def order(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return torch.cat([y for _, y in batches])
+
+    first = order(1)
+    assert torch.equal(first, order(1))
+    assert not torch.equal(first, order(2))
+    torch.manual_seed(1)
+    one, two = (torch.cat([y for _, y in batches]) for _ in range(2))
+    assert torch.equal(one, first)
+    assert not torch.equal(two, first)  # without a seed in between, a new order
+
+
+def test_batches_draw_nothing_after_a_pass_has_begun() -> None:
+    batches = Batches(counted(64), 10)
+    torch.manual_seed(1)
+    expected = torch.cat([y for _, y in batches])
+    torch.manual_seed(1)
+    started = iter(batches)
+    state = torch.get_rng_state()
+    torch.rand(5)  # a training step that draws from the same generator
+    assert torch.equal(torch.cat([y for _, y in started]), expected)
+    torch.manual_seed(1)
+    iter(batches)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_batches_in_file_order_draw_nothing() -> None:
+    state = torch.get_rng_state()
+    list(Batches(counted(8), 3, shuffle=False))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_batches_are_copies() -> None:
+    x, y = counted(4)
+    for inputs, _ in Batches((x, y), 2, shuffle=False):
+        inputs.zero_()
+    assert torch.equal(x, counted(4)[0])
+
+
+def test_batches_of_a_dataset_and_of_its_tensors_agree() -> None:
+    moons = two_moons(21)
+    torch.manual_seed(4)
+    of_dataset = list(Batches(moons, 4))
+    torch.manual_seed(4)
+    for (x, y), (x2, y2) in zip(of_dataset, Batches((moons.x, moons.y), 4), strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
+
+
+def test_batches_reject() -> None:
+    for batch_size in (0, -3):
+        with pytest.raises(ValueError, match=f"batch size of at least 1, got {batch_size}"):
+            Batches(counted(4), batch_size)
+    with pytest.raises(DataError, match="at least one example"):
+        Batches(counted(0), 1)
+    with pytest.raises(DataError, match=r"x of shape \(4, 1\) and y of shape \(3,\)"):
+        Batches((counted(4)[0], counted(3)[1]), 1)
