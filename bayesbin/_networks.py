@@ -53,7 +53,13 @@ def write_(
     tensors = dict(net.named_parameters()) | dict(net.named_buffers())
     with torch.no_grad():
         for site, value in values.items():
-            tensors[state_key(net, site)].copy_(value)
+            weight = tensors[state_key(net, site)]
+            if weight.shape != value.shape:  # copy_ would broadcast
+                raise ValueError(
+                    f"The network's weight {site!r} has shape {tuple(weight.shape)}, the posterior's "
+                    f"{tuple(value.shape)}. A posterior is used with the network it was trained on."
+                )
+            weight.copy_(value)
         for key, value in (state or {}).items():
             tensors[key].copy_(value)
     return net

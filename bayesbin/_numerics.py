@@ -25,7 +25,7 @@ LOG_4 = math.log(4.0)
 
 def log_variance(natural: Tensor) -> Tensor:
     """log sech^2(lambda) = log 4 - 2|lambda| - 2 softplus(-2|lambda|): the log Fisher information."""
-    magnitude = natural.abs()
+    magnitude = _magnitude(natural)
     return LOG_4 - 2.0 * magnitude - 2.0 * softplus(-2.0 * magnitude)
 
 
@@ -47,6 +47,11 @@ def _tail(magnitude: Tensor) -> Tensor:
 def _sign(natural: Tensor) -> Tensor:
     """The sign of lambda, +1 at lambda = 0 (the mode's convention), as a float tensor."""
     return torch.where(natural >= 0, 1.0, -1.0).to(natural.dtype)
+
+
+def _magnitude(natural: Tensor) -> Tensor:
+    """|lambda| for formulas that autograd differentiates: ``abs`` has the gradient 0 at 0, not +-1."""
+    return natural * _sign(natural)
 
 
 class _Mean(torch.autograd.Function):
@@ -116,9 +121,8 @@ class _LogProb(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # The score w - mu = (w - s) + s (1 - tanh|lambda|): at a drawn w = s only the tail is left.
             sign = _sign(natural)
-            for_natural = (grad * ((value - sign) + sign * _tail(natural.abs()))).sum_to_size(
-                natural.shape
-            )
+            score = (value - sign) + sign * _tail(_magnitude(natural))
+            for_natural = (grad * score).sum_to_size(natural.shape)
         if ctx.needs_input_grad[1]:
             for_value = (grad * natural).sum_to_size(value.shape)
         return for_natural, for_value
@@ -172,14 +176,24 @@ class _KL(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             for_natural = (grad * (natural - prior) * _fisher(natural)).sum_to_size(natural.shape)
         if ctx.needs_input_grad[1]:
-            # mu_p - mu: for equal signs the difference of the tails, which do not cancel.
-            sign = _sign(natural)
-            tails = sign * (_tail(natural.abs()) - _tail(prior.abs()))
-            difference = torch.where(
-                sign == _sign(prior), tails, torch.tanh(prior) - torch.tanh(natural)
-            )
-            for_prior = (grad * difference).sum_to_size(prior.shape)
+            for_prior = (grad * _mean_difference(prior, natural)).sum_to_size(prior.shape)
         return for_natural, for_prior
+
+
+def _mean_difference(first: Tensor, second: Tensor) -> Tensor:
+    """tanh(a) - tanh(b) = sinh(a - b) / (cosh(a) cosh(b)).
+
+    For opposite signs nothing cancels. For equal ones, with l and h the smaller and the larger
+    magnitude and d = |a - b| = h - l, it is (1 - exp(-2d)) (1 - tanh(l)) sigmoid(2h) in magnitude.
+    """
+    gap = first - second
+    direction = _sign(gap)
+    one, other = _magnitude(first), _magnitude(second)
+    closeness = -direction * torch.expm1(-2.0 * direction * gap)
+    near = closeness * _tail(torch.minimum(one, other))
+    near = near * torch.sigmoid(2.0 * torch.maximum(one, other))
+    far = torch.tanh(first) - torch.tanh(second)
+    return torch.where(_sign(first) == _sign(second), near, far)
 
 
 def kl_divergence(natural: Tensor, prior: Tensor) -> Tensor:
@@ -216,18 +230,19 @@ def hard_signs(natural: Tensor, uniform: Tensor) -> Tensor:
 class _RelaxedSigns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shifted: Tensor, temperature: Tensor) -> Tensor:
-        scaled = shifted / temperature
-        ctx.save_for_backward(scaled, temperature)
-        return torch.tanh(scaled)
+        # The inputs are saved, not their ratio, which a second derivative would take for a constant.
+        ctx.save_for_backward(shifted, temperature)
+        return torch.tanh(shifted / temperature)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
-        scaled, temperature = ctx.saved_tensors
+        shifted, temperature = ctx.saved_tensors
+        scaled = shifted / temperature
         for_scaled = grad * _fisher(scaled)
         for_temperature = None
         if ctx.needs_input_grad[1]:
             for_temperature = (-for_scaled * scaled / temperature).sum_to_size(temperature.shape)
-        return for_scaled / temperature, for_temperature
+        return (for_scaled / temperature).sum_to_size(shifted.shape), for_temperature
 
 
 def relaxed_signs(shifted: Tensor, temperature: Tensor) -> Tensor:
@@ -329,14 +344,18 @@ def kl_sum(natural: Tensor, prior: Tensor) -> Tensor:
     return _KLSum.apply(natural, prior)
 
 
-def over_fisher(gradient: Tensor, natural: Tensor) -> Tensor:
+def over_fisher(gradient: Tensor, natural: Tensor, bound: float | None = None) -> Tensor:
     """gradient / F, the natural gradient, without a graph.
 
-    1/F = cosh^2(lambda); in float32 it is finite up to |lambda| of about 44.
+    1/F = cosh^2(lambda); in float32 it is finite up to |lambda| of about 44. With a bound, F is taken
+    at lambda clamped to it, so that a gradient that has underflowed to 0 stays 0 and is not NaN.
     """
     result = torch.empty_like(gradient, memory_format=torch.contiguous_format)
     for lam, g, out in _blocks(natural.detach(), gradient, result):
         # 4 / F = (exp(lambda) + exp(-lambda))^2: no intermediate exceeds the result.
-        torch.exp(lam, out=out)
+        if bound is None:
+            torch.exp(lam, out=out)
+        else:
+            torch.clamp(lam, -bound, bound, out=out).exp_()
         out.add_(out.reciprocal()).square_().mul_(0.25).mul_(g)
     return result

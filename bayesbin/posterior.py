@@ -20,6 +20,7 @@ from torch.distributions import kl_divergence
 from bayesbin import _networks
 from bayesbin._files import CorruptFileError, write_atomically
 from bayesbin._numerics import LOG_2
+from bayesbin._summary import Summary, SummaryRow
 from bayesbin.distributions import SignBernoulli, Support, unconstrained_normal
 
 SATURATED = 3.0  # |lambda| above which a weight counts as decided: P(the other sign) < 0.25 %
@@ -203,6 +204,8 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
             raise CorruptFileError(
                 path, f"it is not a posterior saved by bayesbin, or is cut short ({error})"
             ) from error
+        if not isinstance(header, dict):
+            raise CorruptFileError(path, "it is not a posterior saved by bayesbin")
         if header.get("format") != _FORMAT or header.get("version") != 1:
             raise CorruptFileError(
                 path, f"it has format {header.get('format')!r} version {header.get('version')!r}"
@@ -235,55 +238,6 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
         return f"BinaryPosterior({self.num_weights} weights; {sites}{real})"
 
 
-@dataclass(frozen=True)
-class SummaryRow:
-    """One site: number of weights, mean |mu|, mean entropy per weight in bits, KL of the site in bits,
-    fraction of weights with |lambda| > 3."""
-
-    site: str
-    shape: tuple[int, ...]
-    weights: int
-    mean_abs_mu: float
-    entropy_bits: float
-    kl_bits: float
-    saturated: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The rows of a posterior's summary; ``str`` gives the table."""
-
-    rows: tuple[SummaryRow, ...]
-
-    def total(self) -> SummaryRow:
-        """The same quantities over all sites together."""
-        weights = sum(row.weights for row in self.rows)
-
-        def average(name: str) -> float:
-            return sum(getattr(row, name) * row.weights for row in self.rows) / max(weights, 1)
-
-        return SummaryRow(
-            "total", (), weights, average("mean_abs_mu"), average("entropy_bits"),
-            sum(row.kl_bits for row in self.rows), average("saturated"),
-        )  # fmt: skip
-
-    def __str__(self) -> str:
-        rows = [*self.rows, self.total()]
-        width = max(4, *(len(row.site) for row in rows))
-        lines = [
-            f"{'site':<{width}}  {'weights':>10}  {'KiB (1 bit)':>11}  {'mean |mu|':>9}  "
-            f"{'entropy, bits/weight':>20}  {'KL, bits':>10}  {'|lambda| > 3':>12}"
-        ]
-        for row in rows:
-            lines.append(
-                f"{row.site:<{width}}  {row.weights:>10,}  {row.weights / 8192:>11.2f}  "
-                f"{row.mean_abs_mu:>9.3f}  {row.entropy_bits:>20.3f}  {row.kl_bits:>10.1f}  "
-                f"{row.saturated:>11.1%}"
-            )
-        lines.append("binary weights themselves: posterior.binary_state_dict(), or mode_network(net)")
-        return "\n".join(lines)
-
-
 _FORMAT = "bayesbin posterior"
 
 
@@ -306,6 +260,8 @@ def _draw(natural: Tensor, generator: np.random.Generator) -> Tensor:
     uniform = torch.from_numpy(
         generator.random(tuple(natural.shape), dtype=np.float32).reshape(tuple(natural.shape))
     )
+    # Half a step above 0, so that a weight that all but never differs from its sign does not.
+    uniform = uniform.clamp_(min=2.0**-25)
     threshold = torch.sigmoid(-2.0 * natural)
     return torch.where(uniform.to(natural.device) >= threshold, 1.0, -1.0).to(natural.dtype)
 
@@ -315,5 +271,5 @@ def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -62,7 +62,11 @@ class RelaxedSignBernoulli(TorchDistribution):
                 f"The temperature of {type(self).__name__} is positive; got {temperature}. "
                 "For hard draws use SignBernoulli or SignBernoulliStraightThrough."
             )
-        super().__init__(self.natural.shape, validate_args=validate_args)
+        shape = torch.broadcast_shapes(self.natural.shape, self.temperature.shape)
+        if shape != self.natural.shape:
+            self.signs = self.signs.expand(shape)
+            self.natural = self.signs.natural
+        super().__init__(shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> RelaxedSignBernoulli:
         new = self._get_checked_instance(RelaxedSignBernoulli, _instance)

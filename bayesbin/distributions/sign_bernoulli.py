@@ -9,7 +9,6 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 from torch.distributions import register_kl
-from torch.distributions.utils import lazy_property
 
 from bayesbin import _numerics
 from bayesbin.distributions import constraints
@@ -108,12 +107,12 @@ class SignBernoulli(TorchDistribution):
         """P(w = +1) = sigmoid(2 lambda)."""
         return torch.sigmoid(2.0 * self.natural)
 
-    @lazy_property
+    @property
     def mean(self) -> Tensor:  # type: ignore[override]
         """tanh(lambda), the expectation parameter mu."""
         return _numerics.mean(self.natural)
 
-    @lazy_property
+    @property
     def variance(self) -> Tensor:  # type: ignore[override]
         """sech^2(lambda), also the Fisher information of lambda."""
         return _numerics.variance(self.natural)

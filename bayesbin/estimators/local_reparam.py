@@ -183,13 +183,21 @@ def _derived(weight: WeightMoments, mean: Tensor, variance: Tensor) -> WeightMom
 def _scale(left: Any, right: Any) -> Any:
     """Multiplication by something that does not depend on the weight."""
     weight, factor = (left, right) if isinstance(left, WeightMoments) else (right, left)
-    if isinstance(factor, WeightMoments):
+    if isinstance(factor, WeightMoments) or _repeats(weight, factor):
         return NotImplemented
     return _derived(weight, weight.mean_ * factor, weight.variance_ * (factor * factor))
 
 
+def _repeats(weight: WeightMoments, factor: Any) -> bool:
+    """Whether broadcasting would repeat weights, whose copies would then be drawn independently."""
+    if not isinstance(factor, Tensor):
+        return False
+    with torch._C.DisableTorchFunctionSubclass():
+        return torch.broadcast_shapes(weight.shape, factor.shape).numel() != weight.numel()
+
+
 def _divide(weight: Any, divisor: Any) -> Any:
-    if isinstance(divisor, WeightMoments):
+    if isinstance(divisor, WeightMoments) or _repeats(weight, divisor):
         return NotImplemented
     return _derived(weight, weight.mean_ / divisor, weight.variance_ / (divisor * divisor))
 

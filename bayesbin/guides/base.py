@@ -21,11 +21,11 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from bayesbin.distributions import SignBernoulli, Support, unconstrained_normal
+from bayesbin.guides.starting_point import Init, starting_point
 from bayesbin.posterior import BinaryPosterior, RealPosterior
-
-Init = nn.Module | Mapping[str, Any] | BinaryPosterior | None
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,17 @@ class ParameterTree(nn.Module):
     def insert(self, name: str, parameter: nn.Parameter) -> None:
         node: nn.Module = self
         *path, leaf = name.split(".")
-        for part in path:
-            if part not in node._modules:
-                node.add_module(part, nn.Module())
-            node = node.get_submodule(part)
-        node.register_parameter(leaf, parameter)
+        try:
+            for part in path:
+                if part not in node._modules:
+                    node.add_module(part, nn.Module())
+                node = node.get_submodule(part)
+            node.register_parameter(leaf, parameter)
+        except KeyError as error:
+            raise ValueError(
+                f"A guide cannot hold a parameter for the site {name!r} ({error.args[0]}): rename it, "
+                "not after an attribute of torch modules, nor as a prefix of another site's name."
+            ) from error
 
 
 class SignGuide(AutoGuide):
@@ -82,7 +88,7 @@ class SignGuide(AutoGuide):
         trace = _run_once(model, args, dict(kwargs or {}))
         self.sites: dict[str, Site] = {}
         naturals, locs, log_scales = ParameterTree(), ParameterTree(), ParameterTree()
-        start = _starting_point(init, init_scale)
+        start = starting_point(init, init_scale)
         for name, message in trace.nodes.items():
             if message["type"] != "sample" or message["is_observed"] or site_is_subsample(message):
                 continue
@@ -224,12 +230,12 @@ def sign_law(law: Any) -> SignBernoulli | None:
     while True:
         if isinstance(law, SignBernoulli):
             return law
-        if not isinstance(law, _TRANSPARENT):
+        if not isinstance(law, TRANSPARENT):
             return None
         law = law.base_dist
 
 
-_TRANSPARENT = (
+TRANSPARENT = (
     torch.distributions.Independent,
     pyro.distributions.MaskedDistribution,
     pyro.distributions.ExpandedDistribution,
@@ -237,16 +243,21 @@ _TRANSPARENT = (
 
 
 @contextmanager
-def normalisation_kept(model: Any) -> Iterator[None]:
-    """Restore the running statistics of a model's normalisation layers on leaving."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    buffers = [b for m in modules if isinstance(m, _BatchNorm) for b in m.buffers()]
-    kept = [buffer.clone() for buffer in buffers]
+def normalisation_kept() -> Iterator[None]:
+    """Restore on leaving the statistics of every normalisation layer that ran, in a closure too."""
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, _BatchNorm):
+            kept.extend((buffer, buffer.clone()) for buffer in module.buffers())
+
+    handle = register_module_forward_pre_hook(keep)
     try:
         yield
     finally:
+        handle.remove()
         with torch.no_grad():
-            for buffer, old in zip(buffers, kept, strict=True):
+            for buffer, old in reversed(kept):  # the first copy of a layer that ran twice counts
                 buffer.copy_(old)
 
 
@@ -261,7 +272,7 @@ class _StartFeasible(Messenger):
 
 
 def _run_once(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with torch.no_grad(), normalisation_kept(model), poutine.block(), _StartFeasible():
+    with torch.no_grad(), normalisation_kept(), poutine.block(), _StartFeasible():
         try:
             return poutine.trace(model).get_trace(*args, **kwargs)
         except TypeError as error:
@@ -271,34 +282,3 @@ def _run_once(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
                 f"Building the guide runs the model once, and it does not run without arguments "
                 f"({error}). Pass some: args=(x, y)."
             ) from error
-
-
-def _starting_point(init: Init, init_scale: float) -> Callable[[str, Tensor], Tensor]:
-    if init is None:
-        return lambda name, like: init_scale * torch.randn_like(like)
-    if isinstance(init, BinaryPosterior):
-        return lambda name, like: _found(init, name, like, "posterior").natural.to(like).clone()
-    weights = init.state_dict() if isinstance(init, nn.Module) else init
-
-    def from_weights(name: str, like: Tensor) -> Tensor:
-        # The sign of each pretrained weight, with a confidence proportional to its size: the root
-        # mean square of the natural parameters is init_scale.
-        weight = torch.as_tensor(_found(weights, name, like, "pretrained network")).to(like)
-        size = weight.square().mean().sqrt()
-        return init_scale * weight.detach() / size.clamp(min=torch.finfo(like.dtype).tiny)
-
-    return from_weights
-
-
-def _found(source: Mapping[str, Any], name: str, like: Tensor, what: str) -> Any:
-    if name not in source:
-        raise ValueError(
-            f"The {what} given as init has no weight {name!r}; it has {', '.join(source) or 'none'}."
-        )
-    entry = source[name]
-    shape = tuple(entry.natural.shape if isinstance(entry, SignBernoulli) else entry.shape)
-    if shape != tuple(like.shape):
-        raise ValueError(
-            f"The {what} given as init has {name!r} of shape {shape}; the model's is {tuple(like.shape)}."
-        )
-    return entry

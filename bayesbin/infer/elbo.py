@@ -91,11 +91,18 @@ class TraceBinary_ELBO(ELBO):
         if not kl_weight >= 0:
             raise ValueError(f"kl_weight is at least 0 (1 is the ELBO); got {kl_weight}.")
         if not isinstance(num_particles, int) or num_particles < 1:
-            raise ValueError(f"num_particles is a whole number of at least 1; got {num_particles!r}.")
+            raise ValueError(
+                f"num_particles is a whole number of at least 1; got {num_particles!r}."
+            )
         super().__init__(num_particles=num_particles)
         self.estimator = estimator
         self.kl_weight = float(kl_weight)
-        self._dependent: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
+        self._dependent: weakref.WeakKeyDictionary[Any, frozenset[str]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __reduce__(self) -> Any:  # what was found out about models is neither copied nor pickled
+        return type(self), (self.estimator, self.kl_weight, self.num_particles)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> BinaryELBOModule:
         return BinaryELBOModule(model, guide, self)
@@ -211,20 +218,21 @@ class TraceBinary_ELBO(ELBO):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> frozenset[str]:
-        """The latent sites whose prior depends on a binary site; found once per model."""
-        key = model.__func__ if hasattr(model, "__func__") else model
-        if key not in self._dependent:
-            with normalisation_kept(model), LocalParameters(), poutine.block():
-                self._dependent[key] = _downstream_of_signs(model, args, kwargs)
-                if not isinstance(guide, SignGuide) and (
-                    bad := _downstream_of_signs(guide, args, kwargs)
-                ):
-                    raise ValueError(
-                        f"The guide's law at {sorted(bad)} depends on the draw of a binary site. "
-                        "Estimators take the natural parameters of all binary sites together: make "
-                        "them depend on parameters and real-valued sites only."
-                    )
-        return self._dependent[key]
+        """The latent sites whose prior depends on a binary site; found once per model and guide."""
+        for program in (model,) if isinstance(guide, SignGuide) else (model, guide):
+            key = getattr(program, "__func__", program)
+            if key in self._dependent:
+                continue
+            with normalisation_kept(), LocalParameters(), poutine.block():
+                found = _downstream_of_signs(program, args, kwargs)
+            if found and program is guide:
+                raise ValueError(
+                    f"The guide's law at {sorted(found)} depends on the draw of a binary site. "
+                    "Estimators take the natural parameters of all binary sites together: make "
+                    "them depend on parameters and real-valued sites only."
+                )
+            self._dependent[key] = found
+        return self._dependent[getattr(model, "__func__", model)]
 
     def _mean(self, particles: Any) -> Terms:
         parts = list(particles)
@@ -283,15 +291,11 @@ def _check_pathwise(guided: Mapping[str, Any], natural: Mapping[str, Tensor]) ->
             )
 
 
-def _downstream_of_signs(
-    program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> frozenset[str]:
+def _downstream_of_signs(program: Any, args: Any, kwargs: Any) -> frozenset[str]:
     """The latent sites of a program whose law depends on the draw of a binary site."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng():  # the first step draws what any other would
         trace = poutine.trace(program).get_trace(*args, **kwargs)
     latents = latent_sites(trace)
     signs = {name for name, site in latents.items() if sign_law(site["fn"]) is not None}
     upstream: Any = get_dependencies(program, args, dict(kwargs))["prior_dependencies"]
-    return frozenset(
-        name for name in latents if signs & (upstream.get(name, {}).keys() - {name})
-    )
+    return frozenset(name for name in latents if signs & (upstream.get(name, {}).keys() - {name}))

@@ -35,8 +35,8 @@ def counter_word(seed: int, stream: int, counter: int) -> int:
 class NoiseStream:
     """A private state of torch's global generators, seeded with :func:`counter_word`.
 
-    Inside ``with stream.active():`` the CPU generator and those of ``devices`` (CUDA) are the
-    stream's; it continues from block to block, and after each the caller's states are back.
+    Inside ``with stream.active():`` the generators of the CPU, and of CUDA where it is in use, are
+    the stream's; it continues from block to block, and after each the caller's states are back.
     Python's and NumPy's generators are left alone.
 
     >>> stream = NoiseStream(0, STEP_NOISE, 7)
@@ -44,14 +44,11 @@ class NoiseStream:
     ...     noise = torch.rand(3)
     """
 
-    def __init__(
-        self, seed: int, stream: int, counter: int, devices: Iterable[torch.device] = ()
-    ) -> None:
+    def __init__(self, seed: int, stream: int, counter: int) -> None:
         self.word = counter_word(seed, stream, counter)
-        self._generators = [
-            torch.default_generator,
-            *(torch.cuda.default_generators[device.index] for device in devices),
-        ]
+        # Asking for the CUDA generators of a process that does not use CUDA would initialise it.
+        cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+        self._generators = [torch.default_generator, *cuda]
         self._states: list[Tensor] | None = None
 
     @contextmanager
@@ -74,9 +71,7 @@ def _set_states(generators: list[torch.Generator], states: list[Tensor]) -> None
         generator.set_state(state)
 
 
-def ordered_batches(
-    data: Iterable[Any], seed: int, epoch: int, devices: Iterable[torch.device] = ()
-) -> Iterator[Any]:
+def ordered_batches(data: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
     """The batches of ``data`` in the order, and with the augmentation, of (seed, epoch).
 
     What ``data`` draws from torch's global generators comes from a NoiseStream of its own.
@@ -86,7 +81,7 @@ def ordered_batches(
     >>> list(ordered_batches(["first", "second"], seed=0, epoch=1))
     ['first', 'second']
     """
-    stream = NoiseStream(seed, DATA_ORDER, epoch, devices)
+    stream = NoiseStream(seed, DATA_ORDER, epoch)
     if isinstance(data, DataLoader):
         _reseed(data, stream.word, epoch)
     with stream.active():

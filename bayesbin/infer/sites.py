@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.torch_distribution import MaskedDistribution
+from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from bayesbin import _numerics
-from bayesbin.distributions import SignBernoulli
-from bayesbin.guides.base import local_alias, sign_law
+from bayesbin.distributions import RelaxedSignBernoulli, SignBernoulli
+from bayesbin.guides.base import TRANSPARENT, local_alias, sign_law
 
 
 class LocalParameters(Messenger):
@@ -36,9 +37,9 @@ class PlaceholderDraws(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         law = None if msg["is_observed"] or msg["done"] else sign_law(msg["fn"])
         if law is not None and not msg["fn"].has_rsample:
-            msg["value"] = torch.ones((), dtype=law.natural.dtype, device=law.natural.device).expand(
-                msg["fn"].shape()
-            )
+            msg["value"] = torch.ones(
+                (), dtype=law.natural.dtype, device=law.natural.device
+            ).expand(msg["fn"].shape())
             msg["done"] = True
 
 
@@ -108,7 +109,7 @@ def log_likelihood(trace: Any) -> Tensor | float:
 def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
     """KL(q||p) of one latent site: closed-form where it is known, else log q - log p at the draw."""
     q, p = guide_site["fn"], model_site["fn"]
-    signs_q, signs_p = sign_law(q), sign_law(p)
+    signs_q, signs_p = _discrete_law(q), _discrete_law(p)
     if signs_q is not None:
         if signs_p is None:
             raise ValueError(
@@ -120,9 +121,14 @@ def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
                 f"At {guide_site['name']!r} the guide has shape {tuple(q.shape())} and the model "
                 f"{tuple(p.shape())}; build the guide from this model."
             )
-        if not _is_masked(q, model_site) and not _is_masked(p, model_site):
-            natural = signs_q.natural.expand(q.shape())
+        natural, scale = signs_q.natural.expand(q.shape()), torch.as_tensor(model_site["scale"])
+        masks = [*_law_masks(q), *_law_masks(p)]
+        if not masks and model_site["mask"] is None and scale.dim() == 0:
             return _numerics.kl_sum(natural, signs_p.natural) * model_site["scale"]
+        value = _numerics.kl_divergence(*torch.broadcast_tensors(natural, signs_p.natural))
+        for mask in masks:
+            value = torch.where(mask, value, 0.0)
+        return scaled_sum(sum_rightmost(value, p.event_dim), model_site)
     try:
         return scaled_sum(kl_divergence(q, p), model_site)
     except NotImplementedError:
@@ -135,11 +141,18 @@ def scaled_sum(log_prob: Tensor, site: Any) -> Tensor:
     return scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
 
 
-def _is_masked(law: Any, site: Any) -> bool:
-    if site["mask"] is not None:
-        return True
-    while not isinstance(law, SignBernoulli):
-        if not isinstance(law, torch.distributions.Independent):
-            return True
+def _discrete_law(law: Any) -> SignBernoulli | None:
+    """The law of the signs behind a law, drawn as they are or relaxed; None for any other law."""
+    inner = law
+    while isinstance(inner, TRANSPARENT):
+        inner = inner.base_dist
+    return inner.signs if isinstance(inner, RelaxedSignBernoulli) else sign_law(inner)
+
+
+def _law_masks(law: Any) -> Iterator[Tensor]:
+    """The masks inside a law of signs, shaped to broadcast against its elements."""
+    while isinstance(law, TRANSPARENT):
+        if isinstance(law, MaskedDistribution):
+            mask = torch.as_tensor(law._mask)
+            yield mask.reshape(mask.shape + (1,) * law.event_dim)
         law = law.base_dist
-    return False

@@ -1,5 +1,6 @@
 """Binary layers, conversion of torch networks, normalisation per weight state, and likelihoods."""
 
+from bayesbin.nn.architectures import mlp
 from bayesbin.nn.convert import to_binary_
 from bayesbin.nn.layers import (
     BinaryConv1d,
@@ -23,6 +24,7 @@ __all__ = [
     "StateBatchNorm",
     "Statistics",
     "binary_sites",
+    "mlp",
     "recalibrate",
     "to_binary_",
     "to_state_batch_norm_",

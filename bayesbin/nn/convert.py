@@ -15,6 +15,8 @@ from bayesbin.nn.layers import (
     BinaryWeight,
     ScaledSigns,
     binary_sites,
+    checked_prior,
+    resolve_scale,
 )
 
 Predicate = Callable[[str, nn.Module], bool]
@@ -63,16 +65,19 @@ def to_binary_(
     """
     chosen = _choose(module, where)
     site_prior = _prior_lookup(prior, [name for name, _, _ in chosen])
+    weights = {name: owner.get_parameter(leaf) for name, owner, leaf in chosen}
+    # Whatever does not fit is found before anything is replaced: an error leaves the network whole.
+    priors = {name: checked_prior(site_prior(name, w), w) for name, w in weights.items()}
+    for weight in weights.values():
+        resolve_scale(scale, weight)
     for name, owner, leaf in chosen:
-        weight = owner._parameters[leaf]
-        assert weight is not None
         if type(owner) in _LAYERS and leaf == "weight":
             # Same shape, same parameters otherwise: the layer becomes its binary counterpart, so the
             # conversion is in place wherever the layer is referenced from, the root included.
             owner.__class__ = _LAYERS[type(owner)]
-            owner._make_binary(scale, site_prior(name, weight))  # type: ignore[operator]
+            owner._make_binary(scale, priors[name])  # type: ignore[operator]
         else:
-            rule = ScaledSigns(weight.detach(), scale, site_prior(name, weight))
+            rule = ScaledSigns(weights[name].detach(), scale, priors[name])
             parametrize.register_parametrization(owner, leaf, rule)
             owner.parametrizations[leaf].original.requires_grad_(False)  # type: ignore[index]
     return module

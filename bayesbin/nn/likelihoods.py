@@ -47,7 +47,7 @@ class _NetworkModel(PyroModule):
 
     def outputs(self, values: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
         """The network's outputs for a checked batch."""
-        if not isinstance(x, Tensor) or len(x) == 0:
+        if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
             raise ValueError(
                 f"Expected a batch of inputs as a tensor with at least one row; got "
                 f"{tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}. Leave empty "
@@ -55,8 +55,11 @@ class _NetworkModel(PyroModule):
             )
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
-        if y is not None and len(y) != len(x):
-            raise ValueError(f"Expected one target per input; got {len(x)} inputs and {len(y)} targets.")
+        if y is not None and (not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]):
+            came = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"Expected a tensor with one target for each of the {len(x)} inputs; got {came}."
+            )
         return _networks.call(self.net, values, x)
 
     def batch_plate(self, x: Tensor) -> Any:

@@ -8,6 +8,7 @@ from data, once training is over.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,18 +75,23 @@ def to_state_batch_norm_(module: nn.Module) -> nn.Module:
 
         >>> import torch
         >>> from bayesbin.nn import to_state_batch_norm_
-        >>> to_state_batch_norm_(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)))[1]
-        StateBatchNorm(3, eps=1e-05, momentum=0.0, affine=True, track_running_stats=True)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+        >>> type(to_state_batch_norm_(net)[1]).__name__
+        'StateBatchNorm'
     """
     found = [
         (parent, name, child)
         for parent in module.modules()
-        for name, child in parent.named_children()
+        for name, child in parent._modules.items()  # named_children leaves out a layer's second name
         if isinstance(child, _BatchNorm) and not isinstance(child, StateBatchNorm)
     ]
     if not found:
         raise ValueError("to_state_batch_norm_ found no BatchNorm layer inside the network.")
+    replaced: dict[nn.Module, nn.Module] = {}
     for parent, name, child in found:
+        if child in replaced:
+            setattr(parent, name, replaced[child])
+            continue
         norm = StateBatchNorm(child.num_features, child.eps, child.affine)
         if child.affine:
             norm.weight, norm.bias = child.weight, child.bias
@@ -94,6 +100,7 @@ def to_state_batch_norm_(module: nn.Module) -> nn.Module:
                 norm.to(device=like.device, dtype=like.dtype)
                 break
         norm.train(child.training)
+        replaced[child] = norm
         setattr(parent, name, norm)
     return module
 
@@ -144,7 +151,12 @@ def recalibrate(
     if not batches:
         raise ValueError("recalibrate needs data; got no batch at all.")
     worker = copy.deepcopy(net).eval()
-    norms = {name: m for name, m in worker.named_modules() if isinstance(m, _BatchNorm)}
+    # A layer without running statistics normalises by the batch in evaluation too: nothing to keep.
+    norms = {
+        name: module
+        for name, module in worker.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    }
     for norm in norms.values():
         norm.train()
 
@@ -158,7 +170,8 @@ def recalibrate(
 def input_batches(data: Tensor | Iterable[Any], batch_size: int = 1000) -> Iterable[Tensor]:
     """Inputs in batches from a tensor (N, ...) or from an iterable of x or (x, y, ...) batches."""
     if isinstance(data, Tensor):
-        yield from data.split(batch_size)
+        # Of equal size: a last batch of one row has no batch statistics.
+        yield from data.tensor_split(max(1, math.ceil(len(data) / batch_size)))
         return
     for batch in data:
         yield batch[0] if isinstance(batch, (tuple, list)) else batch

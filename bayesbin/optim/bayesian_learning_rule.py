@@ -69,9 +69,15 @@ class BayesianLearningRule(Optimizer):
                 "another parameterisation offers offsets() and a preconditioner)."
             )
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            _check_group(group)
         self._preconditioner = preconditioner
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        _check_group(self.param_groups[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own leaves out whatever it does not know, and a copy could not step.
+        return {**super().__getstate__(), "_preconditioner": self._preconditioner}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -89,7 +95,8 @@ class BayesianLearningRule(Optimizer):
         return loss
 
     def _natural_gradients(self) -> dict[Tensor, Tensor | None]:
-        parameters = [p for group in self.param_groups for p in group["params"]]
+        bounds = {p: _bound(group, p) for group in self.param_groups for p in group["params"]}
+        parameters = list(bounds)
         gradients = [p.grad for p in parameters]
         if self._preconditioner is not None:
             gradients = list(self._preconditioner(gradients))
@@ -100,7 +107,7 @@ class BayesianLearningRule(Optimizer):
                 )
         else:
             gradients = [
-                None if g is None else _numerics.over_fisher(g, p)
+                None if g is None else _numerics.over_fisher(g, p, bounds[p])
                 for g, p in zip(gradients, parameters, strict=True)
             ]
         return dict(zip(parameters, gradients, strict=True))
@@ -118,11 +125,14 @@ class BayesianLearningRule(Optimizer):
             parameter.add_(average, alpha=-lr / (1.0 - beta ** state["step"].item()))
         else:
             parameter.add_(gradient, alpha=-lr)
-        bound = group["bound"]
-        if bound == "auto":
-            bound = BOUNDS[parameter.dtype]
+        bound = _bound(group, parameter)
         if bound is not None:
             parameter.clamp_(-bound, bound)
+
+
+def _bound(group: dict[str, Any], parameter: Tensor) -> float | None:
+    bound = group["bound"]
+    return BOUNDS[parameter.dtype] if bound == "auto" else bound
 
 
 def _check_group(group: dict[str, Any]) -> None:

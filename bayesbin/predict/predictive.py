@@ -163,7 +163,13 @@ def predict_regression(
     outputs = draw_outputs(net, posterior, x, num_samples, seed, statistics)
     count, mean, squares, variance = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
     for index, output in enumerate(outputs):
-        value = output.double().reshape(len(output), -1).squeeze(1)
+        value = output.double()
+        value = value.squeeze(1) if value.dim() == 2 and value.shape[1] == 1 else value
+        if value.dim() != 1:
+            raise ValueError(
+                f"Expected one mean per input from the network, (B,) or (B, 1); got "
+                f"{tuple(output.shape)}."
+            )
         count += 1
         step = value - mean
         mean = mean + step / count
@@ -184,6 +190,8 @@ def draw_outputs(
     if num_samples < 0:
         raise ValueError(f"num_samples is at least 0 (0: the mode); got {num_samples}.")
     batches = list(input_batches(x))
+    if not batches:
+        raise ValueError("The iterable of inputs has no batch; pass a tensor (B, ...) or some batches.")
     if not all(bool(torch.isfinite(batch).all()) for batch in batches):
         raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
     worker = copy.deepcopy(net).eval()

@@ -1,0 +1,245 @@
+"""Figures fit for a paper: data and axes in, axes or a figure out. The only importer of matplotlib.
+
+Figures are matplotlib's own objects, made without ``pyplot``: no window opens, and no global figure
+list grows. Colours stay apart for colour-blind readers and in print.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from bayesbin._files import write_atomically
+from bayesbin.predict import Prediction, RegressionPrediction
+
+# Okabe and Ito, Color Universal Design, 2008.
+BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
+# The classes' own colours: white is where a prediction is undecided.
+_PROBABILITY = LinearSegmentedColormap.from_list("classes", ["#0072B2", "#f7f7f7", "#D55E00"])
+_UNCERTAINTY = "cividis"
+_STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.linewidth": 0.7,
+    "svg.fonttype": "none",  # text stays text
+    "pdf.fonttype": 42,
+}
+
+
+class Grid(NamedTuple):
+    """The points of a rectangular grid: their coordinates (R * C, 2), and the two axes (C,), (R,)."""
+
+    points: Tensor
+    first: Tensor
+    second: Tensor
+
+
+def grid(low: Sequence[float], high: Sequence[float], num_points: int = 120) -> Grid:
+    """A grid over the rectangle from ``low`` to ``high``, with ``num_points`` in each direction.
+
+    >>> grid((-1.0, -1.0), (1.0, 1.0), num_points=3).points.shape
+    torch.Size([9, 2])
+    """
+    first = torch.linspace(low[0], high[0], num_points, dtype=torch.float32)
+    second = torch.linspace(low[1], high[1], num_points, dtype=torch.float32)
+    return Grid(torch.cartesian_prod(second, first).flip(-1), first, second)
+
+
+def plot_field(
+    axes: Axes,
+    field: Tensor,
+    area: Grid,
+    *,
+    title: str,
+    low: float = 0.0,
+    high: float | None = None,
+    colors: Any = _UNCERTAINTY,
+) -> Any:
+    """Colour the plane by a function of it, (R * C,), on ``axes``; returns the coloured mesh.
+
+    :param low: value of the first colour. :param high: of the last one; None: the largest value.
+    """
+    values = field.detach().reshape(len(area.second), len(area.first)).double().numpy()
+    high = max(float(values.max()), low + 1e-12) if high is None else high
+    mesh = axes.pcolormesh(
+        area.first.numpy(),
+        area.second.numpy(),
+        values,
+        cmap=colors,
+        vmin=low,
+        vmax=high,
+        shading="gouraud",
+        rasterized=True,
+    )
+    axes.set(xlabel="$x_1$", aspect="equal")
+    axes.set_title(title, loc="left")
+    return mesh
+
+
+def plot_boundary(axes: Axes, probs: Tensor, area: Grid, color: str = BLACK) -> Axes:
+    """The line on which the probability of class 1, (R * C,), is one half."""
+    values = probs.detach().reshape(len(area.second), len(area.first)).double().numpy()
+    if values.min() < 0.5 < values.max():
+        first, second = area.first.numpy(), area.second.numpy()
+        axes.contour(first, second, values, levels=[0.5], colors=color, linewidths=1.1)
+    return axes
+
+
+def plot_classes(axes: Axes, x: Tensor, y: Tensor) -> Axes:
+    """Points (N, 2) of two classes: circles in blue, triangles in orange."""
+    for label, color, marker in ((0, BLUE, "o"), (1, ORANGE, "^")):
+        chosen = x[y == label].numpy()
+        axes.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=11,
+            c=color,
+            marker=marker,
+            edgecolors="white",
+            linewidths=0.4,
+            label=f"class {label}",
+            zorder=3,
+        )
+    return axes
+
+
+def plot_two_moons(
+    straight_through: Tensor,
+    mode: Tensor,
+    mean: Prediction,
+    area: Grid,
+    x: Tensor,
+    y: Tensor,
+    figure: Figure | None = None,
+) -> Figure:
+    """Five panels over one plane: what a point estimate, the mode and the mean of draws predict.
+
+    Straight-through decisions, the posterior's mode, the mean of its draws; then the mean's entropy and
+    the mutual information of prediction and weights, both in nats. The line is p = 1/2.
+
+    :param straight_through: probability of class 1 at each point of ``area``, (R * C,).
+    :param mode: the same at the posterior's mode.
+    :param mean: the prediction averaged over draws, of R * C points and two classes.
+    :param area: of :func:`grid`. :param x: training points (N, 2). :param y: their classes (N,).
+    :param figure: to draw in, empty; None: a new one, 11 inches wide.
+    :raises ValueError: for a prediction that is not one for two classes at these points.
+    """
+    expected = (len(area.points), 2)
+    if tuple(mean.log_probs.shape) != expected or not len(straight_through) == len(mode) == expected[0]:
+        came = f"{tuple(mean.log_probs.shape)}, {len(straight_through)} and {len(mode)} points"
+        raise ValueError(f"expected predictions {expected} on the grid, got {came}; predict there.")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(11.0, 2.55), layout="constrained") if figure is None else figure
+        panels: list[Axes] = list(figure.subplots(1, 5, sharex=True, sharey=True))
+        average = mean.probs[:, 1]
+        probabilities = [
+            ("straight-through (STE)", straight_through),
+            ("posterior mode", mode),
+            (f"mean of {mean.num_samples} draws", average),
+        ]
+        for axes, (title, probs) in zip(panels[:3], probabilities, strict=True):
+            mesh = plot_field(axes, probs, area, title=title, high=1.0, colors=_PROBABILITY)
+            plot_boundary(axes, probs, area)
+        _colour_bar(panels[2], mesh, "probability of class 1")
+        uncertainties = [
+            ("predictive entropy", mean.entropy, math.log(2.0)),
+            ("mutual information", mean.mutual_information, None),
+        ]
+        for axes, (title, field, high) in zip(panels[3:], uncertainties, strict=True):
+            mesh = plot_field(axes, field, area, title=title, high=high)
+            plot_boundary(axes, average, area, color="white")
+            _colour_bar(axes, mesh, "nats")
+        for letter, axes in zip("abcde", panels, strict=True):
+            plot_classes(axes, x, y)
+            axes.set_title(f"({letter}) {axes.get_title('left')}", loc="left")
+        panels[0].set(
+            ylabel="$x_2$",
+            xlim=(float(area.first[0]), float(area.first[-1])),
+            ylim=(float(area.second[0]), float(area.second[-1])),
+        )
+    return figure
+
+
+def plot_regression(
+    x: Tensor,
+    prediction: RegressionPrediction,
+    *,
+    data: tuple[Tensor, Tensor],
+    truth: Tensor | None = None,
+    mode: Tensor | None = None,
+    axes: Axes | None = None,
+    title: str = "Posterior over binary weights",
+) -> Axes:
+    """A regressor's prediction along a line: mean, +-1 and +-2 standard deviations, data, truth.
+
+    The inner shades are the weights' uncertainty alone (epistemic), the outer ones noise and weights
+    together (total). All in the units of the targets.
+
+    :param x: inputs (P,), ascending. :param prediction: there. :param data: training (x, y), (N,) each.
+    :param truth: noiseless function values (P,). :param mode: the mode network's outputs (P,).
+    :param axes: to draw on; None: those of a new figure, reached by ``axes.figure``.
+    """
+    if len(x) != len(prediction.mean):
+        came = f"{len(x)} and {len(prediction.mean)}"
+        raise ValueError(f"expected one prediction per input, got {came}; predict at these inputs.")
+    with matplotlib.rc_context(_STYLE):
+        if axes is None:
+            axes = Figure(figsize=(6.6, 3.8), layout="constrained").subplots()
+        line, mean = np.asarray(x.flatten()), np.asarray(prediction.mean)
+        bands = [
+            (prediction.std, 2, "#dbe9f4", "total, $\\pm$2 sd"),
+            (prediction.std, 1, "#b9d4ea", "total, $\\pm$1 sd"),
+            (prediction.epistemic.sqrt(), 2, "#f6cfae", "epistemic, $\\pm$2 sd"),
+            (prediction.epistemic.sqrt(), 1, "#eda873", "epistemic, $\\pm$1 sd"),
+        ]
+        for spread, factor, color, label in bands:
+            half = factor * np.asarray(spread)
+            axes.fill_between(line, mean - half, mean + half, color=color, lw=0, label=label)
+        if truth is not None:
+            axes.plot(line, np.asarray(truth), color=BLACK, lw=1.0, ls="--", label="true function")
+        if mode is not None:
+            axes.plot(line, np.asarray(mode), color=GREEN, lw=1.2, ls=":", label="posterior mode")
+        label = f"mean of {prediction.num_samples} draws"
+        axes.plot(line, mean, color=BLUE, lw=1.6, label=label)
+        points, targets = (np.asarray(part.flatten()) for part in data)
+        axes.scatter(points, targets, s=9, color=BLACK, lw=0, alpha=0.7, label="data", zorder=3)
+        axes.set(title=title, xlabel="x", ylabel="y", xlim=(line[0], line[-1]))
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return axes
+
+
+def _colour_bar(axes: Axes, mesh: Any, label: str) -> None:
+    """Exactly as high as its axes, which a fixed aspect makes smaller than their place."""
+    place = axes.inset_axes((1.04, 0.0, 0.05, 1.0))
+    axes.get_figure(root=True).colorbar(mesh, cax=place).set_label(label)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> None:
+    """Write a figure to a .png, .pdf or .svg file, whole or not at all.
+
+    :raises ValueError: for another ending. :raises OSError: if the file cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("png", "pdf", "svg"):
+        raise ValueError(f"expected a file name ending in .png, .pdf or .svg, got {path.name!r}.")
+    buffer = BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format=kind, dpi=dpi)
+    write_atomically(path, buffer.getvalue())
