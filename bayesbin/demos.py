@@ -24,7 +24,7 @@ from bayesbin.optim import BayesianLearningRule
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import draw_log_probs, draw_outputs, predict, predict_regression
 
-WIDTH = 64
+WIDTH = 128
 # Test data come from the law of the training data, with a seed that no training run uses.
 TEST_SEED = 1_000_003
 NUM_TEST = 2000
@@ -80,7 +80,7 @@ def two_moons_demo(
 ) -> DemoResult:
     """Two moons with binary weights: a straight-through point estimate beside the posterior.
 
-    Both train the same 2-64-64-2 network on 200 points, all in one batch. "data" in the result's
+    Both train the same 2-128-128-2 network on 200 points, all in one batch. "data" in the result's
     uncertainty is the mean over test data, "far" that over a circle of radius 6 around them.
 
     :param epochs: steps, for each of the two. :param seed: of data, initial state and noise.
@@ -92,7 +92,7 @@ def two_moons_demo(
 
         >>> from bayesbin.demos import two_moons_demo
         >>> two_moons_demo(epochs=2).weights
-        4352
+        16896
     """
     begin = time.perf_counter()
     train = data.two_moons(200, noise=0.1, seed=seed)
@@ -170,7 +170,7 @@ def regression_demo(
 ) -> DemoResult:
     """Regression with binary weights and unknown noise, on a line with a gap in the data.
 
-    A 1-64-64-1 network on 100 points, all in one batch. The noise is a latent site of its own, with a
+    A 1-128-128-1 network on 100 points, all in one batch. The noise is a latent site of its own, with a
     Normal posterior over its logarithm. "data" in the result's uncertainty is the mean over test
     inputs, "gap" that over the gap between them.
 

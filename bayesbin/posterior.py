@@ -165,10 +165,10 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
                     site=site,
                     shape=tuple(q.natural.shape),
                     weights=q.natural.numel(),
-                    mean_abs_mu=q.mean.abs().mean().item(),
-                    entropy_bits=q.entropy().mean().item() / LOG_2,
+                    mean_abs_mu=_average(q.mean.abs()),
+                    entropy_bits=_average(q.entropy()) / LOG_2,
                     kl_bits=nats[site].item() / LOG_2,
-                    saturated=(q.natural.abs() > SATURATED).double().mean().item(),
+                    saturated=_average(q.natural.abs() > SATURATED),
                 )
             )
         return Summary(tuple(rows))
@@ -185,7 +185,7 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
             "format": _FORMAT,
             "version": 1,
             "signs": list(self),
-            "real": {s: [law.support.kind, *law.support.bounds] for s, law in self.real.items()},
+            "real": [[s, law.support.kind, *law.support.bounds] for s, law in self.real.items()],
         }
         metadata = {"bayesbin": json.dumps(header, sort_keys=True)}
         metadata["sha256"] = _digest(tensors, metadata["bayesbin"])
@@ -216,7 +216,7 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
             site: RealPosterior(
                 tensors[f"loc.{site}"], tensors[f"scale.{site}"], Support(kind, tuple(bounds))
             )
-            for site, (kind, *bounds) in header["real"].items()
+            for site, kind, *bounds in header["real"]
         }
         return cls({site: tensors[f"signs.{site}"] for site in header["signs"]}, real)
 
@@ -247,6 +247,10 @@ def _frozen(site: str, law: SignBernoulli | Tensor) -> SignBernoulli:
     if not bool(torch.isfinite(natural).all()):
         raise ValueError(f"The natural parameters of {site!r} are finite; got NaN or infinity.")
     return SignBernoulli(natural=natural, validate_args=False)
+
+
+def _average(values: Tensor) -> float:
+    return values.double().mean().item() if values.numel() else 0.0
 
 
 def _generator(seed: int, index: int, site: str) -> np.random.Generator:

@@ -101,9 +101,11 @@ class WeightMoments(Tensor):
             result = _RULES[func](*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        values = [a for a in (*args, *kwargs.values()) if isinstance(a, WeightMoments)]
-        site = values[0].site if values else "?"
-        name = getattr(func, "__name__", str(func))
+        flat: list[Any] = []
+        for argument in (*args, *kwargs.values()):
+            flat.extend(argument if isinstance(argument, (list, tuple)) else (argument,))
+        site = next((a.site for a in flat if isinstance(a, WeightMoments)), "?")
+        name = getattr(func, "__name__", str(func)).strip("_")
         raise TypeError(
             f"LocalReparameterization cannot carry the weight {site!r} through {name!r}: it draws the "
             "outputs of linear, conv1d, conv2d and matmul, after scaling and reshaping at most. Use "
@@ -266,3 +268,19 @@ _RULES: dict[Any, Callable[..., Any]] = {
 }  # fmt: skip
 # x.__rmatmul__(W) arrives with the operands swapped.
 _RULES[Tensor.__rmatmul__] = lambda right, left: _matmul(left, right)
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    function = getattr(Tensor, name)
+    return lambda *operands: WeightMoments.__torch_function__(function, (), operands)
+
+
+# torch's own operators turn a TypeError into NotImplemented, and Python would then report no more than
+# unsupported operand types; defined here, the error above reaches the user.
+for _name in (
+    *(f"__{side}{name}__" for side in ("", "r") for name in (
+        "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul",
+    )),
+    "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__",
+):  # fmt: skip
+    setattr(WeightMoments, _name, _operator(_name))

@@ -211,13 +211,7 @@ class TraceBinary_ELBO(ELBO):
         loss = self.kl_weight * prior_kl - surrogate
         return Terms(loss, -surrogate.detach(), prior_kl.detach())
 
-    def _dependent_sites(
-        self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> frozenset[str]:
+    def _dependent_sites(self, model: Any, guide: Any, args: Any, kwargs: Any) -> frozenset[str]:
         """The latent sites whose prior depends on a binary site; found once per model and guide."""
         for program in (model,) if isinstance(guide, SignGuide) else (model, guide):
             key = getattr(program, "__func__", program)

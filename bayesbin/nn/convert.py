@@ -79,7 +79,10 @@ def to_binary_(
         else:
             rule = ScaledSigns(weights[name].detach(), scale, priors[name])
             parametrize.register_parametrization(owner, leaf, rule)
-            owner.parametrizations[leaf].original.requires_grad_(False)  # type: ignore[index]
+            # The signs are a buffer, as those of the layers are: no optimizer ever claims them.
+            chain = owner.parametrizations[leaf]  # type: ignore[index]
+            signs = chain._parameters.pop("original")
+            chain.register_buffer("original", signs.detach())
     return module
 
 

@@ -118,7 +118,7 @@ class Statistics:
 
     def of_draw(self, index: int, seed: int) -> Mapping[str, Tensor]:
         """The statistics of one draw, or an error if they were computed for other draws."""
-        if seed != self.seed or index >= len(self.draws):
+        if seed != self.seed or not 0 <= index < len(self.draws):
             raise ValueError(
                 f"Statistics were computed for draws 0..{len(self.draws) - 1} of seed {self.seed}; "
                 f"asked for draw {index} of seed {seed}. Call recalibrate with that seed and at "
@@ -147,6 +147,8 @@ def recalibrate(
 
     Example: see :func:`bayesbin.predict.predict`.
     """
+    if num_samples < 0:
+        raise ValueError(f"num_samples is at least 0; got {num_samples}.")
     batches = list(input_batches(data))
     if not batches:
         raise ValueError("recalibrate needs data; got no batch at all.")

@@ -115,7 +115,7 @@ def main() -> None:
     names = ["float SGD", *ESTIMATORS]
     steps = {name: build(name, *shape) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
-    for warm in range(3):
+    for _warm in range(3):
         for name in names:
             steps[name]()
     for _ in range(args.steps):

@@ -3,6 +3,9 @@
 The loops run over ``bayesbin.distributions.__all__``: a law that is exported is under test.
 """
 
+# A gradient is None until there is one, which the assertion at hand would tell.
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import copy
@@ -17,6 +20,7 @@ import torch
 from oracles import all_states, gradient, state_probabilities
 from pyro.distributions.testing import gof
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.optim import Adam
 from stats import FAILURE_RATE, assert_within_standard_errors, exceeds_standard_errors
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -561,7 +565,7 @@ def test_every_law_trains_with_stock_svi_and_predicts(name):
         pyro.sample("w", build(natural).to_event(1))
 
     elbo = Trace_ELBO() if name == "SignBernoulli" else TraceMeanField_ELBO()
-    svi = SVI(regression, guide, pyro.optim.Adam({"lr": 0.05}), elbo)
+    svi = SVI(regression, guide, Adam({"lr": 0.05}), elbo)
     losses = [svi.step() for _ in range(5)]
     assert all(math.isfinite(loss) for loss in losses)
     assert bool(pyro.param("natural").any())

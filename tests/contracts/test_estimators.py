@@ -4,6 +4,9 @@ The loops run over ``bayesbin.estimators.__all__``: an estimator that is exporte
 with its defaults unless ``CONSTRUCTORS`` says otherwise.
 """
 
+# A gradient is None until there is one, which the assertion at hand would tell.
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import copy

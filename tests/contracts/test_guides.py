@@ -383,11 +383,11 @@ def test_svi_and_torch_take_the_same_step(local):
     results = []
     for way in ("svi", "torch"):
         pyro.clear_param_store()
-        model = classifier(3)
-        torch.manual_seed(4)
-        guide = bayesbin.guides.AutoSignBernoulli(model)
-        elbo = TraceBinary_ELBO(StraightThrough())
         with pyro.settings.context(module_local_params=local):
+            model = classifier(3)
+            torch.manual_seed(4)
+            guide = bayesbin.guides.AutoSignBernoulli(model)
+            elbo = TraceBinary_ELBO(StraightThrough())
             if way == "svi":
                 svi = SVI(model, guide, pyro.optim.SGD({"lr": 0.01}), elbo)
                 torch.manual_seed(5)
@@ -403,7 +403,8 @@ def test_svi_and_torch_take_the_same_step(local):
 
 
 @pytest.mark.parametrize(
-    ("name", "loss"), [("AutoSignBernoulli", Trace_ELBO), ("AutoRelaxedSignBernoulli", TraceMeanField_ELBO)]
+    ("name", "loss"),
+    [("AutoSignBernoulli", Trace_ELBO), ("AutoRelaxedSignBernoulli", TraceMeanField_ELBO)],
 )
 def test_stock_losses_train_the_guide(name, loss):
     """Score function for hard draws, pathwise for relaxed ones, in Pyro's global mode."""

@@ -1,5 +1,8 @@
 """LocalReparameterization: exact moments of pre-activations, and the protocol that samples them."""
 
+# A gradient is None until there is one, which the assertion at hand would tell.
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import oracles
@@ -19,7 +22,16 @@ from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
 from bayesbin.nn import BinaryConv1d, BinaryConv2d, BinaryLinear, Classifier
 
-DRAWS = 4000
+DRAWS = 500
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Thousands of tiny convolutions: handing each to several threads costs far more than it saves."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def weight_moments(natural: Tensor) -> WeightMoments:
@@ -49,7 +61,18 @@ def assert_moments(use, natural: Tensor) -> None:
     mean, variance = exact_moments(use, natural)
     assert draws.shape[1:] == mean.shape
     assert_within_standard_errors(draws, mean)
-    assert_within_standard_errors((draws - mean) ** 2, variance)
+    assert bool((variance_scores(draws, mean, variance).abs() < 5).all())
+
+
+def variance_scores(draws: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Standard-normal scores of the variance of Gaussian draws with a known mean.
+
+    Squares of Gaussians are skewed, and their own standard error with them; the cube root of their mean
+    is normal to high accuracy (Wilson and Hilferty 1931), with a known standard deviation.
+    """
+    n = len(draws)
+    root = (((draws - mean) ** 2).mean(0) / variance) ** (1 / 3)
+    return (root - (1 - 2 / (9 * n))) / (2 / (9 * n)) ** 0.5
 
 
 B1, B2 = torch.tensor([0.3, -0.7, 0.1, 0.5]), torch.tensor([0.2, -0.4, 0.6, 0.1])
@@ -106,18 +129,17 @@ def test_outputs_have_the_exact_mean_and_variance(name):
     weight_shape, input_shape, use = USES[name]
     natural = torch.randn(weight_shape)
     x = torch.randn(input_shape)
-    # One batch size stands for a thousand draws of each: outputs are drawn once per datum and unit.
     assert_moments(lambda w: use(x, w), natural)
 
 
 def test_the_moments_test_can_fail():
     natural, x = torch.randn(4, 3), torch.randn(5, 3)
     draws = output_draws(lambda w: F.linear(x, w), natural)
-    mean, variance = exact_moments(lambda w: F.linear(x, w), natural)
+    mean, _ = exact_moments(lambda w: F.linear(x, w), natural)
     assert exceeds_standard_errors(draws, -mean)
     # The commonest slip: the variance of a unit's weights without the square of its inputs.
     wrong = x.abs() @ (1 / torch.cosh(natural) ** 2).T
-    assert exceeds_standard_errors((draws - mean) ** 2, wrong)
+    assert bool((variance_scores(draws, mean, wrong).abs() > 5).any())
 
 
 def test_saturated_weights_are_not_noisy_and_not_nan():
@@ -155,31 +177,30 @@ def test_dead_inputs_give_finite_gradients():
     assert bool(zero.grad.isnan().all())
 
 
-def test_the_gradient_is_nearly_that_of_enumeration_for_a_wide_layer():
-    # Sixteen inputs, the most that can be enumerated, under a smooth loss. The bias must be small
-    # beside the gradient, and much smaller than for three inputs of the same total variance.
-    def relative_bias(fan_in: int) -> float:
-        generator = torch.Generator().manual_seed(1)
-        x = torch.ones(fan_in) / fan_in**0.5
-        natural = 0.4 * torch.randn(fan_in, generator=generator)
+def relative_bias(fan_in: int) -> float:
+    """The bias of the gradient in lambda under a smooth loss, relative to the exact gradient."""
 
-        def loss(h: Tensor) -> Tensor:
-            return F.softplus(2.0 * h - 0.3)
+    def loss(h: Tensor) -> Tensor:
+        return torch.exp(0.8 * h)
 
-        exact = oracles.gradient(lambda w: loss(w @ x), natural)
-        # The Gaussian's own expectation, by quadrature: no Monte Carlo error to hide behind.
-        lam = natural.clone().requires_grad_()
-        mean, variance = _numerics.moments(lam)
-        nodes = torch.linspace(-9, 9, 4001)
-        weights = torch.exp(-(nodes**2) / 2) / (2 * torch.pi) ** 0.5
-        expected = torch.trapezoid(
-            weights * loss((x * mean).sum() + nodes * (x**2 * variance).sum().sqrt()), nodes
-        )
-        (slope,) = torch.autograd.grad(expected, lam)
-        return ((slope - exact).norm() / exact.norm()).item()
+    x = torch.ones(fan_in) / fan_in**0.5
+    natural = torch.linspace(-0.3, 0.42, fan_in)
+    exact = oracles.gradient(lambda w: loss(w @ x), natural)
+    # The Gaussian's own expectation, by quadrature: no Monte Carlo error to hide behind.
+    lam = natural.clone().requires_grad_()
+    mean, variance = _numerics.moments(lam)
+    nodes = torch.linspace(-9, 9, 2001)
+    weights = torch.exp(-(nodes**2) / 2) / (2 * torch.pi) ** 0.5
+    outputs = (x * mean).sum() + nodes * (x**2 * variance).sum().sqrt()
+    (slope,) = torch.autograd.grad(torch.trapezoid(weights * loss(outputs), nodes), lam)
+    return ((slope - exact).norm() / exact.norm()).item()
 
-    assert relative_bias(16) < 0.02
-    assert relative_bias(16) < 0.4 * relative_bias(3)
+
+def test_the_bias_of_the_gradient_falls_as_one_over_the_fan_in():
+    biases = {fan_in: relative_bias(fan_in) for fan_in in (3, 6, 12)}
+    for fan_in, bias in biases.items():
+        # Below 1 % from some 25 inputs on; never zero, for the approximation is one.
+        assert 0.18 < bias * fan_in < 0.26
 
 
 def test_the_surrogate_estimates_the_gaussian_expectation():
@@ -238,7 +259,11 @@ UNSUPPORTED = {
     "ratio": lambda w: torch.ones(4, 3) / w,
     "as input": lambda w: F.linear(w, torch.ones(2, 3)),
     "einsum": lambda w: torch.einsum("ij,kj->ik", torch.ones(2, 3), w),
-    "item": lambda w: float(w.sum()),
+    "equal": lambda w: w == 1.0,
+    "at least": lambda w: w >= 0,
+    "power": lambda w: w**2,
+    "subtracted from": lambda w: torch.ones(4, 3) - w,
+    "chosen": lambda w: torch.where(torch.ones(4, 3) > 0, w, 0.0),
     "numpy": lambda w: w.numpy(),
     "conv_transpose": lambda w: F.conv_transpose1d(torch.ones(1, 4, 5), w.unsqueeze(-1)),
     "log_prob": lambda w: SignBernoulli(natural=torch.zeros(4, 3)).log_prob(w),

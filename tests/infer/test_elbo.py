@@ -130,7 +130,9 @@ def vector_model(log_likelihood, prior):
 
 def asymmetric(w):
     """A curved, asymmetric target on four signs."""
-    return 0.7 * torch.sin(2.0 * w[..., 0] + w[..., 1]) - 0.4 * w[..., 1] * w[..., 2] + 0.9 * w[..., 3]
+    return (
+        0.7 * torch.sin(2.0 * w[..., 0] + w[..., 1]) - 0.4 * w[..., 1] * w[..., 2] + 0.9 * w[..., 3]
+    )
 
 
 def test_the_elbo_is_below_the_log_evidence_and_meets_it_at_the_exact_posterior():
@@ -262,7 +264,9 @@ def test_a_prior_that_depends_on_another_binary_site():
     torch.testing.assert_close(
         module.terms().kl.item(), oracles.kl(natural[:2], torch.tensor([0.2, -0.3]))
     )
-    losses = torch.tensor([TraceBinary_ELBO(StraightThrough()).loss(model, guide) for _ in range(800)])
+    losses = torch.tensor(
+        [TraceBinary_ELBO(StraightThrough()).loss(model, guide) for _ in range(800)]
+    )
     assert_within_standard_errors(losses, loss.item())
 
 
@@ -293,7 +297,8 @@ def test_a_continuous_prior_that_depends_on_a_binary_site():
         slopes.append(torch.stack(torch.autograd.grad(loss, [natural, loc])))
     assert_within_standard_errors(torch.stack(draws), kl + nll)
     half = 0.5 * sum(  # dKL/dmu of z: half the difference between the two states
-        sign * torch.distributions.kl_divergence(q, dist.Normal(1.5 * sign, 1.0)) for sign in (1, -1)
+        sign * torch.distributions.kl_divergence(q, dist.Normal(1.5 * sign, 1.0))
+        for sign in (1, -1)
     )
     for_natural = (natural.detach() - 0.4 + half) / torch.cosh(natural.detach()) ** 2
     for_loc = loc.detach() - 1.5 * (2 * p - 1) + (loc.detach() - 0.7) / 0.25
@@ -326,7 +331,9 @@ def test_a_prior_that_depends_on_a_continuous_site():
 
     module = TraceBinary_ELBO(Enumerate())(model, guide)
     draws = [gradients(module, parameters) for _ in range(600)]
-    assert_within_standard_errors(torch.stack([loss.detach() for loss, _ in draws]), expected.detach())
+    assert_within_standard_errors(
+        torch.stack([loss.detach() for loss, _ in draws]), expected.detach()
+    )
     slopes = torch.stack([gradient for _, gradient in draws])
     assert_within_standard_errors(slopes, exact)
     twin = exact.clone()

@@ -1,0 +1,111 @@
+"""Scores against hand computation and torchmetrics."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from bayesbin import BinaryPosterior
+from bayesbin.diagnostics import evaluate, scores
+from bayesbin.nn import to_binary_
+from bayesbin.predict import draw_log_probs, predict
+
+
+def test_by_hand():
+    probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.45, 0.55], [0.3, 0.7]])
+    y = torch.tensor([0, 1, 1, 0])
+    found = scores(probs.log(), y)
+    assert found["accuracy"] == 0.5
+    expected = -(math.log(0.9) + math.log(0.2) + math.log(0.55) + math.log(0.3)) / 4
+    torch.testing.assert_close(found["nll"], expected)
+    # Four confidences in four of the fifteen bins: the gaps average.
+    gaps = [1 - 0.9, 0.8, 1 - 0.55, 0.7]
+    torch.testing.assert_close(found["ece"], sum(gaps) / 4, rtol=1e-6, atol=1e-6)
+
+
+def test_confidences_of_one_bin_are_compared_with_their_common_accuracy():
+    probs = torch.tensor([[0.61, 0.39], [0.65, 0.35], [0.62, 0.38]])
+    y = torch.tensor([0, 1, 0])
+    expected = abs(2 / 3 - (0.61 + 0.65 + 0.62) / 3)
+    torch.testing.assert_close(scores(probs.log(), y)["ece"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_against_torchmetrics(dtype):
+    log_probs = torch.log_softmax(2.0 * torch.randn(300, 5, dtype=dtype), -1)
+    y = torch.randint(5, (300,))
+    found = scores(log_probs, y)
+    accuracy = multiclass_accuracy(log_probs, y, num_classes=5, average="micro")
+    torch.testing.assert_close(found["accuracy"], accuracy.item(), rtol=1e-6, atol=1e-6)
+    ece = multiclass_calibration_error(log_probs.exp().float(), y, num_classes=5, n_bins=15)
+    torch.testing.assert_close(found["ece"], ece.item())
+    nll = nn.functional.nll_loss(log_probs, y).item()
+    torch.testing.assert_close(found["nll"], nll, rtol=1e-6, atol=1e-6)
+
+
+def test_rounding_above_one_is_a_probability_not_a_logit():
+    exact = torch.tensor([[0.0, -20.0], [-0.1, -2.0]], dtype=torch.float32)
+    above = torch.tensor([[1e-7, -20.0], [-0.1, -2.0]], dtype=torch.float32)
+    y = torch.tensor([0, 1])
+    torch.testing.assert_close(scores(above, y)["ece"], scores(exact, y)["ece"])
+
+
+def test_calibrated_predictions_and_an_overconfident_twin():
+    generator = torch.Generator().manual_seed(1)
+    n = 20_000
+    logits = torch.randn(n, 4, generator=generator)
+    probs = torch.softmax(logits, -1)
+    y = torch.multinomial(probs, 1, generator=generator)[:, 0]
+    calibrated = scores(probs.log(), y)
+    overconfident = scores(torch.log_softmax(3.0 * logits, -1), y)
+    # Within 15 bins the accuracy of n_b data varies by less than sqrt(1/4 / n_b): the mean gap of
+    # calibrated predictions is at most sqrt(15 / (4 n)).
+    assert calibrated["ece"] < 2.0 * math.sqrt(15 / (4 * n))
+    assert overconfident["ece"] > 0.1
+    assert overconfident["accuracy"] == calibrated["accuracy"]
+    assert overconfident["nll"] > calibrated["nll"]
+
+
+def test_certain_and_wrong_is_infinite():
+    assert scores(torch.tensor([[0.0, -math.inf]]), torch.tensor([1]))["nll"] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "y", "message"),
+    [
+        (torch.zeros(3), torch.zeros(3).long(), r"log-probabilities \(N, C\) and labels"),
+        (torch.zeros(3, 2), torch.zeros(2).long(), r"got \(3, 2\) and \(2,\)"),
+        (torch.zeros(0, 2), torch.zeros(0).long(), "N at least 1"),
+        (torch.zeros(2, 2), torch.tensor([0, 2]), r"labels in 0 \.\. 1; got 0 \.\. 2"),
+        (torch.zeros(2, 2), torch.tensor([-1, 1]), r"got -1 \.\. 1"),
+    ],
+)
+def test_errors(log_probs, y, message):
+    with pytest.raises(ValueError, match=message):
+        scores(log_probs, y)
+
+
+def test_evaluate():
+    net = to_binary_(nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3)))
+    q = BinaryPosterior({"0.weight": torch.randn(6, 3), "2.weight": torch.randn(3, 6)})
+    x, y = torch.randn(40, 3), torch.randint(3, (40,))
+    found = evaluate(net, q, x, y, num_samples=5, seed=2)
+    assert set(found) == {"mode", "mean", "draws", "num_samples"} and found["num_samples"] == 5
+    assert found["mode"] == scores(predict(net, q, x, num_samples=0).log_probs, y)
+    mean = scores(predict(net, q, x, num_samples=5, seed=2).log_probs, y)
+    single = [scores(one, y) for one in draw_log_probs(net, q, x, 5, seed=2)]
+    for name in ("accuracy", "nll", "ece"):
+        torch.testing.assert_close(found["mean"][name], mean[name])
+        values = torch.tensor([row[name] for row in single])
+        torch.testing.assert_close(found["draws"]["mean"][name], values.mean().item())
+        torch.testing.assert_close(found["draws"]["std"][name], values.std(correction=0).item())
+    # The averaged probabilities are never worse than the draws are on average (Jensen).
+    assert found["mean"]["nll"] <= found["draws"]["mean"]["nll"]
+    one = evaluate(net, q, x, y, num_samples=1)
+    assert all(value == 0.0 for value in one["draws"]["std"].values())
+    with pytest.raises(ValueError, match="num_samples is at least 1; got 0"):
+        evaluate(net, q, x, y, num_samples=0)

@@ -1,0 +1,470 @@
+"""The Bayesian learning rule against its formula, its copies, its limits and its fixed point."""
+
+# A gradient is None until there is one, which the assertion at hand would tell.
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+
+import oracles
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+
+from bayesbin import _numerics
+from bayesbin.distributions import SignBernoulli
+from bayesbin.estimators import Enumerate
+from bayesbin.guides import AutoSignBernoulli
+from bayesbin.infer import TraceBinary_ELBO
+from bayesbin.optim import BayesianLearningRule
+
+
+def parameter(*values: float, dtype: torch.dtype = torch.float64) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values, dtype=dtype))
+
+
+class Reference:
+    """The rule as the formula has it, in float64."""
+
+    def __init__(
+        self, natural: Tensor, lr: float, momentum: float, bound: float = math.inf
+    ) -> None:
+        self.natural, self.lr, self.beta, self.bound = natural.double(), lr, momentum, bound
+        self.average, self.t = torch.zeros_like(self.natural), 0
+
+    def step(self, gradient: Tensor) -> None:
+        self.t += 1
+        natural_gradient = gradient.double() * torch.cosh(self.natural) ** 2
+        self.average = self.beta * self.average + (1 - self.beta) * natural_gradient
+        change = self.lr * self.average / (1 - self.beta**self.t)
+        self.natural = (self.natural - change).clamp(-self.bound, self.bound)
+
+
+def assert_close(got: Tensor, expected: Tensor, rtol: float = 1e-12) -> None:
+    torch.testing.assert_close(got.detach(), expected, rtol=rtol, atol=1e-300)
+
+
+# The formula
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9, 0.99])
+def test_steps_are_exact_to_the_formula(momentum):
+    natural = parameter(0.0, 0.5, -3.0, 8.5, -10.0)
+    rule = BayesianLearningRule([natural], lr=0.03, momentum=momentum)
+    reference = Reference(natural.detach().clone(), 0.03, momentum)
+    for _ in range(12):
+        natural.grad = torch.randn(5) / torch.cosh(natural.detach()) ** 2
+        reference.step(natural.grad)
+        rule.step()
+        assert_close(natural, reference.natural)
+
+
+def test_the_first_step_is_a_full_one_whatever_the_momentum():
+    for momentum in (0.0, 0.9, 0.999):
+        natural = parameter(0.3)
+        natural.grad = torch.tensor([2.0])
+        BayesianLearningRule([natural], lr=0.1, momentum=momentum).step()
+        assert_close(natural, torch.tensor([0.3 - 0.2 * math.cosh(0.3) ** 2]))
+
+
+def test_the_step_is_along_the_gradient_in_mu():
+    # loss = E[f] + kl_weight KL: the step is -lr (grad_mu + kl_weight (lambda - lambda_p)).
+    slope, prior, kl_weight = torch.tensor([1.5, -0.7, 0.2]), torch.tensor([0.5, 0.0, -2.0]), 0.3
+    natural = parameter(0.4, -6.0, 12.0)
+    before = natural.detach().clone()
+    loss = (slope * _numerics.mean(natural)).sum() + kl_weight * _numerics.kl_sum(natural, prior)
+    loss.backward()
+    BayesianLearningRule([natural], lr=0.05).step()
+    assert_close(natural, before - 0.05 * (slope + kl_weight * (before - prior)))
+
+
+def test_groups_have_settings_of_their_own():
+    first, second, third = parameter(0.2, -1.0), parameter(0.7), parameter(2.0)
+    rule = BayesianLearningRule(
+        [
+            {"params": [first], "lr": 0.1},
+            {"params": [second], "momentum": 0.9},
+            {"params": [third], "lr": 5.0, "bound": 1.5},
+        ],
+        lr=0.01,
+    )
+    references = [
+        Reference(first.detach().clone(), 0.1, 0.0),
+        Reference(second.detach().clone(), 0.01, 0.9),
+        Reference(third.detach().clone(), 5.0, 0.0, 1.5),
+    ]
+    for _ in range(5):
+        for one, reference in zip((first, second, third), references, strict=True):
+            one.grad = torch.randn(one.shape)
+            reference.step(one.grad)
+        rule.step()
+    for one, reference in zip((first, second, third), references, strict=True):
+        assert_close(one, reference.natural)
+
+
+def test_a_group_added_later_steps_and_is_checked():
+    natural, later = parameter(0.2), parameter(0.4)
+    rule = BayesianLearningRule([natural], lr=0.1, momentum=0.5)
+    rule.add_param_group({"params": [later], "lr": 0.2})
+    natural.grad, later.grad = torch.zeros(1), torch.ones(1)
+    rule.step()
+    assert_close(later, torch.tensor([0.4 - 0.2 * math.cosh(0.4) ** 2]))
+    with pytest.raises(ValueError, match="momentum is in"):
+        rule.add_param_group({"params": [parameter(0.0)], "momentum": 1.0})
+
+
+def test_schedulers_change_the_step():
+    natural = parameter(0.0)
+    rule = BayesianLearningRule([natural], lr=1.0)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(rule, gamma=0.5)
+    expected = 0.0
+    for t in range(4):
+        natural.grad = torch.tensor([0.01])
+        expected -= 0.5**t * 0.01 * math.cosh(expected) ** 2
+        rule.step()
+        schedule.step()
+    assert_close(natural, torch.tensor([expected]))
+
+
+def test_a_closure_computes_the_gradients_and_its_loss_is_returned():
+    natural = parameter(0.5)
+    rule = BayesianLearningRule([natural], lr=0.1)
+
+    def closure():
+        rule.zero_grad()
+        loss = (2.0 * _numerics.mean(natural)).sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        loss = rule.step(closure)
+    assert loss.item() == pytest.approx(2 * math.tanh(0.5))
+    assert_close(natural, torch.tensor([0.3]))
+    assert rule.step() is None
+
+
+def test_no_gradient_is_no_step_and_a_zero_gradient_is_no_change():
+    for momentum in (0.0, 0.9):
+        idle, still, moved = parameter(0.5, -40.0), parameter(0.5, -40.0), parameter(0.5)
+        rule = BayesianLearningRule([idle, still, moved], lr=0.1, momentum=momentum)
+        still.grad, moved.grad = torch.zeros(2), torch.ones(1)
+        rule.step()
+        assert idle.tolist() == still.tolist() == [0.5, -40.0]
+        assert moved.item() < 0.5
+        assert idle not in rule.state
+    empty = nn.Parameter(torch.empty(0))
+    empty.grad = torch.empty(0)
+    BayesianLearningRule([empty], lr=0.1).step()
+
+
+def test_non_contiguous_parameters_and_gradients():
+    for momentum in (0.0, 0.9):
+        natural = nn.Parameter(torch.randn(4, 3).t())
+        gradient = torch.randn(6, 4)[::2]
+        natural.grad = gradient
+        reference = Reference(natural.detach().clone(), 0.1, momentum)
+        reference.step(gradient)
+        BayesianLearningRule([natural], lr=0.1, momentum=momentum).step()
+        assert_close(natural, reference.natural)
+
+
+# Limits
+
+
+SATURATED = (0.0, 3.0, -8.5, 8.5, -10.0, 10.0, 20.0, -40.0, 40.0)
+
+
+def test_float32_steps_equal_float64_steps_at_saturated_parameters():
+    # Through the package's own backward passes: 5 grad_mu towards the prior's sign and away from it.
+    results = {}
+    for dtype in (torch.float32, torch.float64):
+        natural = parameter(*SATURATED, dtype=dtype)
+        rule = BayesianLearningRule([natural], lr=0.5, momentum=0.9, bound=40.0)
+        for _ in range(10):
+            rule.zero_grad()
+            loss = 5.0 * _numerics.mean(natural).sum()
+            loss = loss + _numerics.kl_sum(natural, torch.tensor(0.3, dtype=dtype))
+            loss.backward()
+            rule.step()
+        assert bool(torch.isfinite(natural).all())
+        results[dtype] = natural.detach().double()
+    torch.testing.assert_close(results[torch.float32], results[torch.float64], rtol=1e-4, atol=1e-4)
+    # They really have moved, all of them by about 10 * 0.5 * (5 + lambda) at first.
+    assert bool(((results[torch.float64] - torch.tensor(SATURATED)).abs() > 1).all())
+
+
+@pytest.mark.parametrize(
+    "dtype, limit", [(torch.float32, 40.0), (torch.bfloat16, 40.0), (torch.float64, 300.0)], ids=str
+)
+def test_the_automatic_bound_of_each_dtype(dtype, limit):
+    natural = parameter(1.0, -1.0, dtype=dtype)
+    natural.grad = torch.tensor([-1e5, 1e5], dtype=dtype)
+    rule = BayesianLearningRule([natural], lr=1.0)
+    rule.step()
+    assert natural.tolist() == [limit, -limit]
+    # And the next natural gradient is finite there.
+    _numerics.kl_sum(natural, torch.zeros((), dtype=dtype)).backward()
+    natural.grad[:] = torch.autograd.grad(_numerics.mean(natural).sum(), natural)[0]
+    rule.step()
+    expected = torch.tensor([limit - 1.0, -limit], dtype=dtype)
+    torch.testing.assert_close(natural.detach(), expected, rtol=0.02, atol=0)
+
+
+def test_bounds():
+    for bound, expected in ((2.0, 2.0), (7, 7.0), (None, 100.5)):
+        natural = parameter(0.5)
+        natural.grad = torch.tensor([-100.0]) / math.cosh(0.5) ** 2
+        BayesianLearningRule([natural], lr=1.0, bound=bound).step()
+        assert natural.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_parameter_that_starts_outside_the_bound_is_brought_to_it(momentum):
+    # At 100 the float32 gradient has underflowed to 0 while 1/F is infinite.
+    natural = parameter(100.0, -100.0, 0.5, dtype=torch.float32)
+    rule = BayesianLearningRule([natural], lr=0.1, momentum=momentum)
+    _numerics.kl_sum(natural, torch.zeros((), dtype=torch.float32)).backward()
+    rule.step()
+    assert natural.tolist() == pytest.approx([40.0, -40.0, 0.45])
+
+
+# The preconditioner
+
+
+def test_a_preconditioner_replaces_the_division_by_fisher():
+    first, second, idle = parameter(0.2, 0.3), parameter(-8.0), parameter(1.0)
+    first.grad, second.grad = torch.tensor([1.0, 2.0]), torch.tensor([3.0])
+    asked = []
+
+    def preconditioner(gradients):
+        asked.append(gradients)
+        return [None if g is None else 10.0 * g for g in gradients]
+
+    rule = BayesianLearningRule(
+        [{"params": [first]}, {"params": [second, idle], "lr": 0.2}],
+        lr=0.1,
+        preconditioner=preconditioner,
+    )
+    rule.step()
+    assert [None if g is None else g.tolist() for g in asked[0]] == [[1.0, 2.0], [3.0], None]
+    assert_close(first, torch.tensor([-0.8, -1.7]))
+    assert_close(second, torch.tensor([-14.0]))
+    assert idle.item() == 1.0
+    assert not any("precond" in key for key in [*rule.state_dict(), *rule.param_groups[0]])
+
+
+def test_a_preconditioner_answers_for_every_parameter():
+    natural = parameter(0.2)
+    natural.grad = torch.ones(1)
+    rule = BayesianLearningRule([natural], lr=0.1, preconditioner=lambda gradients: [])
+    with pytest.raises(ValueError, match=r"returned 0 gradients for 1 parameters.*in order"):
+        rule.step()
+
+
+def halve(gradients):
+    return [0.5 * g for g in gradients]
+
+
+def test_copies_step_as_the_original_does():
+    for preconditioner in (None, halve):
+        natural = parameter(0.3, -2.0)
+        rule = BayesianLearningRule([natural], lr=0.1, momentum=0.9, preconditioner=preconditioner)
+        natural.grad = torch.ones(2)
+        rule.step()
+        copies = [copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))]
+        rule.step()
+        for copied in copies:
+            (own,) = copied.param_groups[0]["params"]
+            assert own is not natural
+            own.grad = torch.ones(2)
+            copied.step()
+            assert torch.equal(own, natural)
+
+
+# State
+
+
+def training(dtype: torch.dtype = torch.float32):
+    natural = [parameter(0.3, -2.0, 9.0, dtype=dtype), parameter(0.1, dtype=dtype)]
+    rule = BayesianLearningRule(
+        [{"params": natural[:1]}, {"params": natural[1:], "momentum": 0.5, "bound": None}],
+        lr=0.1,
+        momentum=0.9,
+    )
+    schedule = torch.optim.lr_scheduler.StepLR(rule, step_size=3, gamma=0.7)
+    return natural, rule, schedule
+
+
+def run(natural, rule, schedule, steps: range) -> None:
+    for t in steps:
+        generator = torch.Generator().manual_seed(t)
+        for one in natural:
+            noise = torch.randn(one.shape, generator=generator, dtype=one.dtype)
+            one.grad = noise * _numerics.variance(one.detach())
+        rule.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_state_survives_a_file_bit_for_bit(dtype):
+    whole = training(dtype)
+    run(*whole, range(10))
+    first = training(dtype)
+    run(*first, range(5))
+    file = io.BytesIO()
+    state = {
+        "natural": [one.detach() for one in first[0]],
+        "rule": first[1].state_dict(),
+        "schedule": first[2].state_dict(),
+    }
+    torch.save(state, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    second = training(dtype)
+    with torch.no_grad():
+        for one, value in zip(second[0], loaded["natural"], strict=True):
+            one.copy_(value)
+    second[1].load_state_dict(loaded["rule"])
+    second[2].load_state_dict(loaded["schedule"])
+    run(*second, range(5, 10))
+    for one, other in zip(whole[0], second[0], strict=True):
+        assert torch.equal(one, other)
+    assert second[1].param_groups[1]["bound"] is None
+    for state in second[1].state.values():
+        assert state["step"].item() == 10 and state["momentum_buffer"].dtype == dtype
+
+
+def test_loading_keeps_the_preconditioner():
+    natural = parameter(0.3)
+    rule = BayesianLearningRule([natural], lr=0.1, preconditioner=halve)
+    rule.load_state_dict(rule.state_dict())
+    natural.grad = torch.ones(1)
+    rule.step()
+    assert_close(natural, torch.tensor([0.25]))
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lr": -0.1}, "lr is a number of at least 0, such as 0.05 / dataset_size; got -0.1"),
+        ({"lr": math.nan}, "lr is a number"),
+        ({"lr": torch.tensor(0.1)}, "lr is a number"),
+        ({"lr": 0.1, "momentum": 1.0}, r"momentum is in \[0, 1\); got 1.0"),
+        ({"lr": 0.1, "momentum": -0.1}, r"momentum is in \[0, 1\); got -0.1"),
+        ({"lr": 0.1, "bound": 0.0}, 'bound is a positive number, "auto" or None'),
+        ({"lr": 0.1, "bound": -5}, 'bound is a positive number, "auto" or None'),
+        ({"lr": 0.1, "bound": "off"}, "bound is a positive number.*got 'off'"),
+    ],
+)
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        BayesianLearningRule([parameter(0.0)], **options)
+
+
+def test_parameters_are_needed_and_of_a_known_dtype():
+    with pytest.raises(ValueError, match=r"got no parameters.*guide\.natural_parameters\(\)"):
+        BayesianLearningRule(iter(()), lr=0.1)
+    with pytest.raises(ValueError, match=r"float32, float64 or bfloat16; got torch\.float16"):
+        BayesianLearningRule([parameter(0.0, dtype=torch.float16)], lr=0.1)
+
+
+# The fixed point
+
+
+X = torch.tensor(
+    [[0.9, -0.4, 0.2, 0.7, -0.3, 0.5], [-0.6, 0.8, 0.5, -0.2, 0.9, 0.1], [0.3, 0.3, -0.8, 0.6, 0.4, -0.7]],
+    dtype=torch.float64,
+)  # fmt: skip
+Y = torch.tensor([0.9, -0.5, 0.3], dtype=torch.float64)
+PRIOR = torch.tensor([0.2, -0.3, 0.0, 0.5, -0.1, 0.4], dtype=torch.float64)
+
+
+def log_likelihood(w: Tensor) -> Tensor:
+    return dist.Normal(torch.tanh(0.8 * (X @ w)), 0.5).log_prob(Y).sum()
+
+
+def model():
+    w = pyro.sample("w", SignBernoulli(natural=PRIOR).to_event(1))
+    with pyro.plate("data", 3):
+        pyro.sample("y", dist.Normal(torch.tanh(0.8 * (X @ w)), 0.5), obs=Y)
+
+
+@pytest.fixture(scope="module")
+def optimum() -> Tensor:
+    """lambda = lambda_p + grad_mu E_q[log p(y|w)], which is lambda_p - grad_mu E_q[L]."""
+    return oracles.mean_field_optimum(log_likelihood, PRIOR, start=PRIOR)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3])
+def test_with_enumeration_it_converges_to_the_mean_field_optimum(momentum, optimum):
+    guide = AutoSignBernoulli(model, init_scale=0.1)
+    loss = TraceBinary_ELBO(Enumerate())(model, guide)
+    rule = BayesianLearningRule(guide.natural_parameters(), lr=0.8, momentum=momentum)
+    for _ in range(50):
+        rule.zero_grad()
+        loss().backward()
+        rule.step()
+    (natural,) = guide.natural_parameters()
+    torch.testing.assert_close(natural.detach(), optimum, rtol=1e-6, atol=1e-6)
+    # The optimum is a real one: neither the prior nor symmetric, and below the log evidence.
+    assert (optimum - PRIOR).abs().max() > 0.3
+    elbo = oracles.expectation(log_likelihood, optimum) - oracles.kl(optimum, PRIOR)
+    assert loss().item() == pytest.approx(-elbo, abs=1e-8)
+    assert elbo < oracles.log_evidence(log_likelihood, PRIOR)
+
+
+def test_with_learning_rate_one_a_step_is_the_fixed_point_map():
+    guide = AutoSignBernoulli(model, init_scale=0.5)
+    (natural,) = guide.natural_parameters()
+    before = natural.detach().clone()
+    rule = BayesianLearningRule([natural], lr=1.0)
+    TraceBinary_ELBO(Enumerate())(model, guide)().backward()
+    rule.step()
+    values = oracles.table(log_likelihood, 6)
+    torch.testing.assert_close(natural.detach(), PRIOR + oracles.gradient_in_mean(values, before))
+
+
+def test_in_pyros_svi(optimum):
+    guide = AutoSignBernoulli(model, init_scale=0.1)
+    rule = PyroOptim(BayesianLearningRule, {"lr": 0.4, "momentum": 0.5})
+    svi = SVI(model, guide, rule, TraceBinary_ELBO(Enumerate()))
+    for _ in range(40):
+        svi.step()
+    (natural,) = guide.natural_parameters()
+    torch.testing.assert_close(natural.detach(), optimum, rtol=1e-4, atol=1e-4)
+
+
+def test_beside_adam_in_one_training_run():
+    def mixed():
+        w = pyro.sample("w", SignBernoulli(natural=PRIOR).to_event(1))
+        noise = pyro.sample("noise", dist.LogNormal(0.0, 0.5))
+        with pyro.plate("data", 3):
+            pyro.sample("y", dist.Normal(X @ w, noise), obs=Y)
+
+    guide = AutoSignBernoulli(mixed, init_scale=0.0)
+    loss = TraceBinary_ELBO(Enumerate())(mixed, guide)
+    rule = BayesianLearningRule(guide.natural_parameters(), lr=0.1)
+    adam = torch.optim.Adam(guide.real_parameters(), lr=0.02)
+    before = [one.detach().clone() for one in guide.parameters()]
+    losses = []
+    for _ in range(25):
+        rule.zero_grad()
+        adam.zero_grad()
+        value = loss()
+        value.backward()
+        rule.step()
+        adam.step()
+        losses.append(value.item())
+    assert sum(losses[-5:]) < sum(losses[:5])
+    assert all(not torch.equal(a, b) for a, b in zip(before, guide.parameters(), strict=True))
