@@ -11,12 +11,10 @@ information F = sech^2(lambda) formed from ``exp(-2|lambda|)``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 LOG_2 = math.log(2.0)
@@ -44,14 +42,14 @@ def _tail(magnitude: Tensor) -> Tensor:
     return 2.0 * torch.sigmoid(-2.0 * magnitude)
 
 
-def _sign(natural: Tensor) -> Tensor:
+def sign_of(natural: Tensor) -> Tensor:
     """The sign of lambda, +1 at lambda = 0 (the mode's convention), as a float tensor."""
     return torch.where(natural >= 0, 1.0, -1.0).to(natural.dtype)
 
 
 def _magnitude(natural: Tensor) -> Tensor:
     """|lambda| for formulas that autograd differentiates: ``abs`` has the gradient 0 at 0, not +-1."""
-    return natural * _sign(natural)
+    return natural * sign_of(natural)
 
 
 class _Mean(torch.autograd.Function):
@@ -61,7 +59,7 @@ class _Mean(torch.autograd.Function):
         return torch.tanh(natural)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (natural,) = ctx.saved_tensors
         return grad * _fisher(natural)
 
@@ -79,7 +77,7 @@ class _Variance(torch.autograd.Function):
             return _fisher(natural)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (natural,) = ctx.saved_tensors
         return -2.0 * grad * torch.tanh(natural) * _fisher(natural)
 
@@ -97,7 +95,7 @@ class _LogPartition(torch.autograd.Function):
         return magnitude + softplus(-2.0 * magnitude)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (natural,) = ctx.saved_tensors
         return grad * mean(natural)
 
@@ -111,16 +109,16 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, natural: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(natural, value)
-        sign, magnitude = _sign(natural), natural.abs()
+        sign, magnitude = sign_of(natural), natural.abs()
         return magnitude * (value * sign - 1.0) - softplus(-2.0 * magnitude)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         natural, value = ctx.saved_tensors
         for_natural = for_value = None
         if ctx.needs_input_grad[0]:
             # The score w - mu = (w - s) + s (1 - tanh|lambda|): at a drawn w = s only the tail is left.
-            sign = _sign(natural)
+            sign = sign_of(natural)
             score = (value - sign) + sign * _tail(_magnitude(natural))
             for_natural = (grad * score).sum_to_size(natural.shape)
         if ctx.needs_input_grad[1]:
@@ -141,7 +139,7 @@ class _Entropy(torch.autograd.Function):
         return softplus(-2.0 * magnitude) + magnitude * _tail(magnitude)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (natural,) = ctx.saved_tensors
         return -grad * natural * _fisher(natural)
 
@@ -155,7 +153,7 @@ def _kl_value(natural: Tensor, prior: Tensor) -> Tensor:
     # With s the sign of lambda, a = |lambda|, b = s lambda_p:
     # KL = softplus(-2b) - softplus(-2a) + 2 sigmoid(-2a) (b - a); no two large numbers are subtracted.
     magnitude = natural.abs()
-    aligned = prior * _sign(natural)
+    aligned = prior * sign_of(natural)
     return (
         softplus(-2.0 * aligned)
         - softplus(-2.0 * magnitude)
@@ -170,7 +168,7 @@ class _KL(torch.autograd.Function):
         return _kl_value(natural, prior)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         natural, prior = ctx.saved_tensors
         for_natural = for_prior = None
         if ctx.needs_input_grad[0]:
@@ -187,13 +185,13 @@ def _mean_difference(first: Tensor, second: Tensor) -> Tensor:
     magnitude and d = |a - b| = h - l, it is (1 - exp(-2d)) (1 - tanh(l)) sigmoid(2h) in magnitude.
     """
     gap = first - second
-    direction = _sign(gap)
+    direction = sign_of(gap)
     one, other = _magnitude(first), _magnitude(second)
     closeness = -direction * torch.expm1(-2.0 * direction * gap)
     near = closeness * _tail(torch.minimum(one, other))
     near = near * torch.sigmoid(2.0 * torch.maximum(one, other))
     far = torch.tanh(first) - torch.tanh(second)
-    return torch.where(_sign(first) == _sign(second), near, far)
+    return torch.where(sign_of(first) == sign_of(second), near, far)
 
 
 def kl_divergence(natural: Tensor, prior: Tensor) -> Tensor:
@@ -235,7 +233,7 @@ class _RelaxedSigns(torch.autograd.Function):
         return torch.tanh(shifted / temperature)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         shifted, temperature = ctx.saved_tensors
         scaled = shifted / temperature
         for_scaled = grad * _fisher(scaled)
@@ -248,114 +246,3 @@ class _RelaxedSigns(torch.autograd.Function):
 def relaxed_signs(shifted: Tensor, temperature: Tensor) -> Tensor:
     """w_r = tanh((lambda + delta) / tau) given lambda + delta; the gradient carries sech^2 in log space."""
     return _RelaxedSigns.apply(shifted, temperature)
-
-
-# Elementwise chains over ten million weights are bound by memory traffic, not arithmetic: the two
-# functions below work through the weights in blocks whose temporaries stay in the cache.
-_BLOCK = 1 << 18
-
-
-def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Matching blocks of contiguous tensors of one shape; a single block where one is not contiguous."""
-    if not all(tensor.is_contiguous() for tensor in tensors):
-        return iter([tensors])
-    return zip(*(tensor.view(-1).split(_BLOCK) for tensor in tensors), strict=True)
-
-
-def _decay(natural: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """|lambda|, e = exp(-2|lambda|) and r = 1 / (1 + e), from which everything else is formed."""
-    magnitude = natural.abs()
-    decay = torch.mul(magnitude, -2.0).exp_()
-    return magnitude, decay, decay.add(1.0).reciprocal_()
-
-
-class _Moments(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, natural: Tensor) -> tuple[Tensor, Tensor]:
-        mu, fisher = torch.empty_like(natural), torch.empty_like(natural)
-        for lam, m, f in _blocks(natural, mu, fisher):
-            _, decay, r = _decay(lam)
-            torch.copysign(r.mul(2.0).sub_(1.0), lam, out=m)  # (1 - e) / (1 + e) = 2 r - 1
-            torch.mul(decay.mul_(4.0), r.square_(), out=f)
-        ctx.save_for_backward(mu, fisher)
-        return mu, fisher
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:  # type: ignore[override]
-        mu, fisher = ctx.saved_tensors
-        result = torch.empty_like(mu)
-        for gm, gv, m, f, out in _blocks(grad_mean, grad_variance, mu, fisher, result):
-            torch.addcmul(gm, gv, m, value=-2.0, out=out)
-            out.mul_(f)
-        return result
-
-
-def moments(natural: Tensor) -> tuple[Tensor, Tensor]:
-    """(mu, F) = (tanh(lambda), sech^2(lambda)) of a large layer; first derivatives only.
-
-    mu is exact to one rounding of 1 (not of mu itself), F to a few roundings of F.
-    """
-    return _Moments.apply(natural)  # type: ignore[return-value]
-
-
-class _KLSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, natural: Tensor, prior: Tensor) -> Tensor:
-        slope = torch.empty_like(natural)
-        total = torch.zeros((), dtype=torch.float64, device=natural.device)
-        if prior.numel() == 1:
-            blocks = ((lam, prior.reshape(()), out) for lam, out in _blocks(natural, slope))
-        else:
-            blocks = _blocks(natural, prior.expand_as(natural).contiguous(), slope)
-        uniform = prior.numel() == 1 and not prior.any()
-        for lam, lam_p, out in blocks:
-            # As _kl_value: softplus(-2 s lambda_p) - log1p(e) + 2 e r (s lambda_p - |lambda|).
-            magnitude, decay, r = _decay(lam)
-            value = torch.log1p(decay).neg_()
-            torch.mul(decay, r, out=out)
-            if uniform:
-                value.add_(LOG_2).addcmul_(out, magnitude, value=-2.0)
-                out.mul_(lam)
-            else:
-                aligned = _sign(lam) * lam_p
-                value.add_(softplus(-2.0 * aligned)).addcmul_(out, aligned - magnitude, value=2.0)
-                out.mul_(lam - lam_p)
-            # The slope (lambda - lambda_p) F, F = 4 e r^2, costs little beside the value: kept.
-            out.mul_(r.mul_(4.0))
-            total += value.sum(dtype=torch.float64)
-        ctx.save_for_backward(slope)
-        return total.to(natural.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (slope,) = ctx.saved_tensors
-        return slope * grad, None
-
-
-def kl_sum(natural: Tensor, prior: Tensor) -> Tensor:
-    """The sum of ``kl_divergence`` over the weights, in one pass for large layers.
-
-    Where the prior is itself learned or drawn, the elementwise form carries its gradient too.
-    """
-    if prior.requires_grad:
-        return kl_divergence(*torch.broadcast_tensors(natural, prior)).sum()
-    return _KLSum.apply(natural, prior)
-
-
-def over_fisher(gradient: Tensor, natural: Tensor, bound: float | None = None) -> Tensor:
-    """gradient / F, the natural gradient, without a graph.
-
-    1/F = cosh^2(lambda); in float32 it is finite up to |lambda| of about 44. With a bound, F is taken
-    at lambda clamped to it, so that a gradient that has underflowed to 0 stays 0 and is not NaN.
-    """
-    result = torch.empty_like(gradient, memory_format=torch.contiguous_format)
-    for lam, g, out in _blocks(natural.detach(), gradient, result):
-        # 4 / F = (exp(lambda) + exp(-lambda))^2: no intermediate exceeds the result.
-        if bound is None:
-            torch.exp(lam, out=out)
-        else:
-            torch.clamp(lam, -bound, bound, out=out).exp_()
-        out.add_(out.reciprocal()).square_().mul_(0.25).mul_(g)
-    return result

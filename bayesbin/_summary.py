@@ -50,5 +50,7 @@ class Summary:
                 f"{row.mean_abs_mu:>9.3f}  {row.entropy_bits:>20.3f}  {row.kl_bits:>10.1f}  "
                 f"{row.saturated:>11.1%}"
             )
-        lines.append("binary weights themselves: posterior.binary_state_dict(), or mode_network(net)")
+        lines.append(
+            "binary weights themselves: posterior.binary_state_dict(), or mode_network(net)"
+        )
         return "\n".join(lines)

@@ -139,7 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = _verb(verbs, "demo", _demo, "train on generated data and draw a picture of it")
     demo.set_defaults(on_interrupt="The same command starts anew.")
     demo.add_argument("name", choices=("two-moons", "regression"))
-    demo.add_argument("--out", metavar="PNG", help="the picture: .png, .pdf or .svg (default: NAME.png)")
+    demo.add_argument(
+        "--out", metavar="PNG", help="the picture: .png, .pdf or .svg (default: NAME.png)"
+    )
     demo.add_argument("--epochs", type=int, help="training steps (default: what the picture needs)")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -148,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(on_interrupt="The same command continues from the last checkpoint.")
     train.add_argument("dataset", metavar="DATASET", choices=_NAMES, help=", ".join(_NAMES))
     train.add_argument("--data", metavar="FOLDER", help=_DATA_HELP)
-    train.add_argument("--out", metavar="DIR", required=True, help="folder of the run; continued if begun")
+    train.add_argument(
+        "--out", metavar="DIR", required=True, help="folder of the run; continued if begun"
+    )
     train.add_argument("--guide", help="mean-field (default)")
     train.add_argument(
         "--estimator", help="local-reparameterization (default), straight-through or concrete"
@@ -185,7 +189,9 @@ def _parser() -> argparse.ArgumentParser:
 def _verb(verbs: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
     # No abbreviated options: a later option must not change what a script means.
     parser = verbs.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, and nothing else, on stdout"
+    )
     parser.set_defaults(verb=run)
     return parser
 

@@ -226,9 +226,7 @@ def regression_demo(
             ),
         },
         uncertainty={
-            "epistemic sd": {
-                k: p.epistemic.mean().sqrt().item() for k, p in predictions.items()
-            },
+            "epistemic sd": {k: p.epistemic.mean().sqrt().item() for k, p in predictions.items()},
             "noise sd": {k: p.aleatoric.mean().sqrt().item() for k, p in predictions.items()},
         },
         units={"nll": "nats", "rmse": "units of y"},

@@ -141,7 +141,10 @@ def plot_two_moons(
     :raises ValueError: for a prediction that is not one for two classes at these points.
     """
     expected = (len(area.points), 2)
-    if tuple(mean.log_probs.shape) != expected or not len(straight_through) == len(mode) == expected[0]:
+    if (
+        tuple(mean.log_probs.shape) != expected
+        or not len(straight_through) == len(mode) == expected[0]
+    ):
         came = f"{tuple(mean.log_probs.shape)}, {len(straight_through)} and {len(mode)} points"
         raise ValueError(f"expected predictions {expected} on the grid, got {came}; predict there.")
     with matplotlib.rc_context(_STYLE):

@@ -39,7 +39,9 @@ class RealPosterior:
 
     def at(self, noise: Tensor | float) -> Tensor:
         """The value whose unconstrained image lies ``noise`` scales from the location."""
-        return self.support.transform(self.loc + self.scale * noise)
+        value = self.support.transform(self.loc + self.scale * noise)
+        assert value is not None
+        return value
 
     def law(self) -> Any:
         """The law as a Pyro distribution, elementwise."""
@@ -152,7 +154,9 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
     def kl(self, prior: Mapping[str, SignBernoulli] | None = None) -> dict[str, Tensor]:
         """KL(q||p) of the signs of each site in nats; the prior is uniform where none is given."""
         if prior is None:
-            prior = {site: SignBernoulli(natural=torch.zeros_like(q.natural)) for site, q in self.items()}
+            prior = {
+                site: SignBernoulli(natural=torch.zeros_like(q.natural)) for site, q in self.items()
+            }
         return {site: kl_divergence(q, prior[site]).sum() for site, q in self.items()}
 
     def summary(self, prior: Mapping[str, SignBernoulli] | None = None) -> Summary:

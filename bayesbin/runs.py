@@ -98,7 +98,9 @@ class RunConfig:
             object.__setattr__(self, "epochs", EPOCHS.get(self.dataset, 20))
         for name in ("width", "depth", "epochs", "batch_size", "num_samples"):
             if not (isinstance(value := getattr(self, name), int) and value >= 1):
-                raise ValueError(f"expected {name} to be a whole number of at least 1; got {value}.")
+                raise ValueError(
+                    f"expected {name} to be a whole number of at least 1; got {value}."
+                )
         for name in ("lr", "temperature"):
             if not 0 < (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"expected {name} to be a positive number; got {value}.")
@@ -146,7 +148,9 @@ def train_run(
     folder = Path(folder)
     if finished := _begun(folder, config):
         return finished
-    splits = data.load(config.dataset, None if data_folder is None else Path(data_folder), config.data_seed)
+    splits = data.load(
+        config.dataset, None if data_folder is None else Path(data_folder), config.data_seed
+    )
     held, validation = splits.hold_out(config.validation, config.data_seed)
     train = held.train
     record: dict[str, Any] = {
@@ -185,13 +189,17 @@ def train_run(
         schedulers=[CosineAnnealingLR(optimizer, config.epochs) for optimizer in optimizers],
         validation=data.Batches(validation, 1000, shuffle=False),
         # About ten times in all, and after the last epoch in any case.
-        validate_every=next(d for d in range(max(config.epochs // 10, 1), 0, -1) if config.epochs % d == 0),
+        validate_every=next(
+            d for d in range(max(config.epochs // 10, 1), 0, -1) if config.epochs % d == 0
+        ),
         checkpoint_dir=folder / CHECKPOINTS,
         seed=config.seed,
         progress=progress,
     )
     history = json.loads(result.to_json())["history"]
-    scored = {k.removeprefix("validation_"): v for k, v in history[-1].items() if "validation_" in k}
+    scored = {
+        k.removeprefix("validation_"): v for k, v in history[-1].items() if "validation_" in k
+    }
     record |= {
         "history": history,
         "validation": scored,
@@ -216,7 +224,9 @@ def evaluate_run(
         those of the run.
     """
     config = run.config
-    splits = data.load(config.dataset, None if data_folder is None else Path(data_folder), config.data_seed)
+    splits = data.load(
+        config.dataset, None if data_folder is None else Path(data_folder), config.data_seed
+    )
     if (digest := _data_digest(splits)) != run.record["data"]["sha256"]:
         wanted = f"the {config.dataset} data that the run was trained on"
         came = f"others (SHA-256 {digest[:12]}...); name their folder"
@@ -244,7 +254,9 @@ def save_run(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().contiguous().clone() for name, tensor in net.state_dict().items()}
+    state = {
+        name: tensor.detach().contiguous().clone() for name, tensor in net.state_dict().items()
+    }
     posterior.save(folder / POSTERIOR)
     write_atomically(folder / NETWORK, safetensors.torch.save(state))
     digests = {name: sha256((folder / name).read_bytes()) for name in (POSTERIOR, NETWORK)}
@@ -262,8 +274,12 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     record = _read_record(folder)
     if not record["finished"]:
         remedy = "run the same training again to continue it"
-        raise ValueError(f"expected a finished run, got one that was interrupted in {folder}; {remedy}.")
-    payloads = {name: _read_verified(folder / name, digest) for name, digest in record["files"].items()}
+        raise ValueError(
+            f"expected a finished run, got one that was interrupted in {folder}; {remedy}."
+        )
+    payloads = {
+        name: _read_verified(folder / name, digest) for name, digest in record["files"].items()
+    }
     net = _network(record["architecture"])
     net.load_state_dict(safetensors.torch.load(payloads[NETWORK]))
     posterior = BinaryPosterior.load(folder / POSTERIOR)
@@ -320,7 +336,9 @@ def _begun(folder: Path, config: RunConfig) -> Run | None:
     record = _read_record(folder)
     saved = asdict(_config(record))
     different = [
-        f"{name} {saved[name]} there, {now} now" for name, now in asdict(config).items() if saved[name] != now
+        f"{name} {saved[name]} there, {now} now"
+        for name, now in asdict(config).items()
+        if saved[name] != now
     ]
     if different:
         remedy = "use the same settings to continue it, or name another folder"
@@ -339,7 +357,9 @@ def _config(record: Mapping[str, Any]) -> RunConfig:
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
     content = {"format": FORMAT, "version": VERSION, **record}
     content["sha256"] = sha256(_canonical(content))
-    write_atomically(folder / RECORD, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
+    write_atomically(
+        folder / RECORD, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
+    )
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -357,7 +377,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
         came = f"version {record.get('version')}; read it with the bayesbin that wrote it"
         raise ValueError(f"{path}: expected version {VERSION} of a run, got {came}.")
     if record.pop("sha256", None) != sha256(_canonical(record)):
-        raise CorruptFileError(path, "its contents do not match their digest; restore it from a copy.")
+        raise CorruptFileError(
+            path, "its contents do not match their digest; restore it from a copy."
+        )
     return record
 
 
@@ -369,9 +391,13 @@ def _read_verified(path: Path, digest: str) -> bytes:
     try:
         payload = path.read_bytes()
     except FileNotFoundError as error:
-        raise CorruptFileError(path, "it is missing from the run; restore it from a copy.") from error
+        raise CorruptFileError(
+            path, "it is missing from the run; restore it from a copy."
+        ) from error
     if sha256(payload) != digest:
-        raise CorruptFileError(path, "it does not match the digest in the run; restore it from a copy.")
+        raise CorruptFileError(
+            path, "it does not match the digest in the run; restore it from a copy."
+        )
     return payload
 
 

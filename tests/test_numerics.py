@@ -11,7 +11,7 @@ import torch
 from mpmath import mpf
 from torch import Tensor
 
-from bayesbin import _numerics
+from bayesbin import _fused, _numerics
 
 MAGNITUDES = (0.5, 3.0, 8.5, 10.0, 20.0, 40.0, 100.0)  # all of them exact in bfloat16
 GRID = [0.0, *MAGNITUDES, *(-m for m in MAGNITUDES)]
@@ -221,23 +221,23 @@ NATURAL_GRADIENT_GRID = [0.0, 3.0, 8.0, 10.0, 20.0, -3.0, -8.0, -10.0, -20.0]
 def natural_gradient(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
     natural = torch.tensor(NATURAL_GRADIENT_GRID, dtype=dtype)
     _, slope = with_gradient(function, natural)
-    return _numerics.over_fisher(slope, natural)
+    return _fused.over_fisher(slope, natural)
 
 
 @pytest.mark.parametrize(
     "function",
     [
         _numerics.mean,
-        lambda x: _numerics.moments(x)[0],
+        lambda x: _fused.moments(x)[0],
         lambda x: 3.0 * _numerics.mean(x) - 0.5 * _numerics.mean(x) ** 2,
         _numerics.variance,
-        lambda x: _numerics.moments(x)[1],
+        lambda x: _fused.moments(x)[1],
         _numerics.log_partition,
         _numerics.entropy,
         lambda x: _numerics.kl_divergence(x, torch.full_like(x, 0.7)),
-        lambda x: _numerics.kl_sum(x, torch.tensor(0.7, dtype=x.dtype)),
-        lambda x: _numerics.kl_sum(x, torch.zeros((), dtype=x.dtype)),
-        lambda x: _numerics.kl_sum(x, torch.linspace(-2, 2, len(x), dtype=x.dtype)),
+        lambda x: _fused.kl_sum(x, torch.tensor(0.7, dtype=x.dtype)),
+        lambda x: _fused.kl_sum(x, torch.zeros((), dtype=x.dtype)),
+        lambda x: _fused.kl_sum(x, torch.linspace(-2, 2, len(x), dtype=x.dtype)),
         lambda x: _numerics.log_prob(x, torch.ones_like(x)),
         lambda x: _numerics.log_prob(x, -torch.ones_like(x)),
         # Noise that leaves lambda + delta near 0: the weights that a Concrete draw moves.
@@ -268,12 +268,12 @@ def test_autograd_through_one_minus_tanh_squared_would_fail_that_test():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Block boundaries at a size that is cheap to straddle."""
-    monkeypatch.setattr(_numerics, "_BLOCK", 128)
+    monkeypatch.setattr(_fused, "_BLOCK", 128)
 
 
 def layouts() -> dict[str, Tensor]:
     """Natural parameters of all sizes and memory layouts that a layer may bring."""
-    block = _numerics._BLOCK
+    block = _fused._BLOCK
     long = 5.0 * torch.randn(block + 3)
     matrix = 5.0 * torch.randn(6, 5)
     return {
@@ -297,7 +297,7 @@ def layouts() -> dict[str, Tensor]:
 def test_moments_are_mean_and_variance(layout, small_blocks):
     natural = layouts()[layout].detach().requires_grad_()
     upstream = torch.randn(2, *natural.shape)
-    mu, fisher = _numerics.moments(natural)
+    mu, fisher = _fused.moments(natural)
     plain = _numerics.mean(natural), _numerics.variance(natural)
     # mu is good to a rounding of 1, as documented: enough for a mean that is added to others.
     torch.testing.assert_close(mu, plain[0], rtol=0, atol=4e-16)
@@ -307,7 +307,7 @@ def test_moments_are_mean_and_variance(layout, small_blocks):
         (plain[0] * upstream[0] + plain[1] * upstream[1]).sum(), natural
     )
     # A non-contiguous gradient from above, as an expanded sum sends it.
-    (ones,) = torch.autograd.grad(_numerics.moments(natural)[0].sum(), natural)
+    (ones,) = torch.autograd.grad(_fused.moments(natural)[0].sum(), natural)
     # The two contributions may cancel; the error is measured against their sizes.
     sizes = (upstream[0].abs() + 2.0 * upstream[1].abs()) * plain[1].detach()
     assert bool(((fused - simple).abs() <= 1e-14 * sizes).all())
@@ -316,7 +316,7 @@ def test_moments_are_mean_and_variance(layout, small_blocks):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_moments_saturate_as_the_plain_forms_do(dtype):
-    mu, fisher = _numerics.moments(torch.tensor(GRID, dtype=dtype))
+    mu, fisher = _fused.moments(torch.tensor(GRID, dtype=dtype))
     eps = torch.finfo(dtype).eps
     assert bool(((mu.double() - oracle(mean, GRID)).abs() <= 2 * eps).all())
     assert_relative(fisher, oracle(variance, GRID), roundings=8)
@@ -340,7 +340,7 @@ def test_kl_sum_is_the_sum_of_kl_divergence(layout, small_blocks):
     for name, prior in priors(natural).items():
         if natural.dim() == 0 and prior.dim():
             continue
-        fused = _numerics.kl_sum(natural, prior)
+        fused = _fused.kl_sum(natural, prior)
         plain = _numerics.kl_divergence(*torch.broadcast_tensors(natural, prior)).sum()
         assert fused.shape == () and fused.dtype == natural.dtype
         torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-13, msg=name)
@@ -352,7 +352,7 @@ def test_kl_sum_is_the_sum_of_kl_divergence(layout, small_blocks):
 def test_kl_sum_gives_a_learned_prior_its_gradient():
     natural = torch.randn(5, 2, requires_grad=True)
     for prior in (torch.tensor(0.4, requires_grad=True), torch.randn(5, 2, requires_grad=True)):
-        (slope,) = torch.autograd.grad(_numerics.kl_sum(natural, prior), prior)
+        (slope,) = torch.autograd.grad(_fused.kl_sum(natural, prior), prior)
         expected = (torch.tanh(prior) - torch.tanh(natural)).detach()
         torch.testing.assert_close(slope, expected.sum_to_size(prior.shape))
 
@@ -361,7 +361,7 @@ def test_kl_sum_adds_up_in_float64():
     # A million equal float32 terms, added one by one in float32, would lose the third digit.
     natural = torch.full((1_000_000,), 0.4, dtype=torch.float32)
     one = float(kl(mpf(natural[0].item()), mpf(0)))
-    total = _numerics.kl_sum(natural, torch.zeros((), dtype=torch.float32))
+    total = _fused.kl_sum(natural, torch.zeros((), dtype=torch.float32))
     assert total.item() == pytest.approx(one * 1e6, rel=1e-6)
 
 
@@ -369,7 +369,7 @@ def test_kl_sum_adds_up_in_float64():
 def test_kl_sum_at_saturated_laws_in_low_precision(dtype):
     natural = torch.tensor(GRID, dtype=dtype, requires_grad=True)
     for prior in (0.0, 0.5, 100.0, -100.0):
-        total = _numerics.kl_sum(natural, torch.tensor(prior, dtype=dtype))
+        total = _fused.kl_sum(natural, torch.tensor(prior, dtype=dtype))
         (slope,) = torch.autograd.grad(total, natural)
         expected = oracle(kl, GRID, [prior] * len(GRID)).sum()
         assert total.item() == pytest.approx(expected.item(), rel=4 * torch.finfo(dtype).eps)
@@ -383,13 +383,13 @@ def test_over_fisher_divides_by_the_variance(layout, small_blocks):
     natural = layouts()[layout]
     gradient = torch.randn(natural.shape)
     before = natural.clone(), gradient.clone()
-    result = _numerics.over_fisher(gradient, natural)
+    result = _fused.over_fisher(gradient, natural)
     torch.testing.assert_close(result, gradient / _numerics.variance(natural), rtol=1e-13, atol=0)
     assert torch.equal(natural, before[0]) and torch.equal(gradient, before[1])
     if gradient.dim() == 2:
         crossed = torch.randn(gradient.shape[::-1]).t()
         torch.testing.assert_close(
-            _numerics.over_fisher(crossed, natural), crossed / _numerics.variance(natural),
+            _fused.over_fisher(crossed, natural), crossed / _numerics.variance(natural),
             rtol=1e-13, atol=0,
         )  # fmt: skip
 
@@ -397,12 +397,12 @@ def test_over_fisher_divides_by_the_variance(layout, small_blocks):
 def test_over_fisher_within_its_bound_stays_finite_where_the_gradient_has_underflowed():
     natural = torch.tensor([100.0, -100.0, 40.0, 3.0], dtype=torch.float32)
     gradient = torch.tensor([0.0, 0.0, 1e-30, 1.0], dtype=torch.float32)
-    result = _numerics.over_fisher(gradient, natural, bound=40.0)
+    result = _fused.over_fisher(gradient, natural, bound=40.0)
     assert result[:2].tolist() == [0.0, 0.0]
     expected = gradient.double()[2:] * torch.cosh(natural.double()[2:]) ** 2
     torch.testing.assert_close(result[2:].double(), expected, rtol=1e-5, atol=0)
     # Without the bound this is infinity times zero; the rule therefore always passes its own.
-    assert bool(_numerics.over_fisher(gradient, natural)[0].isnan())
+    assert bool(_fused.over_fisher(gradient, natural)[0].isnan())
 
 
 # Noise

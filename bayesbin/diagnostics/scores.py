@@ -46,7 +46,11 @@ def scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
     probs = log_probs.exp()
     calibration_error = multiclass_calibration_error(
         # Rounding may leave a probability just above 1, which torchmetrics would take for a logit.
-        probs.float().clamp(max=1.0), y, num_classes=log_probs.shape[1], n_bins=NUM_BINS, norm="l1"
+        probs.float().clamp(max=1.0),
+        y,
+        num_classes=log_probs.shape[1],
+        n_bins=NUM_BINS,
+        norm="l1",
     )
     return {
         "accuracy": (log_probs.argmax(-1) == y).double().mean().item(),

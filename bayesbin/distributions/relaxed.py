@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -19,8 +19,8 @@ class RelaxedSignBernoulli(TorchDistribution):
     r"""Concrete relaxation of a sign: a reparameterised law on (-1, 1).
 
     .. math::
-        w_r = \tanh\frac{\lambda + \delta}{\tau}, \quad \delta = \tfrac12 \mathrm{logit}(u), \quad u \sim U(0, 1),
-        \qquad
+        w_r = \tanh\frac{\lambda + \delta}{\tau}, \quad \delta = \tfrac12 \mathrm{logit}(u),
+        \quad u \sim U(0, 1), \qquad
         \log p(w_r) = \log\frac{\tau}{2} + \log \mathrm{sech}^2(\tau\,\mathrm{artanh}\,w_r - \lambda)
         - \log(1 - w_r^2).
 
@@ -45,8 +45,12 @@ class RelaxedSignBernoulli(TorchDistribution):
     on {-1, +1}: Meng, Bachmann and Khan 2020, arXiv 2002.10778.
     """
 
-    arg_constraints = {"natural": torch_constraints.real, "temperature": torch_constraints.positive}
-    support = constraints.relaxed_signs
+    # torch declares these two as properties; its laws, and ours, set them as plain attributes.
+    arg_constraints: ClassVar[Any] = {  # pyright: ignore
+        "natural": torch_constraints.real,
+        "temperature": torch_constraints.positive,
+    }
+    support: Any = constraints.relaxed_signs  # pyright: ignore
     has_rsample = True
 
     def __init__(
@@ -69,15 +73,15 @@ class RelaxedSignBernoulli(TorchDistribution):
         super().__init__(shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> RelaxedSignBernoulli:
-        new = self._get_checked_instance(RelaxedSignBernoulli, _instance)
+        new: Any = self._get_checked_instance(RelaxedSignBernoulli, _instance)
         new.signs = self.signs.expand(batch_shape)
         new.natural = new.signs.natural
         new.temperature = self.temperature
-        super(RelaxedSignBernoulli, new).__init__(new.natural.shape, validate_args=False)
+        TorchDistribution.__init__(new, new.natural.shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Relaxed signs of shape sample_shape + batch_shape, differentiable in lambda and tau."""
         natural = self.natural.expand(self._extended_shape(sample_shape))
         shifted = natural + _numerics.logistic_noise(natural)
@@ -98,7 +102,7 @@ class RelaxedSignBernoulli(TorchDistribution):
         )
 
     @property
-    def mode(self) -> Tensor:  # type: ignore[override]
+    def mode(self) -> Tensor:
         """The mode of the discrete law: the sign of lambda."""
         return self.signs.mode
 
@@ -134,9 +138,9 @@ class SignBernoulliStraightThrough(SignBernoulli):
     def expand(self, batch_shape: Any, _instance: Any = None) -> SignBernoulliStraightThrough:
         return super().expand(
             batch_shape, self._get_checked_instance(SignBernoulliStraightThrough, _instance)
-        )  # type: ignore[return-value]
+        )
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Hard signs whose value is exactly +-1 and whose gradient is that of the mean."""
         mean = _numerics.mean(self.natural).expand(self._extended_shape(sample_shape))
         return straight_through(self.sample(sample_shape), mean)
@@ -153,7 +157,7 @@ class _StraightThrough(torch.autograd.Function):
         return signs.view_as(signs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         return None, grad
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -39,15 +39,17 @@ class SignBernoulli(TorchDistribution):
         >>> q = SignBernoulli(natural=torch.tensor([0.0, 0.5, -40.0]))
         >>> [round(m, 4) for m in q.mean.tolist()]
         [0.0, 0.4621, -1.0]
-        >>> bool(torch.isfinite(torch.distributions.kl_divergence(q, SignBernoulli(natural=-q.natural))).all())
+        >>> p = SignBernoulli(natural=-q.natural)
+        >>> bool(torch.isfinite(torch.distributions.kl_divergence(q, p)).all())
         True
 
     Source: Wainwright and Jordan, Graphical Models, Exponential Families, and Variational Inference,
     2008, section 3 (the exponential family); Meng, Bachmann and Khan 2020, arXiv 2002.10778 (its use).
     """
 
-    arg_constraints = {"natural": torch_constraints.real}
-    support = constraints.signs
+    # torch declares these two as properties; its laws, and ours, set them as plain attributes.
+    arg_constraints: ClassVar[Any] = {"natural": torch_constraints.real}  # pyright: ignore
+    support: Any = constraints.signs  # pyright: ignore
     has_enumerate_support = True
 
     def __init__(
@@ -91,9 +93,9 @@ class SignBernoulli(TorchDistribution):
         super().__init__(self.natural.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> SignBernoulli:
-        new = self._get_checked_instance(SignBernoulli, _instance)
+        new: Any = self._get_checked_instance(SignBernoulli, _instance)
         new.natural = self.natural.expand(torch.Size(batch_shape))
-        super(SignBernoulli, new).__init__(new.natural.shape, validate_args=False)
+        TorchDistribution.__init__(new, new.natural.shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
@@ -108,12 +110,12 @@ class SignBernoulli(TorchDistribution):
         return torch.sigmoid(2.0 * self.natural)
 
     @property
-    def mean(self) -> Tensor:  # type: ignore[override]
+    def mean(self) -> Tensor:
         """tanh(lambda), the expectation parameter mu."""
         return _numerics.mean(self.natural)
 
     @property
-    def variance(self) -> Tensor:  # type: ignore[override]
+    def variance(self) -> Tensor:
         """sech^2(lambda), also the Fisher information of lambda."""
         return _numerics.variance(self.natural)
 
@@ -128,11 +130,11 @@ class SignBernoulli(TorchDistribution):
         return _numerics.log_partition(self.natural)
 
     @property
-    def mode(self) -> Tensor:  # type: ignore[override]
+    def mode(self) -> Tensor:
         """The sign of lambda; +1 at lambda = 0."""
         return torch.where(self.natural >= 0, 1.0, -1.0).to(self.natural.dtype)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """Signs of shape sample_shape + batch_shape, in the natural parameter's dtype."""
         with torch.no_grad():
             natural = self.natural.expand(self._extended_shape(sample_shape))
@@ -185,7 +187,9 @@ def _check_parameter(owner: str, name: str, value: Tensor) -> None:
     if bool(inside.all()):
         return
     first = value[~inside].flatten()[0].item()
-    wanted = "finite values" if low == -torch.inf else f"values strictly between {low:g} and {high:g}"
+    wanted = (
+        "finite values" if low == -torch.inf else f"values strictly between {low:g} and {high:g}"
+    )
     raise ValueError(
         f"{owner} expected {wanted} for {name}; got {first:g} among {value.numel()} values. "
         "A weight that must not move is natural=+-40, not an infinite one."

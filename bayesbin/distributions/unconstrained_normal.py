@@ -85,5 +85,7 @@ def unconstrained_normal(
     Source: Kucukelbir et al. 2017, arXiv 1603.00788 (ADVI).
     """
     base = dist.Normal(loc, scale, validate_args=False)
-    law = base if support.kind == "real" else dist.TransformedDistribution(base, [support.transform])
+    law = (
+        base if support.kind == "real" else dist.TransformedDistribution(base, [support.transform])
+    )
     return law.to_event(event_dim) if event_dim else law

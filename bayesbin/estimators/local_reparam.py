@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesbin import _numerics
+from bayesbin import _fused
 from bayesbin.estimators.base import Estimator, Objective, checked_num_samples
 
 
@@ -40,8 +40,8 @@ class LocalReparameterization(Estimator):
         >>> import torch
         >>> from bayesbin.estimators import LocalReparameterization
         >>> natural = {"w": torch.zeros(2, 5, requires_grad=True)}
-        >>> x = torch.ones(3, 5)
-        >>> objective = lambda values: torch.stack([torch.nn.functional.linear(x, w).mean() for w in values["w"]])
+        >>> linear = torch.nn.functional.linear
+        >>> objective = lambda values: torch.stack([linear(torch.ones(3, 5), w).mean() for w in values["w"]])
         >>> LocalReparameterization()(objective, natural).backward(); natural["w"].grad.shape
         torch.Size([2, 5])
 
@@ -56,7 +56,7 @@ class LocalReparameterization(Estimator):
         self.num_samples = checked_num_samples(num_samples)
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
-        moments = {name: _numerics.moments(lam) for name, lam in natural.items()}
+        moments = {name: _fused.moments(lam) for name, lam in natural.items()}
         values = {
             name: [WeightMoments.of(name, *pair) for _ in range(self.num_samples)]
             for name, pair in moments.items()
@@ -80,7 +80,9 @@ class WeightMoments(Tensor):
     uses: list[str]
 
     @staticmethod
-    def of(site: str, mean: Tensor, variance: Tensor, uses: list[str] | None = None) -> WeightMoments:
+    def of(
+        site: str, mean: Tensor, variance: Tensor, uses: list[str] | None = None
+    ) -> WeightMoments:
         # The tensor itself is an unread alias of the mean: it lends shape, strides, dtype and device.
         value = Tensor._make_subclass(WeightMoments, mean.detach())
         value.mean_, value.variance_ = mean, variance
@@ -121,7 +123,7 @@ class WeightMoments(Tensor):
             )
         self.uses.append(name)
 
-    def __repr__(self, **kwargs: Any) -> str:  # type: ignore[override]
+    def __repr__(self, **kwargs: Any) -> str:
         return f"WeightMoments(site={self.site!r}, shape={tuple(self.shape)}, dtype={self.dtype})"
 
     def __format__(self, format_spec: str) -> str:
@@ -138,7 +140,7 @@ class _SafeSqrt(torch.autograd.Function):
         return root
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (root,) = ctx.saved_tensors
         return torch.where(root > 0, 0.5 * grad / root, 0.0)
 
@@ -261,8 +263,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
         for function in (
             torch.reshape, Tensor.reshape, Tensor.view, torch.flatten, Tensor.flatten, torch.t,
             Tensor.t, torch.transpose, Tensor.transpose, torch.permute, Tensor.permute,
-            torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, Tensor.T.__get__,
-            Tensor.mT.__get__, Tensor.unflatten, Tensor.contiguous,
+            torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, *(getattr(Tensor, name).__get__ for name in ("T", "mT")), Tensor.unflatten, Tensor.contiguous,
         )
     },
 }  # fmt: skip

@@ -102,7 +102,9 @@ class StraightThrough(Estimator):
         self.num_samples = checked_num_samples(num_samples)
         self.noise = noise
         if not noise and num_samples != 1:
-            raise ValueError("StraightThrough(noise=False) has one value, the mode: num_samples is 1.")
+            raise ValueError(
+                "StraightThrough(noise=False) has one value, the mode: num_samples is 1."
+            )
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         values = {name: self._draw(lam) for name, lam in natural.items()}
@@ -114,9 +116,7 @@ class StraightThrough(Estimator):
             mode = torch.where(natural.detach() >= 0, 1.0, -1.0).to(natural.dtype)
             return [straight_through(mode, mean)]
         return [
-            straight_through(
-                _numerics.hard_signs(natural, _numerics.uniform_noise(natural)), mean
-            )
+            straight_through(_numerics.hard_signs(natural, _numerics.uniform_noise(natural)), mean)
             for _ in range(self.num_samples)
         ]
 

@@ -13,6 +13,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.initialization import init_to_median
 from pyro.poutine.messenger import Messenger
@@ -95,10 +96,10 @@ class SignGuide(AutoGuide):
             site = self._describe(name, message)
             self.sites[name] = site
             value = message["value"].detach()
-            if site.is_binary:
+            if site.support is None:
                 naturals.insert(name, nn.Parameter(start(name, value)))
             else:
-                loc = site.support.transform.inv(value)  # type: ignore[union-attr]
+                loc: Any = site.support.transform.inv(value)
                 locs.insert(name, nn.Parameter(loc.clone()))
                 scale = torch.full_like(loc, real_scale).log()
                 log_scales.insert(name, nn.Parameter(scale))
@@ -131,8 +132,7 @@ class SignGuide(AutoGuide):
 
     def natural_parameters(self) -> Iterator[nn.Parameter]:
         """The natural parameters lambda of the binary sites, in site order."""
-        tree = self._modules["natural"]
-        return (tree.get_parameter(s.name) for s in self.sites.values() if s.is_binary)  # type: ignore[union-attr]
+        return (self._parameter("natural", s.name) for s in self.sites.values() if s.is_binary)
 
     def real_parameters(self) -> Iterator[nn.Parameter]:
         """Everything else the guide learns: locations and log scales of the real-valued sites."""
@@ -186,8 +186,12 @@ class SignGuide(AutoGuide):
         # Reading self.natural in a Pyro context would register the parameter in the global store and
         # might hand back another guide's; going to the module directly, and announcing the value to
         # whoever listens (SVI collects parameters so), does neither.
-        parameter = self._modules[tree].get_parameter(name)  # type: ignore[union-attr]
-        return announce(self._pyro_get_fullname(f"{tree}.{name}"), parameter)
+        return announce(self._pyro_get_fullname(f"{tree}.{name}"), self._parameter(tree, name))
+
+    def _parameter(self, tree: str, name: str) -> nn.Parameter:
+        module = self._modules[tree]
+        assert module is not None
+        return module.get_parameter(name)
 
     # Copies
 
@@ -203,7 +207,7 @@ class SignGuide(AutoGuide):
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        new.__dict__["_model"] = self._model
+        vars(new).update(_model=self._model)
         return new
 
 
@@ -220,8 +224,8 @@ def local_alias(parameter: Tensor) -> Tensor:
 
     A view, because the attribute would keep the parameter itself from being pickled.
     """
-    value = parameter.view_as(parameter)
-    value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+    value: Any = parameter.view_as(parameter)
+    value.unconstrained = weakref.ref(parameter)
     return value
 
 
@@ -237,8 +241,8 @@ def sign_law(law: Any) -> SignBernoulli | None:
 
 TRANSPARENT = (
     torch.distributions.Independent,
-    pyro.distributions.MaskedDistribution,
-    pyro.distributions.ExpandedDistribution,
+    MaskedDistribution,
+    ExpandedDistribution,
 )
 
 

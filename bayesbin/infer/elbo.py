@@ -11,7 +11,6 @@ from pyro import poutine
 from pyro.infer import ELBO
 from pyro.infer.elbo import ELBOModule
 from pyro.infer.inspect import get_dependencies
-from pyro.infer.util import torch_item
 from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
@@ -130,13 +129,13 @@ class TraceBinary_ELBO(ELBO):
         if loss.requires_grad:
             loss.backward()
         warn_if_nan(loss, "loss")
-        return torch_item(loss)
+        return loss.item()
 
     def loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> float:
         """An unbiased estimate of the loss at hard draws from the guide, whatever the estimator."""
-        return torch_item(self.hard_terms(model, guide, *args, **kwargs).loss)
+        return self.hard_terms(model, guide, *args, **kwargs).loss.item()
 
     @torch.no_grad()
     def hard_terms(
@@ -230,7 +229,7 @@ class TraceBinary_ELBO(ELBO):
 
     def _mean(self, particles: Any) -> Terms:
         parts = list(particles)
-        return Terms(*(sum(part) / len(parts) for part in zip(*parts, strict=True)))
+        return Terms(*(torch.stack(part).mean() for part in zip(*parts, strict=True)))
 
 
 class BinaryELBOModule(ELBOModule):
@@ -238,10 +237,8 @@ class BinaryELBOModule(ELBOModule):
 
     elbo: TraceBinary_ELBO
 
-    def __init__(
-        self, model: Callable[..., Any], guide: Callable[..., Any], elbo: TraceBinary_ELBO
-    ) -> None:
-        super().__init__(model, guide, elbo)  # type: ignore[arg-type]
+    def __init__(self, model: Any, guide: Any, elbo: TraceBinary_ELBO) -> None:
+        super().__init__(model, guide, elbo)
         self.estimator = elbo.estimator  # so that its own parameters train
 
     def terms(self, *args: Any, **kwargs: Any) -> Terms:

@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from bayesbin import _numerics
+from bayesbin import _fused, _numerics
 from bayesbin.distributions import RelaxedSignBernoulli, SignBernoulli
 from bayesbin.guides.base import TRANSPARENT, local_alias, sign_law
 
@@ -124,13 +124,14 @@ def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
         natural, scale = signs_q.natural.expand(q.shape()), torch.as_tensor(model_site["scale"])
         masks = [*_law_masks(q), *_law_masks(p)]
         if not masks and model_site["mask"] is None and scale.dim() == 0:
-            return _numerics.kl_sum(natural, signs_p.natural) * model_site["scale"]
+            return _fused.kl_sum(natural, signs_p.natural) * model_site["scale"]
         value = _numerics.kl_divergence(*torch.broadcast_tensors(natural, signs_p.natural))
         for mask in masks:
             value = torch.where(mask, value, 0.0)
         return scaled_sum(sum_rightmost(value, p.event_dim), model_site)
     try:
-        return scaled_sum(kl_divergence(q, p), model_site)
+        closed_form: Any = kl_divergence(q, p)
+        return scaled_sum(closed_form, model_site)
     except NotImplementedError:
         value = guide_site["value"]
         return scaled_sum(q.log_prob(value), guide_site) - scaled_sum(p.log_prob(value), model_site)

@@ -54,7 +54,7 @@ class Progress:
 class Run:
     """One training run: its parts, how far it is, and the two halves of an epoch."""
 
-    module: nn.Module
+    module: Any  # an nn.Module that also offers terms()
     elbo: Any
     models: tuple[Any, Any]
     data: Iterable[Any]
@@ -108,7 +108,7 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         with NoiseStream(self.seed, STEP_NOISE, self.progress.step).active():
-            terms = self.module.terms(*args, **kwargs)  # type: ignore[operator]
+            terms = self.module.terms(*args, **kwargs)
             values = float(terms.loss.detach()), float(terms[1]), float(terms[2])
             if not all(map(math.isfinite, values)):
                 came = ", ".join(f"{k} = {v}" for k, v in zip(TERMS, values, strict=True))

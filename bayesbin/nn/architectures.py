@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -43,13 +44,11 @@ def mlp(
     if any(not isinstance(size, int) or size < 1 for size in sizes):
         raise ValueError(f"Layer sizes are whole numbers of at least 1; got {sizes}.")
     if activation not in _ACTIVATIONS:
-        raise ValueError(
-            f"activation is one of {', '.join(_ACTIVATIONS)}; got {activation!r}."
-        )
+        raise ValueError(f"activation is one of {', '.join(_ACTIVATIONS)}; got {activation!r}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is a probability in [0, 1); got {dropout}.")
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes, sizes[1:-1], strict=False):
+    for fan_in, fan_out in pairwise(sizes[:-1]):
         layers.append(nn.Linear(fan_in, fan_out, bias=not normalize))
         if normalize:
             layers.append(nn.BatchNorm1d(fan_out))

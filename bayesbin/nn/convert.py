@@ -74,13 +74,15 @@ def to_binary_(
         if type(owner) in _LAYERS and leaf == "weight":
             # Same shape, same parameters otherwise: the layer becomes its binary counterpart, so the
             # conversion is in place wherever the layer is referenced from, the root included.
-            owner.__class__ = _LAYERS[type(owner)]
-            owner._make_binary(scale, priors[name])  # type: ignore[operator]
+            binary: Any = owner
+            binary.__class__ = _LAYERS[type(owner)]
+            binary._make_binary(scale, priors[name])
         else:
             rule = ScaledSigns(weights[name].detach(), scale, priors[name])
             parametrize.register_parametrization(owner, leaf, rule)
             # The signs are a buffer, as those of the layers are: no optimizer ever claims them.
-            chain = owner.parametrizations[leaf]  # type: ignore[index]
+            chains: Any = owner.parametrizations
+            chain = chains[leaf]
             signs = chain._parameters.pop("original")
             chain.register_buffer("original", signs.detach())
     return module

@@ -200,7 +200,8 @@ def binary_sites(net: nn.Module) -> dict[str, BinarySite]:
             name = f"{prefix}weight"
             sites[name] = BinarySite(name, module.weight.shape, module.prior, module.weight)
         if parametrize.is_parametrized(module):
-            for leaf, chain in module.parametrizations.items():  # type: ignore[union-attr]
+            chains: Any = module.parametrizations
+            for leaf, chain in chains.items():
                 if isinstance(chain[0], ScaledSigns):
                     name = f"{prefix}{leaf}"
                     sites[name] = BinarySite(

@@ -69,7 +69,9 @@ class _NetworkModel(PyroModule):
                 f"A batch of {len(x)} is larger than dataset_size = {self.dataset_size}; pass the "
                 "number of training data as dataset_size."
             )
-        return pyro.plate("data", self.dataset_size, subsample=torch.arange(len(x), device=x.device))
+        return pyro.plate(
+            "data", self.dataset_size, subsample=torch.arange(len(x), device=x.device)
+        )
 
 
 class Classifier(_NetworkModel):
@@ -147,7 +149,9 @@ class Regressor(_NetworkModel):
         if mean.dim() == 2 and mean.shape[1] == 1:
             mean = mean.squeeze(1)
         if mean.shape != x.shape[:1]:
-            raise ValueError(f"Expected one mean per input from the network; got {tuple(mean.shape)}.")
+            raise ValueError(
+                f"Expected one mean per input from the network; got {tuple(mean.shape)}."
+            )
         if y is not None and (y.shape != mean.shape or not bool(torch.isfinite(y).all())):
             raise ValueError(
                 f"Expected {len(x)} finite targets of shape ({len(x)},); got shape {tuple(y.shape)}"

@@ -46,7 +46,8 @@ class StateBatchNorm(_BatchNorm):
         self, num_features: int, eps: float = 1e-5, affine: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(num_features, eps=eps, momentum=0.0, affine=affine, **kwargs)
-        self.running_mean.fill_(torch.nan)  # type: ignore[union-attr]
+        assert self.running_mean is not None
+        self.running_mean.fill_(torch.nan)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -58,7 +59,7 @@ class StateBatchNorm(_BatchNorm):
             return nn.functional.batch_norm(
                 input, None, None, self.weight, self.bias, training=True, eps=self.eps
             )
-        if torch.isnan(self.running_mean[0]):  # type: ignore[index]
+        if self.running_mean is None or torch.isnan(self.running_mean[0]):
             raise RuntimeError(
                 "This StateBatchNorm has no statistics for the current weights. Compute them with "
                 "bayesbin.nn.recalibrate(net, posterior, data) and pass the result as statistics=."
@@ -182,13 +183,13 @@ def input_batches(data: Tensor | Iterable[Any], batch_size: int = 1000) -> Itera
 def _state_statistics(
     net: nn.Module, norms: Mapping[str, _BatchNorm], batches: list[Tensor]
 ) -> dict[str, Tensor]:
-    sums: dict[str, list[Tensor | int]] = {}
+    sums: dict[str, tuple[int, Tensor, Tensor]] = {}
 
     def accumulate(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach().to(torch.float64).transpose(0, 1).flatten(1)
-            count, total, square = sums.get(name, [0, torch.zeros(()), torch.zeros(())])
-            sums[name] = [count + x.shape[1], total + x.sum(1), square + x.square().sum(1)]
+            count, total, square = sums.get(name, (0, torch.zeros(()), torch.zeros(())))
+            sums[name] = (count + x.shape[1], total + x.sum(1), square + x.square().sum(1))
 
         return hook
 
@@ -204,8 +205,7 @@ def _state_statistics(
     for name, (count, total, square) in sums.items():
         mean = total / count
         # The unbiased variance, as torch's own running statistics use.
-        variance = ((square - count * mean.square()) / max(count - 1, 1)).clamp_(min=0.0)  # type: ignore[operator]
-        dtype = norms[name].running_mean.dtype  # type: ignore[union-attr]
-        result[f"{name}.running_mean"] = mean.to(dtype)  # type: ignore[union-attr]
-        result[f"{name}.running_var"] = variance.to(dtype)
+        variance = ((square - count * mean.square()) / max(count - 1, 1)).clamp_(min=0.0)
+        for buffer, value in (("running_mean", mean), ("running_var", variance)):
+            result[f"{name}.{buffer}"] = value.to(norms[name].get_buffer(buffer))
     return result

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bayesbin import _numerics
+from bayesbin import _fused
 
 Preconditioner = Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]]
 # 1/F = cosh^2(lambda) stays well inside each dtype's range up to here.
@@ -80,7 +80,7 @@ class BayesianLearningRule(Optimizer):
         return {**super().__getstate__(), "_preconditioner": self._preconditioner}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; with a closure, that computes the loss and its gradients first and is returned."""
         loss = None
         if closure is not None:
@@ -107,7 +107,7 @@ class BayesianLearningRule(Optimizer):
                 )
         else:
             gradients = [
-                None if g is None else _numerics.over_fisher(g, p, bounds[p])
+                None if g is None else _fused.over_fisher(g, p, bounds[p])
                 for g, p in zip(gradients, parameters, strict=True)
             ]
         return dict(zip(parameters, gradients, strict=True))
@@ -141,7 +141,11 @@ def _check_group(group: dict[str, Any]) -> None:
         raise ValueError(f"lr is a number of at least 0, such as 0.05 / dataset_size; got {lr!r}.")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is in [0, 1); got {momentum!r}.")
-    if bound is not None and bound != "auto" and not (isinstance(bound, (int, float)) and bound > 0):
+    if (
+        bound is not None
+        and bound != "auto"
+        and not (isinstance(bound, (int, float)) and bound > 0)
+    ):
         raise ValueError(f'bound is a positive number, "auto" or None (off); got {bound!r}.')
     for parameter in group["params"]:
         if parameter.dtype not in BOUNDS:

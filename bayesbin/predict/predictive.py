@@ -102,17 +102,12 @@ def predict(
 
     Source: Houlsby et al. 2011, arXiv 1112.5745 (the entropy decomposition).
     """
-    total: Tensor | None = None
+    total, entropies, squares = torch.tensor(-torch.inf), torch.zeros(()), torch.zeros(())
     for log_probs in draw_log_probs(net, posterior, x, num_samples, seed, statistics):
         probs = log_probs.exp()
-        entropy = -(probs * log_probs.clamp(min=-1e30)).sum(-1)
-        if total is None:
-            total, entropies, squares = log_probs.clone(), entropy, probs.square()
-        else:
-            total = torch.logaddexp(total, log_probs)
-            entropies += entropy
-            squares += probs.square()
-    assert total is not None
+        total = torch.logaddexp(total, log_probs)
+        entropies = entropies + torch.special.entr(probs).sum(-1)
+        squares = squares + probs.square()
     count = max(num_samples, 1)
     mean = total - torch.tensor(float(count)).log()
     spread = (squares / count - mean.exp().square()).clamp(min=0.0).sqrt()
@@ -191,7 +186,9 @@ def draw_outputs(
         raise ValueError(f"num_samples is at least 0 (0: the mode); got {num_samples}.")
     batches = list(input_batches(x))
     if not batches:
-        raise ValueError("The iterable of inputs has no batch; pass a tensor (B, ...) or some batches.")
+        raise ValueError(
+            "The iterable of inputs has no batch; pass a tensor (B, ...) or some batches."
+        )
     if not all(bool(torch.isfinite(batch).all()) for batch in batches):
         raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
     worker = copy.deepcopy(net).eval()

@@ -20,7 +20,7 @@ import torch
 from oracles import all_states, gradient, state_probabilities
 from pyro.distributions.testing import gof
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
-from pyro.optim import Adam
+from pyro.optim import Adam  # pyright: ignore[reportAttributeAccessIssue] (made at import)
 from stats import FAILURE_RATE, assert_within_standard_errors, exceeds_standard_errors
 from torch import Tensor
 from torch.distributions import kl_divergence

@@ -30,8 +30,8 @@ from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer.checkpoint import CheckpointWarning, checkpoints, read_checkpoint
 from bayesbin.infer.fit import EpochReport, FitResult
 from bayesbin.infer.fit import fit as fit_with_bar
-from bayesbin.infer.setup import DEFAULT_LR
 from bayesbin.infer.noise import STEP_NOISE, NoiseStream, counter_word, ordered_batches
+from bayesbin.infer.setup import DEFAULT_LR
 from bayesbin.nn import Classifier, to_binary_
 from bayesbin.optim import BayesianLearningRule
 
