@@ -15,6 +15,10 @@ import torch
 SEED = int(os.environ.get("BAYESBIN_TEST_SEED", "20"))
 
 
+# Tiny tensors: a second thread costs more than it brings, above all on a busy machine.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def float64_by_default() -> Iterator[None]:
     """Tests compare with formulas, so rounding should not be what they measure."""

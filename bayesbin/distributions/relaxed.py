@@ -61,9 +61,9 @@ class RelaxedSignBernoulli(TorchDistribution):
         self.temperature = torch.as_tensor(
             temperature, dtype=self.natural.dtype, device=self.natural.device
         )
-        if not bool((self.temperature > 0).all()):
+        if not bool(((self.temperature > 0) & torch.isfinite(self.temperature)).all()):
             raise ValueError(
-                f"The temperature of {type(self).__name__} is positive; got {temperature}. "
+                f"The temperature of {type(self).__name__} is positive and finite; got {temperature}. "
                 "For hard draws use SignBernoulli or SignBernoulliStraightThrough."
             )
         shape = torch.broadcast_shapes(self.natural.shape, self.temperature.shape)

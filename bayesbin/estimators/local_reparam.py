@@ -263,7 +263,9 @@ _RULES: dict[Any, Callable[..., Any]] = {
         for function in (
             torch.reshape, Tensor.reshape, Tensor.view, torch.flatten, Tensor.flatten, torch.t,
             Tensor.t, torch.transpose, Tensor.transpose, torch.permute, Tensor.permute,
-            torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, *(getattr(Tensor, name).__get__ for name in ("T", "mT")), Tensor.unflatten, Tensor.contiguous,
+            torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, Tensor.unflatten,
+            Tensor.contiguous,
+            *(getattr(Tensor, name).__get__ for name in ("T", "mT")),
         )
     },
 }  # fmt: skip

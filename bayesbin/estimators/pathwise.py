@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -46,9 +47,9 @@ class Concrete(Estimator):
 
     def __init__(self, temperature: float = 0.5, num_samples: int = 1) -> None:
         super().__init__()
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(
-                f"The Concrete temperature is positive; got {temperature}. "
+                f"The Concrete temperature is positive and finite; got {temperature}. "
                 "For hard draws use StraightThrough."
             )
         self.temperature = float(temperature)

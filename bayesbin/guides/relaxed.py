@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,8 +38,8 @@ class AutoRelaxedSignBernoulli(SignGuide):
     def __init__(
         self, model: Callable[..., Any], *, temperature: float = 0.5, **options: Any
     ) -> None:
-        if not temperature > 0:
-            raise ValueError(f"The temperature is positive; got {temperature}.")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"The temperature is positive and finite; got {temperature}.")
         super().__init__(model, **options)
         self.temperature = float(temperature)
 
