@@ -41,9 +41,9 @@ GUIDES = {"mean-field": AutoSignBernoulli}
 ESTIMATORS = ("local-reparameterization", "straight-through", "concrete")
 # Default learning rates. Those of the rule and of SGD are divided by the number of training data, for
 # the loss is a sum over these; Adam's steps do not grow with it.
-LEARNING_RATES = {"bayesian-learning-rule": 50.0, "adam": 0.03, "sgd": 5.0}
-# Default passes over the data: about 1 000 steps of 100 for the small sets.
-EPOCHS = {"digits": 80, "two-moons": 500}
+LEARNING_RATES = {"bayesian-learning-rule": 2000.0, "adam": 0.1, "sgd": 2000.0}
+# Default passes over the data, 20 where not named: small sets need more to take as many steps.
+EPOCHS = {"digits": 60, "two-moons": 300}
 _ADAM_LR = 1e-2  # of biases, normalisation and output scale
 _CALIBRATION_DATA = 5000
 
@@ -61,7 +61,7 @@ class RunConfig:
     :raises ValueError: for a name that is not known or a number out of range.
 
     >>> RunConfig("digits").epochs
-    80
+    60
     """
 
     dataset: str
