@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,18 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from bayesbin._numerics import LOG_2, kl_divergence, sign_of
-
-# Elementwise chains over ten million weights are bound by memory traffic, not arithmetic: the two
-# functions below work through the weights in blocks whose temporaries stay in the cache.
-_BLOCK = 1 << 18
-
-
-def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Matching blocks of contiguous tensors of one shape; a single block where one is not contiguous."""
-    if not all(tensor.is_contiguous() for tensor in tensors):
-        return iter([tensors])
-    return zip(*(tensor.view(-1).split(_BLOCK) for tensor in tensors), strict=True)
+from bayesbin._numerics import LOG_2, blocks, kl_divergence, sign_of
 
 
 def _decay(natural: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,7 +23,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, natural: Tensor) -> tuple[Tensor, Tensor]:
         mu, fisher = torch.empty_like(natural), torch.empty_like(natural)
-        for lam, m, f in _blocks(natural, mu, fisher):
+        for lam, m, f in blocks(natural, mu, fisher):
             _, decay, r = _decay(lam)
             torch.copysign(r.mul(2.0).sub_(1.0), lam, out=m)  # (1 - e) / (1 + e) = 2 r - 1
             torch.mul(decay.mul_(4.0), r.square_(), out=f)
@@ -47,7 +35,7 @@ class _Moments(torch.autograd.Function):
     def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
         mu, fisher = ctx.saved_tensors
         result = torch.empty_like(mu)
-        for gm, gv, m, f, out in _blocks(grad_mean, grad_variance, mu, fisher, result):
+        for gm, gv, m, f, out in blocks(grad_mean, grad_variance, mu, fisher, result):
             torch.addcmul(gm, gv, m, value=-2.0, out=out)
             out.mul_(f)
         return result
@@ -67,11 +55,11 @@ class _KLSum(torch.autograd.Function):
         slope = torch.empty_like(natural)
         total = torch.zeros((), dtype=torch.float64, device=natural.device)
         if prior.numel() == 1:
-            blocks = ((lam, prior.reshape(()), out) for lam, out in _blocks(natural, slope))
+            parts = ((lam, prior.reshape(()), out) for lam, out in blocks(natural, slope))
         else:
-            blocks = _blocks(natural, prior.expand_as(natural).contiguous(), slope)
+            parts = blocks(natural, prior.expand_as(natural).contiguous(), slope)
         uniform = prior.numel() == 1 and not prior.any()
-        for lam, lam_p, out in blocks:
+        for lam, lam_p, out in parts:
             # As _kl_value: softplus(-2 s lambda_p) - log1p(e) + 2 e r (s lambda_p - |lambda|).
             magnitude, decay, r = _decay(lam)
             value = torch.log1p(decay).neg_()
@@ -113,7 +101,7 @@ def over_fisher(gradient: Tensor, natural: Tensor, bound: float | None = None) -
     at lambda clamped to it, so that a gradient that has underflowed to 0 stays 0 and is not NaN.
     """
     result = torch.empty_like(gradient, memory_format=torch.contiguous_format)
-    for lam, g, out in _blocks(natural.detach(), gradient, result):
+    for lam, g, out in blocks(natural.detach(), gradient, result):
         # 4 / F = (exp(lambda) + exp(-lambda))^2: no intermediate exceeds the result.
         if bound is None:
             torch.exp(lam, out=out)
@@ -121,3 +109,26 @@ def over_fisher(gradient: Tensor, natural: Tensor, bound: float | None = None) -
             torch.clamp(lam, -bound, bound, out=out).exp_()
         out.add_(out.reciprocal()).square_().mul_(0.25).mul_(g)
     return result
+
+
+class _SignsThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor, signs: Tensor) -> Tensor:
+        ctx.save_for_backward(natural)
+        return signs.view_as(signs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (natural,) = ctx.saved_tensors
+        result = torch.empty_like(natural)
+        for lam, g, out in blocks(natural, grad, result):
+            _, decay, r = _decay(lam)
+            torch.mul(decay.mul_(4.0), r.square_(), out=out)
+            out.mul_(g)
+        return result, None
+
+
+def signs_through(natural: Tensor, signs: Tensor) -> Tensor:
+    """Hard signs in the forward pass whose gradient is passed to the mean: dw/d lambda := F."""
+    return _SignsThrough.apply(natural, signs)

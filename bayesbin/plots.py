@@ -230,7 +230,14 @@ def plot_regression(
 def _colour_bar(axes: Axes, mesh: Any, label: str) -> None:
     """Exactly as high as its axes, which a fixed aspect makes smaller than their place."""
     place = axes.inset_axes((1.04, 0.0, 0.05, 1.0))
-    axes.get_figure(root=True).colorbar(mesh, cax=place).set_label(label)
+    figure_of(axes).colorbar(mesh, cax=place).set_label(label)
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The figure that ``axes`` are part of."""
+    figure = axes.get_figure(root=True) if hasattr(axes, "get_figure") else None
+    assert isinstance(figure, Figure)
+    return figure
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> None:

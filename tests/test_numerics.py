@@ -268,12 +268,12 @@ def test_autograd_through_one_minus_tanh_squared_would_fail_that_test():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Block boundaries at a size that is cheap to straddle."""
-    monkeypatch.setattr(_fused, "_BLOCK", 128)
+    monkeypatch.setattr(_numerics, "BLOCK", 128)
 
 
 def layouts() -> dict[str, Tensor]:
     """Natural parameters of all sizes and memory layouts that a layer may bring."""
-    block = _fused._BLOCK
+    block = _numerics.BLOCK
     long = 5.0 * torch.randn(block + 3)
     matrix = 5.0 * torch.randn(6, 5)
     return {
@@ -446,3 +446,25 @@ def test_hard_signs_keep_the_dtype_and_the_tails(dtype):
     uniform = torch.tensor([1 - 1e-7, 1e-7, 0.75], dtype=torch.float32)
     signs = _numerics.hard_signs(natural, uniform)
     assert signs.dtype == dtype and signs.tolist() == [-1.0, 1.0, 1.0]
+
+
+def test_noise_of_large_layers_is_uniform_and_follows_the_seed():
+    """Above one block the numbers come from another generator, seeded from torch's."""
+    like = torch.empty(_numerics.BLOCK + 1, dtype=torch.float32)
+
+    def drawn(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return _numerics.uniform_noise(like)
+
+    uniform = drawn(0)
+    assert torch.equal(uniform, drawn(0))
+    assert not torch.equal(uniform, drawn(1))
+    assert float(uniform.min()) > 0.0 and float(uniform.max()) < 1.0
+    counts = torch.histc(uniform, bins=64, min=0.0, max=1.0).double()
+    expected = len(uniform) / 64
+    z = (counts - expected) / (expected * (1 - 1 / 64)) ** 0.5
+    assert float(z.abs().max()) < 5.0
+    # neighbours are independent: the two halves of one 64-bit word must not move together
+    pairs = uniform[:-1].double().reshape(-1, 2) - 0.5
+    correlation = 12.0 * pairs.prod(1)
+    assert abs(float(correlation.mean())) < 5.0 * float(correlation.std()) / len(pairs) ** 0.5

@@ -132,7 +132,7 @@ class SignBernoulli(TorchDistribution):
     @property
     def mode(self) -> Tensor:
         """The sign of lambda; +1 at lambda = 0."""
-        return torch.where(self.natural >= 0, 1.0, -1.0).to(self.natural.dtype)
+        return _numerics.sign_of(self.natural)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Signs of shape sample_shape + batch_shape, in the natural parameter's dtype."""

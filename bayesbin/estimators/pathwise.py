@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bayesbin import _numerics
-from bayesbin.distributions.relaxed import straight_through
+from bayesbin import _fused, _numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_num_samples
 
 
@@ -112,12 +111,12 @@ class StraightThrough(Estimator):
         return objective(values).mean()
 
     def _draw(self, natural: Tensor) -> list[Tensor]:
-        mean = _numerics.mean(natural)
         if not self.noise:
-            mode = torch.where(natural.detach() >= 0, 1.0, -1.0).to(natural.dtype)
-            return [straight_through(mode, mean)]
+            return [_fused.signs_through(natural, _numerics.sign_of(natural.detach()))]
         return [
-            straight_through(_numerics.hard_signs(natural, _numerics.uniform_noise(natural)), mean)
+            _fused.signs_through(
+                natural, _numerics.hard_signs(natural, _numerics.uniform_noise(natural))
+            )
             for _ in range(self.num_samples)
         ]
 

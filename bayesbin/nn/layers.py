@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from bayesbin._numerics import sign_of
+
 
 @dataclass(frozen=True)
 class BinarySite:
@@ -212,7 +214,7 @@ def binary_sites(net: nn.Module) -> dict[str, BinarySite]:
 
 def signs_of(weight: Tensor) -> Tensor:
     """The signs of a real tensor, +1 at 0."""
-    return torch.where(weight.detach() >= 0, 1.0, -1.0).to(weight.dtype)
+    return sign_of(weight.detach())
 
 
 def checked_prior(prior: Tensor | float, weight: Tensor) -> Tensor:
