@@ -95,8 +95,8 @@ def fit(
     :param epochs: passes over ``data``, the ones before a resume included.
     :param kl_weight: beta, or a function of the epoch (1, 2, ...).
     :param dataset_size: N; by default ``model.dataset_size``. Never inferred from a batch.
-    :param optimizers: by default BayesianLearningRule(lr=10 / N, momentum=0.9) for the guide's
-        natural parameters and Adam(lr=1e-3) for every other trainable parameter.
+    :param optimizers: by default ``BayesianLearningRule(lr=0.05, momentum=0.9, normalize=True)`` for
+        the guide's natural parameters and Adam(lr=3e-3) for every other trainable parameter.
     :param schedulers: stepped once per epoch; ReduceLROnPlateau with the validation nll if any.
     :param validation: batches as ``data``, scored each ``validate_every`` epochs.
     :param checkpoint_dir: gets a checkpoint after every epoch; the newest two are kept.
@@ -150,7 +150,7 @@ def fit(
         validate_every=validate_every,
         dataset_size=size,
         kl_weight=weight,
-        optimizers=resolve_optimizers(optimizers, module, guide, size),
+        optimizers=resolve_optimizers(optimizers, module, guide),
         schedulers=[schedulers] if isinstance(schedulers, LRScheduler) else list(schedulers),
         callbacks=list(callbacks),
         checkpoint_dir=checkpoint_dir,

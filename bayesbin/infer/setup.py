@@ -11,11 +11,12 @@ from torch.optim import Adam, Optimizer
 
 from bayesbin.optim import BayesianLearningRule
 
-# The gradient of a loss in nats over N data grows with N, so the step is DEFAULT_LR / N. Of 0.05
-# to 30, 10 fitted both two moons (60 epochs) and digits (20) well, at one seed each.
-DEFAULT_LR = 10.0
+# Natural gradients of different models and layers differ by orders of magnitude (five, between a linear
+# regression and the hidden layers of an MLP), so the default steps are relative: lr is the typical
+# change of lambda in one step.
+DEFAULT_LR = 0.05
 DEFAULT_MOMENTUM = 0.9
-DEFAULT_ADAM_LR = 1e-3
+DEFAULT_ADAM_LR = 3e-3
 
 
 def claimed(optimizers: Iterable[Optimizer]) -> list[Tensor]:
@@ -37,7 +38,7 @@ def resolve_dataset_size(argument: int | None, model: Any) -> int:
 
 
 def resolve_optimizers(
-    given: Optimizer | Iterable[Optimizer] | None, module: nn.Module, guide: Any, size: int
+    given: Optimizer | Iterable[Optimizer] | None, module: nn.Module, guide: Any
 ) -> list[Optimizer]:
     """The optimizers given, or the default ones; an error where two hold the same parameter."""
     trainable = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
@@ -47,7 +48,7 @@ def resolve_optimizers(
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
         rule = BayesianLearningRule
         optimizers: list[Optimizer] = [
-            *([rule(natural, lr=DEFAULT_LR / size, momentum=DEFAULT_MOMENTUM)] if natural else []),
+            *([rule(natural, DEFAULT_LR, DEFAULT_MOMENTUM, normalize=True)] if natural else []),
             *([Adam(rest, lr=DEFAULT_ADAM_LR)] if rest else []),
         ]
     else:

@@ -15,6 +15,8 @@ Preconditioner = Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]]
 # 1/F = cosh^2(lambda) stays well inside each dtype's range up to here.
 BOUNDS = {torch.float64: 300.0, torch.float32: 40.0, torch.bfloat16: 40.0}
 
+SIZE_DECAY = 0.99  # of the running mean square in normalize=True: an average over a hundred steps
+
 
 class BayesianLearningRule(Optimizer):
     r"""Natural-gradient descent on the natural parameters of binary weights.
@@ -32,6 +34,10 @@ class BayesianLearningRule(Optimizer):
     :param lr: rho; multiplies the natural gradient of the loss in nats over the whole data set, so
         write ``lr=0.05 / dataset_size``.
     :param momentum: beta, in [0, 1), bias-corrected.
+    :param normalize: divide each tensor's natural gradient by the root of a running average (decay
+        0.99, bias-corrected) of its mean square over the tensor, one number per tensor. Directions
+        within a tensor stay natural, while ``lr`` becomes the typical change of lambda in one step,
+        such as 0.03, whatever the layer, the network and the data-set size.
     :param bound: |lambda| is kept at most this; "auto" is 40 in float32 and bfloat16 and 300 in
         float64, None switches it off. F^-1 at 40 is 1e34, near the end of float32's range; beyond
         it the next step would be infinity times zero.
@@ -58,10 +64,11 @@ class BayesianLearningRule(Optimizer):
         lr: float,
         momentum: float = 0.0,
         *,
+        normalize: bool = False,
         bound: float | str | None = "auto",
         preconditioner: Preconditioner | None = None,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "bound": bound}
+        defaults = {"lr": lr, "momentum": momentum, "normalize": normalize, "bound": bound}
         params = list(params)
         if not params:
             raise ValueError(
@@ -115,11 +122,17 @@ class BayesianLearningRule(Optimizer):
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         beta, lr = group["momentum"], group["lr"]
-        if beta:
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float64)
+        if not state and (beta or group["normalize"]):
+            state["step"] = torch.zeros((), dtype=torch.float64)
+            if beta:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
+            if group["normalize"]:
+                state["mean_square"] = torch.zeros((), dtype=torch.float64)
+        if state:
             state["step"] += 1
+        if group["normalize"]:
+            gradient = gradient * _inverse_size(state, gradient)
+        if beta:
             average = state["momentum_buffer"]
             average.lerp_(gradient, 1.0 - beta)
             parameter.add_(average, alpha=-lr / (1.0 - beta ** state["step"].item()))
@@ -128,6 +141,15 @@ class BayesianLearningRule(Optimizer):
         bound = _bound(group, parameter)
         if bound is not None:
             parameter.clamp_(-bound, bound)
+
+
+def _inverse_size(state: dict[str, Any], gradient: Tensor) -> float:
+    """One over the running root mean square of a tensor's natural gradient; 0 if that was always 0."""
+    mean_square = state["mean_square"]
+    size = gradient.double().square().mean().cpu() if gradient.numel() else torch.zeros(())
+    mean_square.lerp_(size.to(mean_square.dtype), 1.0 - SIZE_DECAY)
+    corrected = mean_square.item() / (1.0 - SIZE_DECAY ** state["step"].item())
+    return corrected**-0.5 if corrected > 0 else 0.0
 
 
 def _bound(group: dict[str, Any], parameter: Tensor) -> float | None:

@@ -31,7 +31,7 @@ from bayesbin.infer.checkpoint import CheckpointWarning, checkpoints, read_check
 from bayesbin.infer.fit import EpochReport, FitResult
 from bayesbin.infer.fit import fit as fit_with_bar
 from bayesbin.infer.noise import STEP_NOISE, NoiseStream, counter_word, ordered_batches
-from bayesbin.infer.setup import DEFAULT_LR
+from bayesbin.infer.setup import DEFAULT_ADAM_LR, DEFAULT_LR
 from bayesbin.nn import Classifier, to_binary_
 from bayesbin.optim import BayesianLearningRule
 
@@ -174,7 +174,7 @@ def test_default_optimizers() -> None:
     model, guide, data = problem()
     before = snapshot(model, guide)
     result = fit(model, guide, data, epochs=1)
-    assert result.history[0]["lr"] == [pytest.approx(DEFAULT_LR / N), 1e-3]
+    assert result.history[0]["lr"] == [DEFAULT_LR, DEFAULT_ADAM_LR]
     trained = [p for p in (*model.parameters(), *guide.parameters())]
     assert not any(any(p.shape == b.shape and torch.equal(p, b) for b in before) for p in trained)
 

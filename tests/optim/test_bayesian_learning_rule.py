@@ -273,6 +273,49 @@ def halve(gradients):
     return [0.5 * g for g in gradients]
 
 
+# normalize=True
+
+
+def test_normalized_steps_are_exact_to_the_formula():
+    """One number per tensor: the running root mean square of its natural gradient."""
+    beta, decay, lr = 0.9, 0.99, 0.03
+    natural, other = parameter(0.2, -0.7, 1.5), parameter(0.4)
+    rule = BayesianLearningRule([natural, other], lr=lr, momentum=beta, normalize=True)
+    expected = natural.detach().clone()
+    average, mean_square = torch.zeros(3), 0.0
+    for t in range(1, 8):
+        gradient = torch.tensor([0.3, -2.0, 0.1]) * t
+        natural.grad, other.grad = gradient.clone(), torch.tensor([1e6])
+        rule.step()
+        natural_gradient = gradient * torch.cosh(expected) ** 2
+        mean_square = decay * mean_square + (1 - decay) * natural_gradient.square().mean()
+        size = (mean_square / (1 - decay**t)).sqrt()
+        average = beta * average + (1 - beta) * natural_gradient / size
+        expected = expected - lr * average / (1 - beta**t)
+        assert_close(natural, expected)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_normalized_steps_do_not_depend_on_the_scale_of_the_loss(factor):
+    results = []
+    for scale in (1.0, factor):
+        natural = parameter(0.2, -0.7, 1.5)
+        rule = BayesianLearningRule([natural], lr=0.03, momentum=0.9, normalize=True)
+        for _ in range(5):
+            natural.grad = scale * torch.tensor([0.3, -2.0, 0.1])
+            rule.step()
+        results.append(natural.detach().clone())
+    assert_close(results[1], results[0], rtol=1e-9)
+
+
+def test_normalized_steps_stand_still_without_a_gradient():
+    natural = parameter(0.2, -0.7)
+    rule = BayesianLearningRule([natural], lr=0.03, normalize=True)
+    natural.grad = torch.zeros(2)
+    rule.step()
+    assert natural.tolist() == [0.2, -0.7]
+
+
 def test_copies_step_as_the_original_does():
     for preconditioner in (None, halve):
         natural = parameter(0.3, -2.0)
