@@ -89,6 +89,8 @@ def kl_sum(natural: Tensor, prior: Tensor) -> Tensor:
 
     Where the prior is itself learned or drawn, the elementwise form carries its gradient too.
     """
+    if prior.dim() and prior.numel() and not any(prior.stride()):
+        prior = prior[(0,) * prior.dim()]  # one number, expanded to a layer: keep it one
     if prior.requires_grad:
         return kl_divergence(*torch.broadcast_tensors(natural, prior)).sum()
     return _KLSum.apply(natural, prior)

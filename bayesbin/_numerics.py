@@ -246,8 +246,12 @@ def uniform_noise(like: Tensor) -> Tensor:
 
 def hard_signs(natural: Tensor, uniform: Tensor) -> Tensor:
     """The draw sign(lambda + logit(u)/2), as -1 and +1: +1 where u >= sigmoid(-2 lambda)."""
-    threshold = torch.sigmoid(-2.0 * natural.detach().to(uniform.dtype))
-    return sign_of(torch.sub(uniform, threshold, out=threshold)).to(natural.dtype)
+    result = torch.empty_like(uniform)
+    for lam, u, out in blocks(natural.detach().to(uniform.dtype), uniform, result):
+        torch.mul(lam, -2.0, out=out)
+        torch.sub(u, out.sigmoid_(), out=out)
+        torch.copysign(torch.ones((), dtype=u.dtype, device=u.device), out.add_(0.0), out=out)
+    return result.to(natural.dtype)
 
 
 class _RelaxedSigns(torch.autograd.Function):

@@ -273,10 +273,18 @@ REGRESSION = {"lr": 5.0, "kl_weight": 0.005, "init_scale": 0.2}
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Initial states from ``seed``; the caller's generator is left as it was."""
+    """Initial states from ``seed``, one thread; the caller's generator and threads are left as they were.
+
+    Layers this small gain nothing from a second thread, and on a busy machine wait for it at each step.
+    """
+    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        yield
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _train(

@@ -235,8 +235,9 @@ def _colour_bar(axes: Axes, mesh: Any, label: str) -> None:
 
 def figure_of(axes: Axes) -> Figure:
     """The figure that ``axes`` are part of."""
-    figure = axes.get_figure(root=True) if hasattr(axes, "get_figure") else None
-    assert isinstance(figure, Figure)
+    figure = axes.figure
+    while not isinstance(figure, Figure):  # axes in a subfigure
+        figure = figure.figure  # type: ignore[union-attr]
     return figure
 
 

@@ -1,0 +1,86 @@
+"""Regression with binary weights and unknown noise: a predictive band that widens where data are absent.
+
+    python regression.py --out regression.png
+
+A real-valued site, the noise, is learned in the same model as the signs. The inputs are local bumps, so
+that weights which no datum reaches keep their prior; see ``bayesbin.demos.LocalBumps``.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from bayesbin import nn, plots
+from bayesbin.data import Batches, regression_1d
+from bayesbin.demos import LocalBumps
+from bayesbin.guides import AutoSignBernoulli
+from bayesbin.infer import fit
+from bayesbin.optim import BayesianLearningRule
+from bayesbin.predict import predict_regression
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", help="write the picture to this .png, .pdf or .svg file")
+    parser.add_argument("--epochs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help="a few steps only, to see that it runs")
+    arguments = parser.parse_args()
+    epochs = 5 if arguments.smoke else arguments.epochs
+    torch.manual_seed(arguments.seed)
+    torch.set_num_threads(1)  # layers this small gain nothing from a second thread
+
+    # 200 points with noise of standard deviation 0.1, and none between -0.5 and 0.75.
+    train = regression_1d(200, noise=0.1, seed=arguments.seed)
+    layers = nn.mlp(64, [64], 1, activation="tanh", normalize=False)
+    net = nn.to_binary_(torch.nn.Sequential(LocalBumps(64), *layers))
+
+    # The noise has a LogNormal prior, and so becomes a latent site "noise" beside the weights.
+    model = nn.Regressor(net, dataset_size=len(train))
+    guide = AutoSignBernoulli(model, init_scale=0.2)
+
+    # The guide's real parameters are those of the noise, the model's the biases and the output scale.
+    rule = BayesianLearningRule(guide.natural_parameters(), lr=5.0 / len(train), momentum=0.9)
+    adam = torch.optim.Adam([*model.parameters(), *guide.real_parameters()], lr=1e-2)
+    fit(
+        model,
+        guide,
+        Batches(train, batch_size=len(train)),
+        epochs=epochs,
+        kl_weight=0.005,
+        optimizers=[rule, adam],
+        schedulers=[torch.optim.lr_scheduler.CosineAnnealingLR(o, epochs) for o in (rule, adam)],
+        seed=arguments.seed,
+        progress=not arguments.smoke,
+    )
+    posterior = guide.posterior()
+
+    # Two uncertainties: what the draws disagree about (epistemic), and the noise (aleatoric).
+    places = {
+        "data, -2 .. -0.5": torch.linspace(-2.0, -0.5, 50),
+        "gap, -0.25 .. 0.5": torch.linspace(-0.25, 0.5, 50),
+        "outside, 2.5 .. 3": torch.linspace(2.5, 3.0, 50),
+    }
+    print(f"{'':<18}  {'epistemic sd':>12}  {'noise sd':>12}")
+    for place, x in places.items():
+        prediction = predict_regression(net, posterior, x[:, None], num_samples=32)
+        spread = prediction.epistemic.mean().sqrt().item()
+        noise = prediction.aleatoric.mean().sqrt().item()
+        print(f"{place:<18}  {spread:>12.3f}  {noise:>12.3f}")
+
+    if arguments.out:
+        line = torch.linspace(-3.0, 3.0, 601)
+        axes = plots.plot_regression(
+            line,
+            predict_regression(net, posterior, line[:, None], num_samples=32),
+            data=(train.x, train.y),
+            truth=torch.sin(2.0 * line) + line / 4.0,
+        )
+        plots.save_figure(plots.figure_of(axes), arguments.out)
+        print(f"picture: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
