@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="default: 20, for digits 60")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="save the posterior to this .safetensors file")
-    parser.add_argument("--smoke", action="store_true", help="a few steps only, to see that it runs")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few steps only, to see that it runs"
+    )
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     if arguments.data is None:

@@ -65,7 +65,9 @@ def exact_means(x: Tensor, y: Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--smoke", action="store_true", help="a few steps only, to see that it runs")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few steps only, to see that it runs"
+    )
     arguments = parser.parse_args()
     steps = 5 if arguments.smoke else arguments.steps
 
@@ -85,7 +87,9 @@ def main() -> None:
         rows[f"mean field, {name}"] = train(loss(), x, y, steps)
     for name, means in rows.items():
         print(f"{name:<29}" + "".join(f"{mean:>8.3f}" for mean in means.tolist()))
-    print("Mean field drops the correlations between signs, so its means are not quite the exact ones.")
+    print(
+        "Mean field drops the correlations between signs, so its means are not quite the exact ones."
+    )
 
 
 if __name__ == "__main__":

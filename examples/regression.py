@@ -26,7 +26,9 @@ def main() -> None:
     parser.add_argument("--out", help="write the picture to this .png, .pdf or .svg file")
     parser.add_argument("--epochs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="a few steps only, to see that it runs")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few steps only, to see that it runs"
+    )
     arguments = parser.parse_args()
     epochs = 5 if arguments.smoke else arguments.epochs
     torch.manual_seed(arguments.seed)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,13 @@ def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+@pytest.mark.parametrize("name", ["mnist_mlp", "training_step"])
+def test_benchmark_tables_are_what_the_scripts_print(name: str) -> None:
+    """A number in the documentation is printed by a committed script from a committed JSON file."""
+    results = ROOT / "docs" / "benchmarks"
+    results = results / name if (results / name).is_dir() else results / f"{name}.json"
+    command = [sys.executable, ROOT / "examples" / "benchmarks" / f"{name}.py", "--report", results]
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    assert table and table in (ROOT / "docs" / "benchmarks.md").read_text()

@@ -190,7 +190,7 @@ class TraceBinary_ELBO(ELBO):
                 trace = run_at(model, fixed | draw, subsamples, args, kwargs)
                 latents = latent_sites(trace)
                 result = torch.as_tensor(log_likelihood(trace))
-                for name in dependent & guided.keys():
+                for name in sorted(dependent & guided.keys()):  # sums in one order in every process
                     result = result - self.kl_weight * kl_of_site(guided[name], latents[name])
                 results.append(result)
                 # These priors are the same for every draw; keep the one with a live graph.
@@ -200,7 +200,7 @@ class TraceBinary_ELBO(ELBO):
 
         if natural:
             surrogate = self.estimator(objective, natural)
-        else:
+        else:  # nothing to estimate: one evaluation, with a value for no site of the model
             surrogate = objective({"": [torch.zeros(())]}).mean()
         if prior_kl is None:
             # Outside autograd, or with an estimator that never evaluates with gradients.

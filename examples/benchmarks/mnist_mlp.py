@@ -92,7 +92,9 @@ def parts(
 ) -> tuple[Classifier, AutoSignBernoulli, Estimator, list[torch.optim.Optimizer], float]:
     """Model, guide, estimator, optimizers and kl_weight of one method."""
     if method == "posterior":
-        net = to_binary_(nn.Sequential(nn.Dropout(settings["input_dropout"]), *mlp(784, hidden, 10)))
+        net = to_binary_(
+            nn.Sequential(nn.Dropout(settings["input_dropout"]), *mlp(784, hidden, 10))
+        )
         model = Classifier(net, dataset_size=size)
         guide = AutoSignBernoulli(model, init_scale=settings["init_scale"])
         *layers, last = guide.natural_parameters()

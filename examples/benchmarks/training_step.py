@@ -5,6 +5,7 @@ absolute times of a noisy machine mean little. Peak memory is measured in a proc
 side. Writes JSON.
 
     python examples/benchmarks/training_step.py --out training_step.json
+    python examples/benchmarks/training_step.py --report training_step.json
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -102,6 +104,21 @@ def peak_megabytes(name: str, args: argparse.Namespace) -> float:
     return float(output)
 
 
+def report(result: dict[str, Any]) -> str:
+    """The result as a table."""
+    lines = [
+        "| training step | ratio to float SGD, median (quartiles) | median ms | peak memory, MB |",
+        "|---|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        low, high = row["quartiles_of_ratio"]
+        lines.append(
+            f"| {name} | {row['median_ratio']:.2f} ({low:.2f} to {high:.2f}) | {row['median_ms']:.0f} "
+            f"| {row['peak_megabytes']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=2048)
@@ -109,9 +126,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--report", type=Path, help="print the table of a JSON file")
     parser.add_argument("--smoke", action="store_true", help="a tiny network, two steps")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.report:
+        print(report(json.loads(args.report.read_text())))
+        return
     if args.smoke:
         args.width, args.depth, args.steps = 32, 1, 2
     shape = (args.width, args.depth, args.batch_size)
@@ -140,10 +161,6 @@ def main() -> None:
             "quartiles_of_ratio": statistics.quantiles(ratios, n=4)[::2],
             "peak_megabytes": peak_megabytes(name, args),
         }
-        print(
-            f"{name:<24} {rows[name]['median_ms']:8.1f} ms   ratio {rows[name]['median_ratio']:.2f}"
-            f"   peak {rows[name]['peak_megabytes']:.0f} MB"
-        )
     result = {
         "benchmark": "training_step",
         "network": [784, *[args.width] * args.depth, 10],
@@ -155,8 +172,8 @@ def main() -> None:
         "rows": rows,
     }
     if args.out:
-        with open(args.out, "w") as file:
-            json.dump(result, file, indent=2)
+        Path(args.out).write_text(json.dumps(result, indent=2))
+    print(report(result))
 
 
 if __name__ == "__main__":
