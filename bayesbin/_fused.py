@@ -1,7 +1,8 @@
-"""The formulas of ``_numerics`` for layers of millions of weights, in one pass over the memory."""
+"""The formulas of ``_numerics`` that large layers need at every step, each in one pass over the weights."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from bayesbin._numerics import LOG_2, blocks, kl_divergence, sign_of
+from bayesbin._numerics import LOG_2, kl_divergence, sign_of
+from bayesbin._one_pass import one_pass
 
 
 def _decay(natural: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -19,26 +21,31 @@ def _decay(natural: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return magnitude, decay, decay.add(1.0).reciprocal_()
 
 
+@one_pass
+def _mean_and_fisher(natural: Tensor) -> tuple[Tensor, Tensor]:
+    _, decay, r = _decay(natural)
+    mean = r.mul(2.0).sub_(1.0).copysign_(natural)  # (1 - e) / (1 + e) = 2 r - 1
+    return mean, decay.mul_(4.0).mul_(r.square_())
+
+
+@one_pass
+def _moments_slope(
+    grad_mean: Tensor, grad_variance: Tensor, mean: Tensor, fisher: Tensor
+) -> tuple[Tensor]:
+    return (torch.addcmul(grad_mean, grad_variance, mean, value=-2.0).mul_(fisher),)
+
+
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor) -> tuple[Tensor, Tensor]:
-        mu, fisher = torch.empty_like(natural), torch.empty_like(natural)
-        for lam, m, f in blocks(natural, mu, fisher):
-            _, decay, r = _decay(lam)
-            torch.copysign(r.mul(2.0).sub_(1.0), lam, out=m)  # (1 - e) / (1 + e) = 2 r - 1
-            torch.mul(decay.mul_(4.0), r.square_(), out=f)
-        ctx.save_for_backward(mu, fisher)
-        return mu, fisher
+    def forward(ctx: Any, natural: Tensor) -> tuple[Tensor, ...]:
+        results = _mean_and_fisher(natural)
+        ctx.save_for_backward(*results)
+        return results
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
-        mu, fisher = ctx.saved_tensors
-        result = torch.empty_like(mu)
-        for gm, gv, m, f, out in blocks(grad_mean, grad_variance, mu, fisher, result):
-            torch.addcmul(gm, gv, m, value=-2.0, out=out)
-            out.mul_(f)
-        return result
+        return _moments_slope(grad_mean, grad_variance, *ctx.saved_tensors)[0]
 
 
 def moments(natural: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,31 +56,36 @@ def moments(natural: Tensor) -> tuple[Tensor, Tensor]:
     return _Moments.apply(natural)
 
 
+# The slope (lambda - lambda_p) F, F = 4 e r^2, costs little beside the value: both come together.
+
+
+@one_pass
+def _kl_to_uniform(natural: Tensor) -> tuple[Tensor, Tensor]:
+    magnitude, decay, r = _decay(natural)
+    value = torch.log1p(decay).neg_().add_(LOG_2)
+    decay.mul_(r)
+    value.addcmul_(decay, magnitude, value=-2.0)
+    return decay.mul_(r.mul_(4.0)).mul_(natural), value.sum(dtype=torch.float64)
+
+
+@one_pass
+def _kl_to_prior(natural: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+    # As _kl_value: softplus(-2 s lambda_p) - log1p(e) + 2 e r (s lambda_p - |lambda|).
+    magnitude, decay, r = _decay(natural)
+    aligned = sign_of(natural) * prior
+    value = softplus(-2.0 * aligned) - torch.log1p(decay)
+    decay.mul_(r)
+    value.addcmul_(decay, aligned - magnitude, value=2.0)
+    return decay.mul_(r.mul_(4.0)).mul_(natural - prior), value.sum(dtype=torch.float64)
+
+
 class _KLSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, natural: Tensor, prior: Tensor) -> Tensor:
-        slope = torch.empty_like(natural)
-        total = torch.zeros((), dtype=torch.float64, device=natural.device)
-        if prior.numel() == 1:
-            parts = ((lam, prior.reshape(()), out) for lam, out in blocks(natural, slope))
+        if prior.dim() == 0 and not prior.any():
+            slope, total = _kl_to_uniform(natural)
         else:
-            parts = blocks(natural, prior.expand_as(natural).contiguous(), slope)
-        uniform = prior.numel() == 1 and not prior.any()
-        for lam, lam_p, out in parts:
-            # As _kl_value: softplus(-2 s lambda_p) - log1p(e) + 2 e r (s lambda_p - |lambda|).
-            magnitude, decay, r = _decay(lam)
-            value = torch.log1p(decay).neg_()
-            torch.mul(decay, r, out=out)
-            if uniform:
-                value.add_(LOG_2).addcmul_(out, magnitude, value=-2.0)
-                out.mul_(lam)
-            else:
-                aligned = sign_of(lam) * lam_p
-                value.add_(softplus(-2.0 * aligned)).addcmul_(out, aligned - magnitude, value=2.0)
-                out.mul_(lam - lam_p)
-            # The slope (lambda - lambda_p) F, F = 4 e r^2, costs little beside the value: kept.
-            out.mul_(r.mul_(4.0))
-            total += value.sum(dtype=torch.float64)
+            slope, total = _kl_to_prior(natural, prior)
         ctx.save_for_backward(slope)
         return total.to(natural.dtype)
 
@@ -85,15 +97,24 @@ class _KLSum(torch.autograd.Function):
 
 
 def kl_sum(natural: Tensor, prior: Tensor) -> Tensor:
-    """The sum of ``kl_divergence`` over the weights, in one pass for large layers.
+    """The sum of ``kl_divergence`` over the weights, added up in float64.
 
     Where the prior is itself learned or drawn, the elementwise form carries its gradient too.
     """
-    if prior.dim() and prior.numel() and not any(prior.stride()):
-        prior = prior[(0,) * prior.dim()]  # one number, expanded to a layer: keep it one
     if prior.requires_grad:
         return kl_divergence(*torch.broadcast_tensors(natural, prior)).sum()
+    if prior.numel() == 1 or (prior.numel() and not any(prior.stride())):
+        prior = prior[(0,) * prior.dim()]  # one number, expanded to a layer: keep it one
+    else:
+        natural, prior = torch.broadcast_tensors(natural, prior)
     return _KLSum.apply(natural, prior)
+
+
+@one_pass
+def _over_fisher(natural: Tensor, gradient: Tensor, bound: float) -> tuple[Tensor]:
+    # 4 / F = (exp(lambda) + exp(-lambda))^2: no intermediate exceeds the result.
+    growth = natural.clamp(-bound, bound).exp_()
+    return (growth.add_(growth.reciprocal()).square_().mul_(0.25).mul_(gradient),)
 
 
 def over_fisher(gradient: Tensor, natural: Tensor, bound: float | None = None) -> Tensor:
@@ -102,15 +123,13 @@ def over_fisher(gradient: Tensor, natural: Tensor, bound: float | None = None) -
     1/F = cosh^2(lambda); in float32 it is finite up to |lambda| of about 44. With a bound, F is taken
     at lambda clamped to it, so that a gradient that has underflowed to 0 stays 0 and is not NaN.
     """
-    result = torch.empty_like(gradient, memory_format=torch.contiguous_format)
-    for lam, g, out in blocks(natural.detach(), gradient, result):
-        # 4 / F = (exp(lambda) + exp(-lambda))^2: no intermediate exceeds the result.
-        if bound is None:
-            torch.exp(lam, out=out)
-        else:
-            torch.clamp(lam, -bound, bound, out=out).exp_()
-        out.add_(out.reciprocal()).square_().mul_(0.25).mul_(g)
-    return result
+    return _over_fisher(natural.detach(), gradient, math.inf if bound is None else bound)[0]
+
+
+@one_pass
+def _through_slope(natural: Tensor, grad: Tensor) -> tuple[Tensor]:
+    _, decay, r = _decay(natural)
+    return (decay.mul_(4.0).mul_(r.square_()).mul_(grad),)
 
 
 class _SignsThrough(torch.autograd.Function):
@@ -123,14 +142,37 @@ class _SignsThrough(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (natural,) = ctx.saved_tensors
-        result = torch.empty_like(natural)
-        for lam, g, out in blocks(natural, grad, result):
-            _, decay, r = _decay(lam)
-            torch.mul(decay.mul_(4.0), r.square_(), out=out)
-            out.mul_(g)
-        return result, None
+        return _through_slope(natural, grad)[0], None
 
 
 def signs_through(natural: Tensor, signs: Tensor) -> Tensor:
     """Hard signs in the forward pass whose gradient is passed to the mean: dw/d lambda := F."""
     return _SignsThrough.apply(natural, signs)
+
+
+@one_pass
+def _relaxed(natural: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    noise = torch.log(uniform).sub_(torch.log1p(-uniform)).mul_(0.5)
+    scaled = noise.add_(natural).div_(temperature)
+    _, decay, r = _decay(scaled)
+    value = r.mul(2.0).sub_(1.0).copysign_(scaled)
+    return value, decay.mul_(r.square_()).mul_(4.0 / temperature)
+
+
+class _RelaxedDraw(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+        value, slope = _relaxed(natural.to(uniform.dtype), uniform, temperature)
+        ctx.save_for_backward(slope)
+        return value.to(natural.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (grad * slope).to(grad.dtype), None, None
+
+
+def relaxed_draw(natural: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """w_r = tanh((lambda + logit(u)/2) / tau) with its gradient sech^2 / tau; first derivatives only."""
+    return _RelaxedDraw.apply(natural, uniform, temperature)

@@ -11,7 +11,6 @@ information F = sech^2(lambda) formed from ``exp(-2|lambda|)``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,19 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from bayesbin._one_pass import BLOCK, one_pass
+
 LOG_2 = math.log(2.0)
 LOG_4 = math.log(4.0)
-
-# Elementwise chains over millions of weights are bound by memory traffic, not arithmetic: worked through
-# in blocks of this many weights, their temporaries stay in the cache.
-BLOCK = 1 << 18
-
-
-def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Matching blocks of contiguous tensors of one shape; a single block where one is not contiguous."""
-    if not all(tensor.is_contiguous() for tensor in tensors):
-        return iter([tensors])
-    return zip(*(tensor.view(-1).split(BLOCK) for tensor in tensors), strict=True)
 
 
 def log_variance(natural: Tensor) -> Tensor:
@@ -44,13 +34,14 @@ def _fisher(natural: Tensor) -> Tensor:
     """sech^2(lambda) for backward passes: fused when nobody differentiates it again."""
     if torch.is_grad_enabled():
         return torch.exp(log_variance(natural))
-    value = torch.empty_like(natural)
-    for lam, out in blocks(natural, value):
-        # 4 e / (1 + e)^2 with e = exp(-2|lambda|): one exponential and no cancellation.
-        decay = lam.abs().mul_(-2.0).exp_()
-        torch.mul(decay, 4.0, out=out)
-        out.div_(decay.add_(1.0).square_())
-    return value
+    return _fisher_value(natural)[0]
+
+
+@one_pass
+def _fisher_value(natural: Tensor) -> tuple[Tensor]:
+    # 4 e / (1 + e)^2 with e = exp(-2|lambda|): one exponential and no cancellation.
+    decay = natural.abs().mul_(-2.0).exp_()
+    return (decay.mul(4.0).div_(decay.add_(1.0).square_()),)
 
 
 def _tail(magnitude: Tensor) -> Tensor:
@@ -246,12 +237,12 @@ def uniform_noise(like: Tensor) -> Tensor:
 
 def hard_signs(natural: Tensor, uniform: Tensor) -> Tensor:
     """The draw sign(lambda + logit(u)/2), as -1 and +1: +1 where u >= sigmoid(-2 lambda)."""
-    result = torch.empty_like(uniform)
-    for lam, u, out in blocks(natural.detach().to(uniform.dtype), uniform, result):
-        torch.mul(lam, -2.0, out=out)
-        torch.sub(u, out.sigmoid_(), out=out)
-        torch.copysign(torch.ones((), dtype=u.dtype, device=u.device), out.add_(0.0), out=out)
-    return result.to(natural.dtype)
+    return _hard_signs(natural.detach().to(uniform.dtype), uniform)[0].to(natural.dtype)
+
+
+@one_pass
+def _hard_signs(natural: Tensor, uniform: Tensor) -> tuple[Tensor]:
+    return (sign_of(uniform - natural.mul(-2.0).sigmoid_()),)
 
 
 class _RelaxedSigns(torch.autograd.Function):

@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--lr",
         type=float,
-        help="of the natural parameters; the rule and sgd divide it by the number of training data",
+        help="learning rate of the natural parameters; sgd divides it by the number of training data",
     )
     train.add_argument("--momentum", type=float, help="of the rule and sgd (default: 0.9)")
     train.add_argument("--width", type=int, help="units per hidden layer (default: 512)")

@@ -29,7 +29,7 @@ BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
 # The classes' own colours: white is where a prediction is undecided.
 _PROBABILITY = LinearSegmentedColormap.from_list("classes", ["#0072B2", "#f7f7f7", "#D55E00"])
 _UNCERTAINTY = "cividis"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
@@ -108,11 +108,11 @@ def plot_classes(axes: Axes, x: Tensor, y: Tensor) -> Axes:
         axes.scatter(
             chosen[:, 0],
             chosen[:, 1],
-            s=11,
+            s=13,
             c=color,
             marker=marker,
             edgecolors="white",
-            linewidths=0.4,
+            linewidths=0.5,
             label=f"class {label}",
             zorder=3,
         )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +15,7 @@ import torch
 from mpmath import mpf
 from torch import Tensor
 
-from bayesbin import _fused, _numerics
+from bayesbin import _fused, _numerics, _one_pass
 
 MAGNITUDES = (0.5, 3.0, 8.5, 10.0, 20.0, 40.0, 100.0)  # all of them exact in bfloat16
 GRID = [0.0, *MAGNITUDES, *(-m for m in MAGNITUDES)]
@@ -268,12 +272,12 @@ def test_autograd_through_one_minus_tanh_squared_would_fail_that_test():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Block boundaries at a size that is cheap to straddle."""
-    monkeypatch.setattr(_numerics, "BLOCK", 128)
+    monkeypatch.setattr(_one_pass, "BLOCK", 128)
 
 
 def layouts() -> dict[str, Tensor]:
     """Natural parameters of all sizes and memory layouts that a layer may bring."""
-    block = _numerics.BLOCK
+    block = _one_pass.BLOCK
     long = 5.0 * torch.randn(block + 3)
     matrix = 5.0 * torch.randn(6, 5)
     return {
@@ -450,7 +454,7 @@ def test_hard_signs_keep_the_dtype_and_the_tails(dtype):
 
 def test_noise_of_large_layers_is_uniform_and_follows_the_seed():
     """Above one block the numbers come from another generator, seeded from torch's."""
-    like = torch.empty(_numerics.BLOCK + 1, dtype=torch.float32)
+    like = torch.empty(_one_pass.BLOCK + 1, dtype=torch.float32)
 
     def drawn(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -468,3 +472,31 @@ def test_noise_of_large_layers_is_uniform_and_follows_the_seed():
     pairs = uniform[:-1].double().reshape(-1, 2) - 0.5
     correlation = 12.0 * pairs.prod(1)
     assert abs(float(correlation.mean())) < 5.0 * float(correlation.std()) / len(pairs) ** 0.5
+
+
+COMPILED = """
+import torch
+from bayesbin import _fused, _numerics
+torch.manual_seed(0)
+natural = (4.0 * torch.randn(1 << 19)).requires_grad_()
+mu, fisher = _fused.moments(natural)
+parts = [mu, fisher, _fused.kl_sum(natural, torch.zeros(())), _fused.over_fisher(mu.detach(), natural)]
+(slope,) = torch.autograd.grad(mu.sum() + (fisher * fisher).sum() + parts[2], natural)
+torch.save([part.detach() for part in (*parts, slope)], {path!r})
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_formulas_equal_the_plain_ones(tmp_path):
+    """BAYESBIN_COMPILE=1 is the same arithmetic in another order of rounding."""
+    results = []
+    for compiled in ("0", "1"):
+        path = str(tmp_path / f"{compiled}.pt")
+        environment = os.environ | {
+            "BAYESBIN_COMPILE": compiled, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")
+        }  # fmt: skip
+        code = COMPILED.format(path=path)
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
+        results.append(torch.load(path, weights_only=True))
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from bayesbin import _fused, _numerics
@@ -62,9 +61,7 @@ class Concrete(Estimator):
         return objective(values).mean()
 
     def _draw(self, natural: Tensor) -> Tensor:
-        noise = _numerics.logistic_noise(natural)
-        temperature = torch.as_tensor(self.temperature, dtype=natural.dtype, device=natural.device)
-        return _numerics.relaxed_signs(natural + noise, temperature)
+        return _fused.relaxed_draw(natural, _numerics.uniform_noise(natural), self.temperature)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:g}, num_samples={self.num_samples}"

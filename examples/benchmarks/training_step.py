@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayesbin import _one_pass
 from bayesbin.estimators import Concrete, LocalReparameterization, StraightThrough
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
@@ -106,8 +107,10 @@ def peak_megabytes(name: str, args: argparse.Namespace) -> float:
 
 def report(result: dict[str, Any]) -> str:
     """The result as a table."""
+    threads, how = result["threads"], "BAYESBIN_COMPILE=1" if result["compiled"] else "plain torch"
     lines = [
-        "| training step | ratio to float SGD, median (quartiles) | median ms | peak memory, MB |",
+        f"| {how}, {threads} thread{'s' * (threads > 1)} | ratio to float SGD, median (quartiles) "
+        "| median ms | peak memory, MB |",
         "|---|---|---|---|",
     ]
     for name, row in result["rows"].items():
@@ -167,6 +170,7 @@ def main() -> None:
         "batch_size": args.batch_size,
         "steps": args.steps,
         "threads": torch.get_num_threads(),
+        "compiled": _one_pass.COMPILE,
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "rows": rows,

@@ -1,0 +1,82 @@
+"""What to train, and how: the configuration of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bayesbin import data
+
+GUIDES = ("mean-field",)
+ESTIMATORS = ("local-reparameterization", "straight-through", "concrete")
+# Default learning rates: the typical change of lambda in one step, except for SGD, which divides its
+# own by the number of training data.
+LEARNING_RATES = {"bayesian-learning-rule": 0.05, "adam": 0.1, "sgd": 2000.0}
+# Default passes over the data, 20 where not named: small sets need more to take as many steps.
+EPOCHS = {"digits": 60, "two-moons": 300}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What to train, and how: one binary multilayer perceptron on one of ``bayesbin.data.NAMES``.
+
+    :param lr: learning rate of the natural parameters; None: that of LEARNING_RATES.
+    :param width: units per hidden layer. :param depth: number of hidden layers.
+    :param epochs: passes over the training data; None: that of EPOCHS, or 20.
+    :param num_samples: draws per training step. :param temperature: of the Concrete estimator.
+    :param momentum: of the rule and of SGD. :param init_scale: of the initial natural parameters.
+    :param validation: fraction of the training data held out; the test set is left alone.
+    :raises ValueError: for a name that is not known or a number out of range.
+
+    >>> RunConfig("digits").epochs
+    60
+    """
+
+    dataset: str
+    guide: str = "mean-field"
+    estimator: str = "local-reparameterization"
+    temperature: float = 0.5
+    optimizer: str = "bayesian-learning-rule"
+    lr: float | None = None
+    momentum: float = 0.9
+    width: int = 512
+    depth: int = 2
+    kl_weight: float = 0.03
+    epochs: int | None = None
+    batch_size: int = 100
+    num_samples: int = 1
+    init_scale: float = 0.1
+    validation: float = 0.1
+    seed: int = 0
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("dataset", data.NAMES),
+            ("guide", GUIDES),
+            ("estimator", ESTIMATORS),
+            ("optimizer", LEARNING_RATES),
+        ):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"expected {name} to be one of {', '.join(known)}; got {value!r}.")
+        # Filled in here, so that a saved configuration does not change with the defaults.
+        if self.lr is None:
+            object.__setattr__(self, "lr", LEARNING_RATES[self.optimizer])
+        if self.epochs is None:
+            object.__setattr__(self, "epochs", EPOCHS.get(self.dataset, 20))
+        for name in ("width", "depth", "epochs", "batch_size", "num_samples"):
+            if not (isinstance(value := getattr(self, name), int) and value >= 1):
+                raise ValueError(
+                    f"expected {name} to be a whole number of at least 1; got {value}."
+                )
+        for name in ("lr", "temperature"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"expected {name} to be a positive number; got {value}.")
+        for name, value in (("kl_weight", self.kl_weight), ("init_scale", self.init_scale)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"expected {name} to be at least 0; got {value}.")
+        for name, value in (("momentum", self.momentum), ("validation", self.validation)):
+            if not 0 <= value < 1:
+                raise ValueError(f"expected {name} in [0, 1); got {value}.")
+        if not self.validation:
+            raise ValueError("expected validation to be a positive fraction; got 0.")

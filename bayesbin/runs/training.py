@@ -1,0 +1,198 @@
+"""Train what a configuration says, and score what was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from bayesbin import data
+from bayesbin._files import sha256
+from bayesbin.diagnostics import evaluate
+from bayesbin.estimators import Concrete, Estimator, LocalReparameterization, StraightThrough
+from bayesbin.guides import AutoSignBernoulli
+from bayesbin.infer import fit
+from bayesbin.nn import Classifier, recalibrate
+from bayesbin.optim import BayesianLearningRule
+from bayesbin.runs.config import RunConfig
+from bayesbin.runs.record import (
+    RECORD,
+    Run,
+    build_network,
+    config_of,
+    environment,
+    load_run,
+    read_record,
+    save_run,
+    seeded_float32,
+    write_record,
+)
+
+CHECKPOINTS = "checkpoints"
+_ADAM_LR = 1e-2  # of biases, normalisation and output scale
+_CALIBRATION_DATA = 5000
+
+
+def train_run(
+    config: RunConfig,
+    folder: str | os.PathLike[str],
+    *,
+    data_folder: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> Run:
+    """Train what ``config`` says and save it to ``folder``; continues there if it was interrupted.
+
+    The natural parameters get the optimizer of the configuration, everything real Adam, both with a
+    cosine schedule. A run that is finished is loaded and returned.
+
+    :param data_folder: where idx files are, see :func:`bayesbin.data.data_folder`.
+    :raises ValueError: if the folder holds a run of another configuration, or something else.
+    :raises DataError: if the data cannot be read. :raises KeyboardInterrupt: after a checkpoint.
+    """
+    folder = Path(folder)
+    if finished := _begun(folder, config):
+        return finished
+    splits = data.load(
+        config.dataset, None if data_folder is None else Path(data_folder), config.data_seed
+    )
+    held, validation = splits.hold_out(config.validation, config.data_seed)
+    train = held.train
+    record: dict[str, Any] = {
+        "config": asdict(config),
+        "architecture": {
+            "num_inputs": train.x.shape[1],
+            "hidden": [config.width] * config.depth,
+            "num_outputs": train.num_classes,
+        },
+        "data": {
+            "name": train.name,
+            "sha256": _data_digest(splits),
+            "training": len(train),
+            "validation": len(validation),
+            "test": len(splits.test),
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / RECORD).exists():
+        write_record(folder, record | {"finished": False})
+    with seeded_float32(config.seed):
+        net = build_network(record["architecture"])
+        model = Classifier(net, dataset_size=len(train))
+        guide = AutoSignBernoulli(model, init_scale=config.init_scale)
+    optimizers = _optimizers(config, guide, model, len(train))
+    assert config.epochs is not None
+    result = fit(
+        model,
+        guide,
+        data.Batches(train, config.batch_size),
+        estimator=_estimator(config),
+        epochs=config.epochs,
+        kl_weight=config.kl_weight,
+        optimizers=optimizers,
+        schedulers=[CosineAnnealingLR(optimizer, config.epochs) for optimizer in optimizers],
+        validation=data.Batches(validation, 1000, shuffle=False),
+        # About ten times in all, and after the last epoch in any case.
+        validate_every=next(
+            d for d in range(max(config.epochs // 10, 1), 0, -1) if config.epochs % d == 0
+        ),
+        checkpoint_dir=folder / CHECKPOINTS,
+        seed=config.seed,
+        progress=progress,
+    )
+    history = json.loads(result.to_json())["history"]
+    scored = {
+        k.removeprefix("validation_"): v for k, v in history[-1].items() if "validation_" in k
+    }
+    record |= {
+        "history": history,
+        "validation": scored,
+        "seconds": sum(row["seconds"] for row in history),
+        "environment": environment(),
+    }
+    return save_run(folder, net, guide.posterior(), record)
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    data_folder: str | os.PathLike[str] | None = None,
+    num_samples: int = 32,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Test scores of the mode, of the mean of draws and of single draws: :func:`diagnostics.evaluate`.
+
+    Normalisation statistics of each weight state are computed from training data first.
+
+    :raises ValueError: for fewer than 1 draw. :raises DataError: if the data cannot be read or are not
+        those of the run.
+    """
+    config = run.config
+    splits = data.load(
+        config.dataset, None if data_folder is None else Path(data_folder), config.data_seed
+    )
+    if (digest := _data_digest(splits)) != run.record["data"]["sha256"]:
+        wanted = f"the {config.dataset} data that the run was trained on"
+        came = f"others (SHA-256 {digest[:12]}...); name their folder"
+        raise data.DataError(f"expected {wanted}, got {came}.")
+    if num_samples < 1:
+        raise ValueError(f"expected num_samples of at least 1; got {num_samples}.")
+    train = splits.hold_out(config.validation, config.data_seed)[0].train
+    statistics = recalibrate(
+        run.net, run.posterior, train.x[:_CALIBRATION_DATA], num_samples=num_samples, seed=seed
+    )
+    x, y = splits.test.x, splits.test.y
+    return evaluate(run.net, run.posterior, x, y, num_samples, seed, statistics)
+
+
+def _estimator(config: RunConfig) -> Estimator:
+    if config.estimator == "concrete":
+        return Concrete(config.temperature, num_samples=config.num_samples)
+    if config.estimator == "straight-through":
+        return StraightThrough(config.num_samples)
+    return LocalReparameterization(config.num_samples)
+
+
+def _optimizers(config: RunConfig, guide: Any, model: nn.Module, size: int) -> list[Optimizer]:
+    natural, lr = list(guide.natural_parameters()), config.lr
+    assert lr is not None
+    if config.optimizer == "adam":
+        first: Optimizer = Adam(natural, lr=lr)
+    elif config.optimizer == "sgd":
+        first = SGD(natural, lr=lr / size, momentum=config.momentum)
+    else:
+        first = BayesianLearningRule(natural, lr, config.momentum, normalize=True)
+    return [first, Adam([*model.parameters(), *guide.real_parameters()], lr=_ADAM_LR)]
+
+
+def _begun(folder: Path, config: RunConfig) -> Run | None:
+    """The run in ``folder`` if it is this one and finished; an error if it is another one."""
+    if not (folder / RECORD).is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            remedy = "name another one"
+            raise ValueError(f"expected {folder} to be a new or empty folder, or a run; {remedy}.")
+        return None
+    record = read_record(folder)
+    saved = asdict(config_of(record))
+    different = [
+        f"{name} {saved[name]} there, {now} now"
+        for name, now in asdict(config).items()
+        if saved[name] != now
+    ]
+    if different:
+        remedy = "use the same settings to continue it, or name another folder"
+        raise ValueError(
+            f"expected {folder} to hold a run of this configuration, but these differ: "
+            f"{'; '.join(different)}. To go on, {remedy}."
+        )
+    return load_run(folder) if record["finished"] else None
+
+
+def _data_digest(splits: data.Splits) -> str:
+    parts: list[Tensor] = [splits.train.x, splits.train.y, splits.test.x, splits.test.y]
+    return sha256("".join(sha256(part.contiguous().numpy().tobytes()) for part in parts).encode())

@@ -1,0 +1,134 @@
+"""Figures show what they were given, and are files whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from bayesbin import plots
+from bayesbin.data import regression_1d, two_moons
+from bayesbin.predict import Prediction, RegressionPrediction
+
+AREA = plots.grid((-3.0, -2.0), (3.0, 2.0), num_points=21)
+TRAIN = two_moons(40)
+
+
+def prediction(probs: torch.Tensor, num_samples: int = 10) -> Prediction:
+    both = torch.stack([1.0 - probs, probs], dim=-1)
+    entropy = torch.special.entr(both).sum(-1)
+    return Prediction(both.log(), 0.25 * entropy, torch.zeros_like(both), num_samples)
+
+
+def slope() -> torch.Tensor:
+    return torch.sigmoid(2.0 * AREA.points[:, 0].double() + AREA.points[:, 1].double())
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if axes.get_title("left")]
+
+
+def test_the_grid_runs_along_the_first_coordinate_first():
+    assert AREA.points.shape == (441, 2)
+    np.testing.assert_allclose(AREA.points[:21, 0], AREA.first)
+    assert (AREA.points[:21, 1] == -2.0).all()
+    assert AREA.points.dtype == torch.float32
+
+
+def test_two_moons_has_five_panels_with_shared_axes_units_and_data():
+    probs = slope()
+    figure = plots.plot_two_moons(probs, probs, prediction(probs), AREA, TRAIN.x, TRAIN.y)
+    shown = panels(figure)
+    titles = [axes.get_title("left") for axes in shown]
+    assert len(titles) == 5
+    assert "STE" in titles[0] and "mode" in titles[1] and "10 draws" in titles[2]
+    assert "entropy" in titles[3] and "mutual information" in titles[4]
+    for axes in shown:
+        assert axes.get_xlim() == (-3.0, 3.0) and axes.get_ylim() == (-2.0, 2.0)
+        points = sum(len(scatter.get_offsets()) for scatter in axes.collections[-2:])
+        assert points == len(TRAIN)
+    bars = [child.get_ylabel() for axes in shown for child in axes.child_axes if child.get_ylabel()]
+    assert bars == ["probability of class 1", "nats", "nats"]
+
+
+def test_a_panel_shows_the_values_at_their_place():
+    probs = slope()
+    figure = plots.plot_two_moons(probs, 1.0 - probs, prediction(probs), AREA, TRAIN.x, TRAIN.y)
+    first, second, third, entropy, information = (
+        np.asarray(axes.collections[0].get_array()).reshape(21, 21) for axes in panels(figure)
+    )
+    assert first[0, 0] < 0.01 and first[-1, -1] > 0.99  # class 1 is at the upper right
+    np.testing.assert_allclose(second, 1.0 - first)
+    np.testing.assert_allclose(third, first)
+    np.testing.assert_allclose(information, 0.75 * entropy, atol=1e-12)
+    assert entropy.max() == pytest.approx(math.log(2.0), abs=1e-3)
+
+
+def test_predictions_made_elsewhere_are_refused():
+    probs = slope()
+    with pytest.raises(ValueError, match="expected predictions"):
+        plots.plot_two_moons(probs, probs, prediction(probs[:7]), AREA, TRAIN.x, TRAIN.y)
+
+
+def test_a_sure_prediction_has_no_boundary():
+    figure = plots.Figure()
+    axes = plots.plot_boundary(figure.subplots(), torch.full((441,), 0.9), AREA)
+    assert not axes.collections
+
+
+def test_regression_draws_bands_of_the_standard_deviations():
+    x = torch.linspace(-1.0, 1.0, 11)
+    given = RegressionPrediction(x, torch.full_like(x, 0.09), torch.full_like(x, 0.16), 32)
+    train = regression_1d(20)
+    axes = plots.plot_regression(x, given, data=(train.x, train.y), truth=x, mode=-x)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert {"data", "true function", "posterior mode", "mean of 32 draws"} <= set(labels)
+    heights = {
+        band.get_label(): np.ptp(band.get_paths()[0].vertices[:, 1])
+        for band in axes.collections
+        if "sd" in str(band.get_label())
+    }
+    # The mean itself rises by 2 over the line.
+    assert heights == {
+        "total, $\\pm$2 sd": pytest.approx(2.0 + 4 * 0.5),
+        "total, $\\pm$1 sd": pytest.approx(2.0 + 2 * 0.5),
+        "epistemic, $\\pm$2 sd": pytest.approx(2.0 + 4 * 0.4),
+        "epistemic, $\\pm$1 sd": pytest.approx(2.0 + 2 * 0.4),
+    }
+    assert axes.get_xlabel() == "x" and axes.get_ylabel() == "y"
+    with pytest.raises(ValueError, match="one prediction per input"):
+        plots.plot_regression(x[:3], given, data=(train.x, train.y))
+
+
+@pytest.mark.parametrize("kind, magic", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_saving(tmp_path, kind, magic):
+    figure = plots.Figure(figsize=(1, 1))
+    figure.subplots()
+    path = tmp_path / f"picture.{kind}"
+    plots.save_figure(figure, path, dpi=40)
+    assert path.read_bytes().startswith(magic)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saving_refuses_other_endings_and_missing_folders(tmp_path):
+    figure = plots.Figure(figsize=(1, 1))
+    with pytest.raises(ValueError, match=r"\.png, \.pdf or \.svg"):
+        plots.save_figure(figure, tmp_path / "picture.doc")
+    with pytest.raises(FileNotFoundError):
+        plots.save_figure(figure, tmp_path / "missing" / "picture.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_leave_the_global_state_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    probs = slope()
+    plots.plot_two_moons(probs, probs, prediction(probs), AREA, TRAIN.x, TRAIN.y)
+    assert dict(matplotlib.rcParams) == before
+    assert (
+        "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    )
