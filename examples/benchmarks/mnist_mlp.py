@@ -183,7 +183,8 @@ def report(folder: Path) -> str:
             key = (record["dataset"], tuple(record["hidden"]), record["epochs"], record["method"])
             groups.setdefault(key, []).append(record)
     lines = [
-        "| data | network | epochs | method | seeds | prediction | accuracy % | NLL | ECE | entropy, bits/weight by layer |",  # noqa: E501
+        "| data | network | epochs | method | seeds | prediction | accuracy % | NLL | ECE "
+        "| entropy, bits/weight by layer |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (dataset, hidden, epochs, method), records in sorted(groups.items()):
