@@ -7,9 +7,28 @@ name (``bayesbin.nn``, ``bayesbin.predict``), and ``BinaryPosterior``, ``fit`` a
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # what the names below are, for type checkers and editors
+    from bayesbin import (
+        data,
+        diagnostics,
+        distributions,
+        estimators,
+        guides,
+        infer,
+        nn,
+        optim,
+        plots,
+        posterior,
+        predict,
+    )
+    from bayesbin.distributions import SignBernoulli
+    from bayesbin.guides import AutoSignBernoulli
+    from bayesbin.infer import TraceBinary_ELBO, fit
+    from bayesbin.posterior import BinaryPosterior
 
 _MODULES = (
     "data",
@@ -32,7 +51,25 @@ _NAMES = {
     "fit": "bayesbin.infer",
 }
 
-__all__ = ["__version__", *_MODULES, *_NAMES]
+__all__ = [
+    "AutoSignBernoulli",
+    "BinaryPosterior",
+    "SignBernoulli",
+    "TraceBinary_ELBO",
+    "__version__",
+    "data",
+    "diagnostics",
+    "distributions",
+    "estimators",
+    "fit",
+    "guides",
+    "infer",
+    "nn",
+    "optim",
+    "plots",
+    "posterior",
+    "predict",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from bayesbin.optim import BayesianLearningRule
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", help="folder of MNIST's idx files; without it: digits")
     parser.add_argument("--epochs", type=int, help="default: 20, for digits 60")
     parser.add_argument("--seed", type=int, default=0)
@@ -49,7 +49,9 @@ def main() -> None:
     model = nn.Classifier(net, dataset_size=len(train))
     guide = AutoSignBernoulli(model)
 
-    rule = BayesianLearningRule(guide.natural_parameters(), lr=2000.0 / len(train), momentum=0.9)
+    # Natural gradients of layers differ by orders of magnitude; normalised, lr is the typical change of
+    # a natural parameter in one step.
+    rule = BayesianLearningRule(guide.natural_parameters(), lr=0.05, momentum=0.9, normalize=True)
     adam = torch.optim.Adam(model.parameters(), lr=1e-2)
     fit(
         model,

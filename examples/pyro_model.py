@@ -16,7 +16,8 @@ from collections.abc import Callable
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.optim import ClippedAdam
 from torch import Tensor
 
 from bayesbin.distributions import SignBernoulli
@@ -38,12 +39,12 @@ def guide(x: Tensor, y: Tensor) -> None:
     pyro.sample("w", SignBernoulli(natural=natural).to_event(1))
 
 
-def train(elbo: pyro.infer.ELBO, x: Tensor, y: Tensor, steps: int) -> Tensor:
+def train(elbo: ELBO, x: Tensor, y: Tensor, steps: int) -> Tensor:
     """The means of the six signs after training from scratch."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     # Steps that shrink, so that the noise of the gradients averages out in the end.
-    decay = pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1.0 / steps)})
+    decay = ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1.0 / steps)})
     svi = SVI(model, guide, decay, elbo)
     for _ in range(steps):
         svi.step(x, y)
@@ -63,7 +64,7 @@ def exact_means(x: Tensor, y: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument(
         "--smoke", action="store_true", help="a few steps only, to see that it runs"
@@ -78,7 +79,7 @@ def main() -> None:
 
     # TraceBinary_ELBO goes wherever Pyro takes an ELBO. The plain sum x @ w is a linear map of the
     # weights, which is what LocalReparameterization asks for.
-    losses: dict[str, Callable[[], pyro.infer.ELBO]] = {
+    losses: dict[str, Callable[[], ELBO]] = {
         "Trace_ELBO": lambda: Trace_ELBO(num_particles=4),
         "TraceBinary_ELBO": lambda: TraceBinary_ELBO(LocalReparameterization()),
     }

@@ -63,7 +63,13 @@ def rooms_imported(path: Path) -> set[str]:
 def test_imports_point_one_way(path):
     room = room_of(path)
     if room == "__init__":
-        assert not rooms_imported(path), "the package itself imports nothing: names are lazy"
+        statements = [
+            node
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        ]
+        origins = {getattr(node, "module", None) or node.names[0].name for node in statements}
+        assert origins <= {"__future__", "importlib", "typing"}, "public names are lazy"
         return
     assert room in MAY_IMPORT, f"{room} has no place in the order of rooms yet; give it one"
     foreign = rooms_imported(path) - {room} - MAY_IMPORT[room]
@@ -81,7 +87,7 @@ def test_only_plots_imports_matplotlib_and_only_the_command_line_imports_plots()
         if room_of(path) != "plots":
             assert not any(name.split(".")[0] == "matplotlib" for name in imports(path)), path
         if "plots" in rooms_imported(path):
-            assert room_of(path) in {"cli", "demos"}, path
+            assert room_of(path) in {"cli", "demos", "__init__"}, path  # the last: for types
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

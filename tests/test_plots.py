@@ -87,7 +87,7 @@ def test_regression_draws_bands_of_the_standard_deviations():
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert {"data", "true function", "posterior mode", "mean of 32 draws"} <= set(labels)
     heights = {
-        band.get_label(): np.ptp(band.get_paths()[0].vertices[:, 1])
+        band.get_label(): np.ptp(np.asarray(band.get_paths()[0].vertices)[:, 1])
         for band in axes.collections
         if "sd" in str(band.get_label())
     }

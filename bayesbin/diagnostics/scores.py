@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def evaluate(
     names = list(single[0])
     return {
         "mode": scores(mode, y),
-        "mean": scores(total - torch.tensor(float(num_samples)).log(), y),
+        "mean": scores(total - math.log(num_samples), y),
         "draws": {
             "mean": dict(zip(names, table.mean(0).tolist(), strict=True)),
             "std": dict(zip(names, table.std(0, correction=0).tolist(), strict=True)),

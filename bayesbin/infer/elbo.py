@@ -248,7 +248,7 @@ class BinaryELBOModule(ELBOModule):
 
 def _kl(guided: Mapping[str, Any], latents: Mapping[str, Any], dependent: frozenset[str]) -> Tensor:
     """The KL of all sites that do not depend on binary draws, auxiliary guide sites included."""
-    total = torch.zeros(())
+    total: Any = 0.0  # a number, so that the dtype is that of the terms
     for name, site in guided.items():
         if name in dependent:
             continue
@@ -261,7 +261,7 @@ def _kl(guided: Mapping[str, Any], latents: Mapping[str, Any], dependent: frozen
                 f"The guide samples {name!r}, which is not a latent site of the model (its latent sites: "
                 f"{', '.join(latents) or 'none'})."
             )
-    return total
+    return torch.as_tensor(total)
 
 
 def _subsamples(trace: Any) -> dict[str, Tensor]:

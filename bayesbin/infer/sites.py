@@ -128,7 +128,8 @@ def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
         value = _numerics.kl_divergence(*torch.broadcast_tensors(natural, signs_p.natural))
         for mask in masks:
             value = torch.where(mask, value, 0.0)
-        return scaled_sum(sum_rightmost(value, p.event_dim), model_site)
+        by_event: Any = sum_rightmost(value, p.event_dim)
+        return scaled_sum(by_event, model_site)
     try:
         closed_form: Any = kl_divergence(q, p)
         return scaled_sum(closed_form, model_site)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -19,6 +19,7 @@ from bayesbin.nn.layers import (
     resolve_scale,
 )
 
+Network = TypeVar("Network", bound=nn.Module)
 Predicate = Callable[[str, nn.Module], bool]
 Prior = float | Tensor | Mapping[str, Any] | Callable[[str, Tensor], "Tensor | float"]
 
@@ -35,12 +36,12 @@ def linear_and_convolution_weights(name: str, module: nn.Module) -> bool:
 
 
 def to_binary_(
-    module: nn.Module,
+    module: Network,
     where: Predicate = linear_and_convolution_weights,
     *,
     prior: Prior = 0.0,
     scale: float | str = "fan-in",
-) -> nn.Module:
+) -> Network:
     """Replace the chosen weights of a network by signs, in place, and return the network.
 
     A chosen weight of ``nn.Linear``, ``nn.Conv1d`` or ``nn.Conv2d`` becomes that of the binary layer of

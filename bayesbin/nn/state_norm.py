@@ -11,13 +11,15 @@ import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin import _networks
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class StateBatchNorm(_BatchNorm):
@@ -67,7 +69,7 @@ class StateBatchNorm(_BatchNorm):
         return super().forward(input)
 
 
-def to_state_batch_norm_(module: nn.Module) -> nn.Module:
+def to_state_batch_norm_(module: Network) -> Network:
     """Replace every BatchNorm1d/2d/3d of a network by a StateBatchNorm with the same affine parameters.
 
     In place; returns the network. :raises ValueError: if there is none to replace.

@@ -127,7 +127,7 @@ class BayesianLearningRule(Optimizer):
             if beta:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             if group["normalize"]:
-                state["mean_square"] = torch.zeros((), dtype=torch.float64)
+                state["mean_square"] = 0.0  # a number: load_state_dict casts tensors to float32
         if state:
             state["step"] += 1
         if group["normalize"]:
@@ -145,10 +145,9 @@ class BayesianLearningRule(Optimizer):
 
 def _inverse_size(state: dict[str, Any], gradient: Tensor) -> float:
     """One over the running root mean square of a tensor's natural gradient; 0 if that was always 0."""
-    mean_square = state["mean_square"]
-    size = gradient.double().square().mean().cpu() if gradient.numel() else torch.zeros(())
-    mean_square.lerp_(size.to(mean_square.dtype), 1.0 - SIZE_DECAY)
-    corrected = mean_square.item() / (1.0 - SIZE_DECAY ** state["step"].item())
+    size = gradient.double().square().mean().item() if gradient.numel() else 0.0
+    state["mean_square"] = SIZE_DECAY * state["mean_square"] + (1.0 - SIZE_DECAY) * size
+    corrected = state["mean_square"] / (1.0 - SIZE_DECAY ** state["step"].item())
     return corrected**-0.5 if corrected > 0 else 0.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,7 @@ def predict(
         entropies = entropies + torch.special.entr(probs).sum(-1)
         squares = squares + probs.square()
     count = max(num_samples, 1)
-    mean = total - torch.tensor(float(count)).log()
+    mean = total - math.log(count)
     spread = (squares / count - mean.exp().square()).clamp(min=0.0).sqrt()
     return Prediction(mean, entropies / count, spread, count)
 

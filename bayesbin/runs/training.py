@@ -85,26 +85,26 @@ def train_run(
         net = build_network(record["architecture"])
         model = Classifier(net, dataset_size=len(train))
         guide = AutoSignBernoulli(model, init_scale=config.init_scale)
-    optimizers = _optimizers(config, guide, model, len(train))
-    assert config.epochs is not None
-    result = fit(
-        model,
-        guide,
-        data.Batches(train, config.batch_size),
-        estimator=_estimator(config),
-        epochs=config.epochs,
-        kl_weight=config.kl_weight,
-        optimizers=optimizers,
-        schedulers=[CosineAnnealingLR(optimizer, config.epochs) for optimizer in optimizers],
-        validation=data.Batches(validation, 1000, shuffle=False),
-        # About ten times in all, and after the last epoch in any case.
-        validate_every=next(
-            d for d in range(max(config.epochs // 10, 1), 0, -1) if config.epochs % d == 0
-        ),
-        checkpoint_dir=folder / CHECKPOINTS,
-        seed=config.seed,
-        progress=progress,
-    )
+        optimizers = _optimizers(config, guide, model, len(train))
+        assert config.epochs is not None
+        result = fit(
+            model,
+            guide,
+            data.Batches(train, config.batch_size),
+            estimator=_estimator(config),
+            epochs=config.epochs,
+            kl_weight=config.kl_weight,
+            optimizers=optimizers,
+            schedulers=[CosineAnnealingLR(optimizer, config.epochs) for optimizer in optimizers],
+            validation=data.Batches(validation, 1000, shuffle=False),
+            # About ten times in all, and after the last epoch in any case.
+            validate_every=next(
+                d for d in range(max(config.epochs // 10, 1), 0, -1) if config.epochs % d == 0
+            ),
+            checkpoint_dir=folder / CHECKPOINTS,
+            seed=config.seed,
+            progress=progress,
+        )
     history = json.loads(result.to_json())["history"]
     scored = {
         k.removeprefix("validation_"): v for k, v in history[-1].items() if "validation_" in k

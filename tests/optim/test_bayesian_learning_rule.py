@@ -335,12 +335,13 @@ def test_copies_step_as_the_original_does():
 # State
 
 
-def training(dtype: torch.dtype = torch.float32):
+def training(dtype: torch.dtype = torch.float32, normalize: bool = False):
     natural = [parameter(0.3, -2.0, 9.0, dtype=dtype), parameter(0.1, dtype=dtype)]
     rule = BayesianLearningRule(
         [{"params": natural[:1]}, {"params": natural[1:], "momentum": 0.5, "bound": None}],
         lr=0.1,
         momentum=0.9,
+        normalize=normalize,
     )
     schedule = torch.optim.lr_scheduler.StepLR(rule, step_size=3, gamma=0.7)
     return natural, rule, schedule
@@ -356,11 +357,12 @@ def run(natural, rule, schedule, steps: range) -> None:
         schedule.step()
 
 
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_state_survives_a_file_bit_for_bit(dtype):
-    whole = training(dtype)
+def test_state_survives_a_file_bit_for_bit(dtype, normalize):
+    whole = training(dtype, normalize)
     run(*whole, range(10))
-    first = training(dtype)
+    first = training(dtype, normalize)
     run(*first, range(5))
     file = io.BytesIO()
     state = {
@@ -371,7 +373,7 @@ def test_state_survives_a_file_bit_for_bit(dtype):
     torch.save(state, file)
     file.seek(0)
     loaded = torch.load(file, weights_only=True)
-    second = training(dtype)
+    second = training(dtype, normalize)
     with torch.no_grad():
         for one, value in zip(second[0], loaded["natural"], strict=True):
             one.copy_(value)
