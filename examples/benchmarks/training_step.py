@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ DATASET_SIZE = 60_000
 ESTIMATORS = {
     "StraightThrough": StraightThrough,
     "LocalReparameterization": LocalReparameterization,
+    "LocalReparameterization(variance_dtype=torch.bfloat16)": partial(
+        LocalReparameterization, variance_dtype=torch.bfloat16
+    ),
     "Concrete": Concrete,
 }
 

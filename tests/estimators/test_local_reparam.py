@@ -395,3 +395,29 @@ def test_a_model_that_shares_a_weight_says_so():
     guide = AutoSignBernoulli(model)
     with pytest.raises(RuntimeError, match="'w' is used twice"):
         TraceBinary_ELBO(LocalReparameterization())(model, guide)()
+
+
+def test_a_short_variance_is_the_variance_to_three_digits():
+    """The noise of the pre-activations comes in bfloat16; their mean keeps all its digits."""
+    x, natural = torch.randn(40, 64), 0.5 * torch.randn(30, 64)
+
+    def gradient(**options):
+        torch.manual_seed(0)
+        lam = natural.clone().requires_grad_()
+        estimator = LocalReparameterization(**options)
+        surrogate = estimator(
+            lambda values: torch.stack([F.linear(x, w).tanh().sum() for w in values["w"]]),
+            {"w": lam},
+        )
+        return surrogate.detach(), torch.autograd.grad(surrogate, lam)[0]
+
+    value, slope = gradient()
+    short_value, short_slope = gradient(variance_dtype=torch.bfloat16)
+    assert float((short_value - value).abs()) < 0.01 * float(value.abs()) + 0.5
+    assert float((short_slope - slope).norm()) < 0.01 * float(slope.norm())
+    assert float((short_slope - slope).norm()) > 0.0
+
+
+def test_a_variance_in_float16_is_refused():
+    with pytest.raises(ValueError, match="float16 would underflow"):
+        LocalReparameterization(variance_dtype=torch.float16)
