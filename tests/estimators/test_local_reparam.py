@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from bayesbin import _fused
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import LocalReparameterization
-from bayesbin.estimators.local_reparam import WeightMoments
+from bayesbin.estimators.weight_moments import WeightMoments
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
 from bayesbin.nn import BinaryConv1d, BinaryConv2d, BinaryLinear, Classifier
