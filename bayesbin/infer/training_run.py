@@ -169,12 +169,14 @@ class Run:
                 self.save()
 
     def _validate(self, validation: Iterable[Any], epoch: int) -> dict[str, float]:
-        from bayesbin.infer.validation import (
-            validation_metrics,
-        )  # not every run needs what it imports
+        # Not every run needs what it imports.
+        from bayesbin.infer.validation import validation_metrics
 
+        self.module.eval()  # until the next epoch's first step
         with NoiseStream(self.seed, VALIDATION_NOISE, epoch).active():
-            return validation_metrics(*self.models, validation, self.data, self.seed)
+            return validation_metrics(
+                *self.models, validation, self.data, self.dataset_size, self.seed
+            )
 
     def save(self) -> Any:
         assert self.checkpoint_dir is not None

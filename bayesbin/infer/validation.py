@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin.diagnostics import scores
 from bayesbin.estimators import StraightThrough
+from bayesbin.infer.batches import arguments
 from bayesbin.infer.elbo import TraceBinary_ELBO
 from bayesbin.nn import Classifier, Regressor, recalibrate
 from bayesbin.predict import predict, predict_regression
@@ -20,29 +21,36 @@ CALIBRATION_DATA = 2000
 
 
 def validation_metrics(
-    model: Any, guide: Any, data: Iterable[Any], calibration: Iterable[Any], seed: int = 0
+    model: Any,
+    guide: Any,
+    data: Iterable[Any],
+    calibration: Iterable[Any],
+    dataset_size: int,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Scores per datum on held-out data with the mean of 8 draws of the current posterior.
 
     A ``Classifier`` gives accuracy, nll and ece; a ``Regressor`` nll and rmse, in the units of its
-    targets; any other model the expected negative log-likelihood at hard draws, as nll.
+    targets; any other model the expected negative log-likelihood at hard draws, as nll, all in nats.
 
     :param data: held-out batches, as for training.
     :param calibration: training batches, from whose first 2000 inputs normalisation statistics of each
         draw are computed where the network has normalisation layers.
+    :param dataset_size: N, to which the plate of a model scales the likelihood of a batch.
     """
+    device = next(guide.parameters()).device
     if not isinstance(model, (Classifier, Regressor)):
-        return {"nll": _expected_nll(model, guide, data, seed)}
+        return {"nll": _expected_nll(model, guide, data, seed, device) / dataset_size}
     posterior, net = guide.posterior(), model.net
     statistics = None
     if any(isinstance(module, _BatchNorm) for module in net.modules()):
-        statistics = recalibrate(net, posterior, _first(calibration), NUM_SAMPLES, seed)
+        statistics = recalibrate(net, posterior, _first(calibration).to(device), NUM_SAMPLES, seed)
     pairs = [(x, y) for x, y in data]
-    x, y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    x, y = (torch.cat(parts).to(device) for parts in zip(*pairs, strict=True))
     if isinstance(model, Classifier):
         prediction = predict(net, posterior, x, NUM_SAMPLES, seed, statistics)
         return scores(prediction.log_probs, y)
-    noise = model.noise if isinstance(model.noise, float) else "noise"
+    noise = model.noise if isinstance(model.noise, (int, float)) else "noise"
     result = predict_regression(net, posterior, x, noise, NUM_SAMPLES, seed, statistics)
     law = torch.distributions.Normal(result.mean, result.std)
     rmse = (result.mean - y).square().mean().sqrt()
@@ -59,15 +67,20 @@ def _first(batches: Iterable[Any]) -> Tensor:
     return torch.cat(inputs)[:CALIBRATION_DATA]
 
 
-def _expected_nll(model: Any, guide: Any, data: Iterable[Any], seed: int) -> float:
-    # Hard draws, so any estimator will do; the likelihood of a batch is scaled to the data set by the
-    # model's own plate, so the batches' values average to that of the whole.
-    elbo = TraceBinary_ELBO(StraightThrough(), num_particles=NUM_SAMPLES)
+def _expected_nll(
+    model: Any, guide: Any, data: Iterable[Any], seed: int, device: torch.device
+) -> float:
+    """In nats over N data: each batch is scaled to N by the model's own plate, so batches average."""
+    elbo = TraceBinary_ELBO(
+        StraightThrough(), num_particles=NUM_SAMPLES
+    )  # hard draws: any would do
     total, count = 0.0, 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for batch in data:
-            terms = elbo.hard_terms(model, guide, *batch)
-            total += terms.negative_log_likelihood.item() * len(batch[0])
-            count += len(batch[0])
+            args, kwargs = arguments(batch, device)
+            size = len(next(iter([*args, *kwargs.values()])))
+            terms = elbo.hard_terms(model, guide, *args, **kwargs)
+            total += terms.negative_log_likelihood.item() * size
+            count += size
     return total / count

@@ -108,7 +108,9 @@ def validation_scores(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]
     """Scores that the next validations give, from the front; draws noise as a real one does."""
     scores: list[dict[str, float]] = []
 
-    def validation_metrics(model: Any, guide: Any, data: Any, calibration: Any, seed: int) -> Any:
+    def validation_metrics(
+        model: Any, guide: Any, data: Any, calibration: Any, dataset_size: int, seed: int
+    ) -> Any:
         torch.rand(7)
         model.eval()
         for _ in data:
