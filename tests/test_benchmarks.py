@@ -1,0 +1,64 @@
+"""The benchmark scripts run, write their JSON, and do not repeat what is there."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(script: str, *arguments: str, cwd: Path) -> str:
+    command = [sys.executable, str(ROOT / "examples" / "benchmarks" / script), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of idx files like MNIST's, of noise."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 60), ("t10k", 30)):
+        pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            path = folder / f"{part}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(header + array.tobytes()))
+    return folder
+
+
+def test_mnist_mlp(images, tmp_path):
+    arguments = ("--smoke", "--no-progress", "--data", str(images), "--out", "results")
+    table = run("mnist_mlp.py", *arguments, cwd=tmp_path)
+    records = sorted((tmp_path / "results").glob("*.json"))
+    assert len(records) == 3
+    for path in records:
+        record = json.loads(path.read_text())
+        assert 0.0 <= record["scores"]["mean"]["accuracy"] <= 1.0
+        # The published rule's posterior has no spread; ours has.
+        saturated = record["method"].startswith("bayesbinn")
+        assert (record["entropy_bits_per_layer"][-1] < 1e-3) == saturated
+        assert (record["scores"]["draws"]["std"]["nll"] == 0.0) == saturated
+    written = [path.stat().st_mtime_ns for path in records]
+    assert run("mnist_mlp.py", *arguments, cwd=tmp_path) == table
+    assert [path.stat().st_mtime_ns for path in records] == written
+
+
+def test_training_step(tmp_path):
+    table = run("training_step.py", "--smoke", "--out", "steps.json", cwd=tmp_path)
+    assert run("training_step.py", "--report", "steps.json", cwd=tmp_path) == table
+    rows = json.loads((tmp_path / "steps.json").read_text())["rows"]
+    assert rows["float SGD"]["median_ratio"] == 1.0
+    assert all(row["peak_megabytes"] > 0 for row in rows.values())
