@@ -30,19 +30,6 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
     from bayesbin.infer import TraceBinary_ELBO, fit
     from bayesbin.posterior import BinaryPosterior
 
-_MODULES = (
-    "data",
-    "diagnostics",
-    "distributions",
-    "estimators",
-    "guides",
-    "infer",
-    "nn",
-    "optim",
-    "plots",
-    "posterior",
-    "predict",
-)
 _NAMES = {
     "BinaryPosterior": "bayesbin.posterior",
     "SignBernoulli": "bayesbin.distributions",
@@ -73,10 +60,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"bayesbin.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in __all__:  # all others are modules
+        return importlib.import_module(f"bayesbin.{name}")
     raise AttributeError(f"module 'bayesbin' has no attribute {name!r}")
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bayesbin import __version__
@@ -55,6 +56,10 @@ def _demo(arguments: argparse.Namespace) -> tuple[Any, str]:
     demo = {"two-moons": demos.two_moons_demo, "regression": demos.regression_demo}[arguments.name]
     options = {} if arguments.epochs is None else {"epochs": arguments.epochs}
     out = arguments.out or f"{arguments.name.replace('-', '_')}.png"
+    if not (folder := Path(out).absolute().parent).is_dir():
+        raise FileNotFoundError(
+            f"expected a folder for {out}, but there is no {folder}; create it."
+        )
     _say(f"Training, then drawing {out} ...")
     result = demo(seed=arguments.seed, out=out, progress=not arguments.no_progress, **options)
     return result.to_dict(), str(result)

@@ -235,9 +235,9 @@ def _colour_bar(axes: Axes, mesh: Any, label: str) -> None:
 
 def figure_of(axes: Axes) -> Figure:
     """The figure that ``axes`` are part of."""
-    figure = axes.figure
+    figure: Any = axes.figure
     while not isinstance(figure, Figure):  # axes in a subfigure
-        figure = figure.figure  # type: ignore[union-attr]
+        figure = figure.figure
     return figure
 
 

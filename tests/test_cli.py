@@ -180,3 +180,10 @@ def test_ctrl_c_leaves_a_run_that_continues(tmp_path):
         text=True,
     )
     assert result.returncode == 1 and "interrupted" in result.stderr
+
+
+def test_a_picture_into_no_folder_is_refused_before_training(tmp_path, capsys):
+    out = tmp_path / "missing" / "picture.png"
+    assert main(["demo", "regression", "--out", str(out)]) == 1
+    message = capsys.readouterr().err
+    assert "expected a folder" in message and "Training" not in message
