@@ -150,6 +150,35 @@ def signs_through(natural: Tensor, signs: Tensor) -> Tensor:
     return _SignsThrough.apply(natural, signs)
 
 
+class _SignsSloped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor, signs: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return signs.view_as(signs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None, None
+
+
+def signs_sloped(natural: Tensor, signs: Tensor, slope: Tensor) -> Tensor:
+    """Hard signs in the forward pass with a slope that is given: dw/d lambda := slope."""
+    return _SignsSloped.apply(natural, signs, slope)
+
+
+@one_pass
+def _reward_slope(natural: Tensor, signs: Tensor, scale: float) -> tuple[Tensor]:
+    # 1 - w mu = 2 sigmoid(-2 w lambda), which does not cancel.
+    return (torch.mul(natural, signs).mul_(-2.0).sigmoid_().mul_(2.0 * scale),)
+
+
+def signs_rewarded(natural: Tensor, signs: Tensor, scale: float) -> Tensor:
+    """Hard signs whose gradient g becomes scale w g times the score: dw/d lambda := scale (1 - w mu)."""
+    return _SignsSloped.apply(natural, signs, _reward_slope(natural.detach(), signs, scale)[0])
+
+
 @one_pass
 def _relaxed(natural: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     noise = torch.log(uniform).sub_(torch.log1p(-uniform)).mul_(0.5)

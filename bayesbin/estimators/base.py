@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 Values = Mapping[str, Sequence[Tensor]]
 Objective = Callable[[Values], Tensor]
+
+
+@dataclass(frozen=True)
+class BatchObjective:
+    """An objective that knows the batch it was made from, for baselines that look at the data.
+
+    :param evaluate: the objective. :param args: and :param kwargs: what the model was called with.
+    """
+
+    evaluate: Objective
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, values: Values) -> Tensor:
+        return self.evaluate(values)
 
 
 class Estimator(nn.Module, ABC):
@@ -21,13 +37,13 @@ class Estimator(nn.Module, ABC):
 
     :param objective: f, evaluated at S joint draws at once: takes ``{site: [S values]}``, each value
         of the site's shape, and returns a tensor (S,) with a live graph. It may be called several
-        times (control variates, antithetic pairs), and draws of all sites belong together: value s of
+        times (control variates, flipped weights), and draws of all sites belong together: value s of
         one site goes with value s of every other.
     :param natural: ``{site: lambda}``, live tensors.
 
     The number of draws and any parameters to learn (control variates, baselines) belong to the
-    estimator. ``unbiased`` says whether the gradient is exact in expectation; if not, the docstring
-    of the class says why.
+    estimator; the surrogate carries their gradients too, at no change of its value. ``unbiased`` says
+    whether the gradient is exact in expectation; if not, the docstring of the class says why.
     """
 
     unbiased: ClassVar[bool]
@@ -36,9 +52,12 @@ class Estimator(nn.Module, ABC):
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         """The surrogate, a scalar."""
 
+    def __repr__(self) -> str:  # on one line, unlike a module's, for tables and records
+        return f"{type(self).__name__}({self.extra_repr()})"
 
-def checked_num_samples(num_samples: int) -> int:
-    """The number of draws, or an error."""
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples is a whole number of at least 1; got {num_samples!r}.")
-    return num_samples
+
+def checked_count(name: str, count: int, least: int = 1) -> int:
+    """A number of draws, pairs or weights, or an error."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        raise ValueError(f"{name} is a whole number of at least {least}; got {count!r}.")
+    return count

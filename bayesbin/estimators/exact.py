@@ -1,15 +1,15 @@
-"""The oracle: the expectation over all joint states of the signs."""
+"""Sums over states: of all signs jointly (the oracle), or of one sign at a time given the others."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from bayesbin import _numerics
-from bayesbin.estimators.base import Estimator, Objective
+from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.estimators.surrogate import draw_signs, with_gradient
 
 
 class Enumerate(Estimator):
@@ -36,7 +36,7 @@ class Enumerate(Estimator):
 
     def __init__(self, max_weights: int = 16) -> None:
         super().__init__()
-        self.max_weights = max_weights
+        self.max_weights = checked_count("max_weights", max_weights)
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         sizes = {name: lam.numel() for name, lam in natural.items()}
@@ -59,9 +59,88 @@ class Enumerate(Estimator):
         return f"max_weights={self.max_weights}"
 
 
+class LocalExpectation(Estimator):
+    r"""Sums each weight over its two signs, at draws of all the others.
+
+    .. math::
+        \hat\nabla_{\mu_j} = \frac{f(w_{j \to +1}) - f(w_{j \to -1})}{2}, \qquad
+        \hat\nabla_{\lambda_j} = \mathrm{sech}^2(\lambda_j)\, \hat\nabla_{\mu_j}
+
+    Unbiased, needs only the values of f, and of far less variance than a score-function estimator at
+    the same number of draws: the natural gradient of a saturated weight has none of its own noise. But
+    it costs D + 1 evaluations of f per draw, and is for small layers and references.
+
+    :param num_samples: draws averaged per call.
+    :param max_weights: the largest D accepted.
+    :raises ValueError: for a count below 1; at a call, for more weights than max_weights.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.estimators import LocalExpectation
+        >>> natural = {"w": torch.tensor([0.5], requires_grad=True)}
+        >>> objective = lambda values: torch.stack([torch.exp(0.8 * w).sum() for w in values["w"]])
+        >>> LocalExpectation()(objective, natural).backward()
+        >>> round(natural["w"].grad.item() * torch.cosh(torch.tensor(0.5)).item() ** 2, 3)
+        0.888
+
+    Source: Titsias and Lazaro-Gredilla 2015, "Local expectation gradients for black box variational
+    inference", NIPS.
+    """
+
+    unbiased = True
+
+    def __init__(self, num_samples: int = 1, max_weights: int = 2000) -> None:
+        super().__init__()
+        self.num_samples = checked_count("num_samples", num_samples)
+        self.max_weights = checked_count("max_weights", max_weights)
+
+    def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
+        total = sum(lam.numel() for lam in natural.values())
+        if total > self.max_weights:
+            raise ValueError(
+                f"LocalExpectation evaluates the model once per weight and draw and takes at most "
+                f"{self.max_weights} weights; the guide has {total}. Use DisARM or StraightThrough, or "
+                "raise max_weights."
+            )
+        signs = draw_signs(natural, self.num_samples)
+        results = objective(signs)
+        sums = {name: torch.zeros_like(lam) for name, lam in natural.items()}
+        with torch.no_grad():
+            for s in range(self.num_samples):
+                draw = {name: sequence[s] for name, sequence in signs.items()}
+                for name in natural:
+                    flipped = self._flipped(objective, draw, name)
+                    sums[name] += 0.5 * draw[name] * (results[s] - flipped)
+        gradients = {
+            name: _numerics.variance(lam.detach()) * sums[name] / self.num_samples
+            for name, lam in natural.items()
+        }
+        return with_gradient(results.mean(), natural, gradients)
+
+    @staticmethod
+    def _flipped(objective: Objective, draw: Mapping[str, Tensor], name: str) -> Tensor:
+        """The objective with each weight of one site flipped in turn, of the site's shape."""
+        signs = draw[name]
+        results = []
+        for start in range(0, signs.numel(), _FLIPS_AT_ONCE):
+            indices = torch.arange(start, min(start + _FLIPS_AT_ONCE, signs.numel()))
+            values = {other: [value] * len(indices) for other, value in draw.items()}
+            flips = signs.reshape(1, -1).repeat(len(indices), 1)
+            flips[torch.arange(len(indices)), indices] *= -1.0
+            values[name] = list(flips.reshape(-1, *signs.shape))
+            results.append(objective(values))
+        return torch.cat(results).reshape(signs.shape)
+
+    def extra_repr(self) -> str:
+        return f"num_samples={self.num_samples}, max_weights={self.max_weights}"
+
+
+_FLIPS_AT_ONCE = 256  # bounds the memory; more at once would not be faster
+
+
 def all_signs(count: int, like: Tensor) -> Tensor:
     """All joint states of ``count`` signs, shape (2^count, count)."""
     codes = torch.arange(2**count, device=like.device)
     bits = (codes[:, None] >> torch.arange(count, device=like.device)) & 1
-    assert len(codes) == math.prod([2] * count)
     return bits.to(like.dtype) * 2.0 - 1.0

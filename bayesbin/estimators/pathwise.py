@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from bayesbin import _fused, _numerics
-from bayesbin.estimators.base import Estimator, Objective, checked_num_samples
+from bayesbin.estimators.base import Estimator, Objective, checked_count
 
 
 class Concrete(Estimator):
@@ -51,7 +51,7 @@ class Concrete(Estimator):
                 "For hard draws use StraightThrough."
             )
         self.temperature = float(temperature)
-        self.num_samples = checked_num_samples(num_samples)
+        self.num_samples = checked_count("num_samples", num_samples)
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         values = {
@@ -96,7 +96,7 @@ class StraightThrough(Estimator):
 
     def __init__(self, num_samples: int = 1, *, noise: bool = True) -> None:
         super().__init__()
-        self.num_samples = checked_num_samples(num_samples)
+        self.num_samples = checked_count("num_samples", num_samples)
         self.noise = noise
         if not noise and num_samples != 1:
             raise ValueError(

@@ -262,7 +262,9 @@ def normalisation_kept() -> Iterator[None]:
         handle.remove()
         with torch.no_grad():
             for buffer, old in reversed(kept):  # the first copy of a layer that ran twice counts
-                buffer.copy_(old)
+                # Past autograd's version counter: a graph may hold these statistics, but one recorded
+                # in training mode, the only one in which they have changed, does not use them.
+                buffer.data.copy_(old)
 
 
 class _StartFeasible(Messenger):

@@ -15,8 +15,9 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from bayesbin.estimators import Estimator
-from bayesbin.guides.base import SignGuide, normalisation_kept, sign_law
+from bayesbin.estimators import BatchObjective, Estimator
+from bayesbin.guides.base import SignGuide, announce, normalisation_kept, sign_law
+from bayesbin.infer.several_draws import SeveralDraws
 from bayesbin.infer.sites import (
     LocalParameters,
     PlaceholderDraws,
@@ -96,6 +97,7 @@ class TraceBinary_ELBO(ELBO):
         super().__init__(num_particles=num_particles)
         self.estimator = estimator
         self.kl_weight = float(kl_weight)
+        self._several_draws = SeveralDraws()
         self._dependent: weakref.WeakKeyDictionary[Any, frozenset[str]] = (
             weakref.WeakKeyDictionary()
         )
@@ -125,6 +127,8 @@ class TraceBinary_ELBO(ELBO):
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> float:
         """Compute the loss, add its gradients to the parameters', return it as a number."""
+        for name, parameter in self.estimator.named_parameters():
+            announce(f"estimator.{name}", parameter)  # so that SVI trains what the estimator learns
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
@@ -179,24 +183,24 @@ class TraceBinary_ELBO(ELBO):
         subsamples = _subsamples(guide_trace)
         prior_kl: Tensor | None = None
 
-        def objective(values: Mapping[str, Sequence[Tensor]]) -> Tensor:
+        averaged = sorted(dependent & guided.keys())  # sums in one order in every process
+
+        def evaluate(draw: dict[str, Tensor]) -> Tensor:
             nonlocal prior_kl
-            draws = [
-                {name: sequence[s] for name, sequence in values.items()}
-                for s in range(len(next(iter(values.values()))))
-            ]
-            results = []
-            for draw in draws:
-                trace = run_at(model, fixed | draw, subsamples, args, kwargs)
-                latents = latent_sites(trace)
-                result = torch.as_tensor(log_likelihood(trace))
-                for name in sorted(dependent & guided.keys()):  # sums in one order in every process
-                    result = result - self.kl_weight * kl_of_site(guided[name], latents[name])
-                results.append(result)
-                # These priors are the same for every draw; keep the one with a live graph.
-                if prior_kl is None and torch.is_grad_enabled():
-                    prior_kl = _kl(guided, latents, dependent)
-            return torch.stack(results)
+            trace = run_at(model, fixed | draw, subsamples, args, kwargs)
+            latents = latent_sites(trace)
+            result = torch.as_tensor(log_likelihood(trace))
+            for name in averaged:
+                result = result - self.kl_weight * kl_of_site(guided[name], latents[name])
+            # The other priors are the same for every draw; keep the one with a live graph.
+            if prior_kl is None and torch.is_grad_enabled():
+                prior_kl = _kl(guided, latents, dependent)
+            return result
+
+        def at_draws(values: Mapping[str, Sequence[Tensor]]) -> Tensor:
+            return self._several_draws(model, evaluate, values)
+
+        objective = BatchObjective(at_draws, args, kwargs)
 
         if natural:
             surrogate = self.estimator(objective, natural)

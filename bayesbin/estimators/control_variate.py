@@ -1,0 +1,255 @@
+"""REBAR and RELAX: the score function with the relaxed objective as its control variate."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bayesbin import _numerics
+from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.estimators.conditional import coupling_gap
+from bayesbin.estimators.relaxed_variate import ObjectiveVariate
+from bayesbin.estimators.surrogate import score, signs_at, uniform_draws, with_gradient
+
+
+class _ControlVariate(Estimator):
+    r"""A score-function estimator less a differentiable function c of the noise z behind the draw.
+
+    .. math::
+        \hat g = (f(w) - c(\tilde z)) (w - \mu) + \partial_\lambda c(z) - \partial_\lambda c(\tilde z)
+
+    with z = lambda + delta, w = sign(z), and z~ drawn given w. The two are coupled: z~ is given the very
+    noise behind z, so that z~ = z in value, c is evaluated once, and only the slopes dz/d lambda = 1
+    and dz~/d lambda = sigmoid(2 w lambda)(1 - exp(-2|z|)) differ. With s = tanh(z / tau):
+
+    .. math::
+        \hat g = (f(w) - c)(w - \mu) + \frac{\partial c}{\partial s}\,\frac{ds}{dz}
+        \big(\sigma(-2w\lambda) + \sigma(2w\lambda)\, e^{-2|z|}\big)
+
+    The parameters of c and tau are learned by the slope of log |g|^2, whose expectation falls with the
+    variance because that of g does not depend on them.
+    """
+
+    unbiased = True
+
+    def __init__(self, temperature: float, num_samples: int, tune: bool) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"The temperature is positive and finite; got {temperature}.")
+        self.num_samples = checked_count("num_samples", num_samples)
+        self.tune = tune
+        # As constructed, whatever is learned later: a record compares how runs were set up.
+        self._settings = f"temperature={temperature:g}, num_samples={num_samples}, tune={tune}"
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.requires_grad_(tune)
+
+    @property
+    def temperature(self) -> float:
+        """The present temperature tau."""
+        return self.log_temperature.exp().item()
+
+    def extra_repr(self) -> str:
+        return self._settings
+
+    @abstractmethod
+    def variate(
+        self, objective: Objective, relaxed: Mapping[str, list[Tensor]], results: Tensor
+    ) -> Tensor:
+        """c at the S relaxed draws, (S,), with a graph to them."""
+
+    def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
+        noise = uniform_draws(natural, self.num_samples)
+        signs = signs_at(natural, noise)
+        results = objective(signs)
+        if not torch.is_grad_enabled():
+            return results.mean()
+        learned = [p for p in self.parameters() if p.requires_grad]
+        shifted = {
+            name: [_shifted(natural[name], u, w) for u, w in zip(us, signs[name], strict=True)]
+            for name, us in noise.items()
+        }
+        relaxed = {name: [self._relaxed(z) for z in sequence] for name, sequence in shifted.items()}
+        leaves = [draw for sequence in relaxed.values() for draw in sequence]
+        variate = self.variate(objective, relaxed, results.detach())
+        slopes = torch.autograd.grad(
+            variate.sum(), leaves, create_graph=bool(learned), materialize_grads=True
+        )
+        draws = self._gradients(natural, signs, shifted, results.detach() - variate, slopes)
+        surrogate = results.mean()
+        if learned:
+            surrogate = self._with_tuning(surrogate, learned, draws)
+        means = {name: torch.stack(each).detach().mean(0) for name, each in draws.items()}
+        return with_gradient(surrogate, natural, means)
+
+    def _relaxed(self, shifted: Tensor) -> Tensor:
+        temperature = self.log_temperature.exp().to(shifted)
+        relaxed = _numerics.relaxed_signs(shifted, temperature)
+        return relaxed if relaxed.requires_grad else relaxed.requires_grad_()
+
+    def _gradients(
+        self,
+        natural: Mapping[str, Tensor],
+        signs: Mapping[str, list[Tensor]],
+        shifted: Mapping[str, list[Tensor]],
+        rest: Tensor,
+        slopes: tuple[Tensor, ...],
+    ) -> dict[str, list[Tensor]]:
+        """g for each site and draw, with a graph to what is learned."""
+        flat = iter(slopes)
+        gradients: dict[str, list[Tensor]] = {}
+        for name, lam in natural.items():
+            lam = lam.detach()
+            gradients[name] = []
+            for s, (w, z) in enumerate(zip(signs[name], shifted[name], strict=True)):
+                temperature = self.log_temperature.exp().to(z)
+                steepness = _numerics.variance(z / temperature) / temperature
+                correction = next(flat) * steepness * coupling_gap(lam, z)
+                gradients[name].append(rest[s] * score(lam, w) + correction)
+        return gradients
+
+    def _with_tuning(
+        self, surrogate: Tensor, learned: list[nn.Parameter], draws: Mapping[str, list[Tensor]]
+    ) -> Tensor:
+        """The surrogate, whose gradient in the learned parameters is made that of -log E|g|^2."""
+        size = sum(draw.square().sum() for sequence in draws.values() for draw in sequence)
+        assert isinstance(size, Tensor)
+        scale = size.detach().clamp_min(torch.finfo(size.dtype).tiny)
+        found = torch.autograd.grad(size / scale, learned, materialize_grads=True)
+        named = {str(i): parameter for i, parameter in enumerate(learned)}
+        downhill = {str(i): -slope for i, slope in enumerate(found)}  # the surrogate is maximised
+        return with_gradient(surrogate, named, downhill)
+
+
+def _shifted(natural: Tensor, uniform: Tensor, signs: Tensor) -> Tensor:
+    """z = lambda + delta, on the side of zero that its sign is on."""
+    noise = 0.5 * (torch.log(uniform) - torch.log1p(-uniform))
+    shifted = natural.detach().to(noise.dtype) + noise
+    # At a saturated lambda rounding may put the sum on the other side of the draw's threshold.
+    return torch.copysign(shifted, signs.to(shifted.dtype)).to(natural.dtype)
+
+
+class REBAR(_ControlVariate):
+    r"""The score function with the objective at relaxed signs as its control variate.
+
+    .. math::
+        \hat g = (f(w) - \eta f(s(\tilde z))) (w - \mu) + \eta\, \partial_\lambda f(s(z))
+        - \eta\, \partial_\lambda f(s(\tilde z)), \qquad s(z) = \tanh(z / \tau)
+
+    Unbiased at every eta and tau, both of which are tuned to lower the variance by whatever optimizer
+    trains the guide. z and z~ are coupled, so that each draw costs one evaluation of f at signs
+    and one, with its gradient, at relaxed signs; tuning tau differentiates that gradient once more.
+    f has to be differentiable, twice for tuning.
+
+    :param temperature: tau > 0 at the start. :param eta: at the start; 0 leaves ``ScoreFunction(
+        baseline=None)``. :param num_samples: draws averaged per call.
+    :param tune: whether to learn eta and tau.
+    :raises ValueError: if the temperature or the number of draws is not positive, or eta not finite.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.estimators import REBAR
+        >>> natural = {"w": torch.zeros(3, requires_grad=True)}
+        >>> objective = lambda values: torch.stack([w.exp().sum() for w in values["w"]])
+        >>> estimator = REBAR()
+        >>> estimator(objective, natural).backward()
+        >>> natural["w"].grad.shape, estimator.eta.grad is not None
+        (torch.Size([3]), True)
+
+    Source: Tucker, Mnih, Maddison, Lawson and Sohl-Dickstein 2017, arXiv 1703.07370.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        eta: float = 1.0,
+        num_samples: int = 1,
+        *,
+        tune: bool = True,
+    ) -> None:
+        super().__init__(temperature, num_samples, tune)
+        if not math.isfinite(eta):
+            raise ValueError(f"eta is a finite number (1 at the start, usually); got {eta}.")
+        self.eta = nn.Parameter(torch.tensor(float(eta)), requires_grad=tune)
+        self._settings = f"eta={eta:g}, {self._settings}"
+
+    def variate(
+        self, objective: Objective, relaxed: Mapping[str, list[Tensor]], results: Tensor
+    ) -> Tensor:
+        value = objective(relaxed)
+        return self.eta.to(value) * value
+
+
+class RELAX(_ControlVariate):
+    r"""The score function with a learned control variate.
+
+    .. math::
+        \hat g = (f(w) - c(\tilde z)) (w - \mu) + \partial_\lambda c(z) - \partial_\lambda c(\tilde z)
+
+    By default c = h(f(s(z)), mean s(z)^2), with h a small network of two numbers, the objective at the
+    relaxed signs and how far these are from being signs: it has a few dozen parameters whatever the
+    size of the model, starts as f(s(z)), which is REBAR, and learns its own baseline. Unbiased
+    whatever it has learned.
+
+    :param control_variate: a module that is called with ``{site: relaxed signs (S, *shape)}`` and
+        returns (S,): f then need not be differentiable, and is evaluated once per draw. None: the
+        default.
+    :param temperature: tau > 0 at the start. :param num_samples: draws averaged per call.
+    :param tune: whether to learn c and tau.
+    :raises ValueError: if the temperature or the number of draws is not positive; at a call, if the
+        module does not return one number per draw.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.estimators import RELAX
+        >>> natural = {"w": torch.zeros(3, requires_grad=True)}
+        >>> hard = lambda values: torch.stack([(w.sum() > 0).float() for w in values["w"]])
+        >>> class Linear(torch.nn.Linear):
+        ...     def forward(self, relaxed):
+        ...         return super().forward(relaxed["w"]).squeeze(-1)
+        >>> RELAX(Linear(3, 1))(hard, natural).backward(); natural["w"].grad.shape
+        torch.Size([3])
+
+    Source: Grathwohl, Choi, Wu, Roeder and Duvenaud 2018, arXiv 1711.00123.
+    """
+
+    def __init__(
+        self,
+        control_variate: nn.Module | None = None,
+        *,
+        temperature: float = 0.5,
+        num_samples: int = 1,
+        tune: bool = True,
+    ) -> None:
+        super().__init__(temperature, num_samples, tune)
+        if control_variate is not None and not isinstance(control_variate, nn.Module):
+            raise ValueError(
+                "control_variate is a torch module of {site: relaxed signs}, or None for the default; "
+                f"got {control_variate!r}."
+            )
+        self.control_variate = control_variate
+        self.default = ObjectiveVariate() if control_variate is None else None
+        self.requires_grad_(tune)
+        if control_variate is not None:
+            self._settings = f"{type(control_variate).__name__}(...), {self._settings}"
+
+    def variate(
+        self, objective: Objective, relaxed: Mapping[str, list[Tensor]], results: Tensor
+    ) -> Tensor:
+        if self.default is not None:
+            return self.default(objective, relaxed, results)
+        assert self.control_variate is not None
+        stacked = {name: torch.stack(sequence) for name, sequence in relaxed.items()}
+        variate = self.control_variate(stacked)
+        if not isinstance(variate, Tensor) or variate.shape != results.shape:
+            came = tuple(variate.shape) if isinstance(variate, Tensor) else type(variate).__name__
+            raise ValueError(
+                f"The control variate returns one number per draw, shape {tuple(results.shape)}; got "
+                f"{came}. Reduce over everything but the first dimension."
+            )
+        return variate.to(results.dtype)

@@ -1,0 +1,84 @@
+"""Drawing signs, forming scores, and giving a value a gradient of one's own: what estimators share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesbin import _numerics
+
+Noise = dict[str, list[Tensor]]
+
+
+def uniform_draws(natural: Mapping[str, Tensor], num_samples: int) -> Noise:
+    """u on (0, 1) for each site and draw."""
+    return {
+        name: [_numerics.uniform_noise(lam) for _ in range(num_samples)]
+        for name, lam in natural.items()
+    }
+
+
+def signs_at(natural: Mapping[str, Tensor], noise: Noise) -> dict[str, list[Tensor]]:
+    """The draws of signs that the noise stands for, +1 where u >= sigmoid(-2 lambda); no graph."""
+    return {
+        name: [_numerics.hard_signs(natural[name], uniform) for uniform in sequence]
+        for name, sequence in noise.items()
+    }
+
+
+def draw_signs(natural: Mapping[str, Tensor], num_samples: int) -> dict[str, list[Tensor]]:
+    """Independent joint draws of all sites; no graph."""
+    return signs_at(natural, uniform_draws(natural, num_samples))
+
+
+def score(natural: Tensor, signs: Tensor) -> Tensor:
+    """d log q(w) / d lambda = w - mu = 2 w sigmoid(-2 w lambda), without a cancelling difference."""
+    return 2.0 * signs * torch.sigmoid(-2.0 * signs * natural.detach())
+
+
+def weighted_score(
+    weights: Tensor, signs: Sequence[Tensor], natural: Tensor, *, centred: bool = False
+) -> Tensor:
+    """The sum over draws of weight times score, sum_s a_s (w_s - mu).
+
+    Split at the likelier sign t of each weight, sum_s a_s (w_s - t) + (t - mu) sum_s a_s: both parts
+    keep their digits where lambda is saturated, which w_s - mu does not.
+
+    :param weights: a, shape (S,). :param centred: they sum to 0, so that the second part vanishes.
+    """
+    natural = natural.detach()
+    weights = weights.to(natural.dtype)
+    likelier = _numerics.sign_of(natural)
+    rarities = torch.stack(list(signs)).sub_(likelier)  # 0, or -2 t where the rarer sign was drawn
+    total = torch.tensordot(weights, rarities, 1)
+    if centred:
+        return total
+    return total + 2.0 * likelier * torch.sigmoid(-2.0 * natural.abs()) * weights.sum()
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad, grad * gradient, None
+
+
+def with_gradient(
+    value: Tensor, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+) -> Tensor:
+    """``value`` as it is, and with its own graph, whose slope in each parameter is increased by
+    ``gradients``: how an estimate that is not the derivative of anything becomes a surrogate's."""
+    for name, gradient in gradients.items():
+        parameter = parameters[name]
+        if parameter.requires_grad:
+            gradient = gradient.detach().to(parameter.dtype)
+            value = _WithGradient.apply(value, parameter, gradient)
+    return value
