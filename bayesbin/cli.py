@@ -56,10 +56,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[Any, str]:
     demo = {"two-moons": demos.two_moons_demo, "regression": demos.regression_demo}[arguments.name]
     options = {} if arguments.epochs is None else {"epochs": arguments.epochs}
     out = arguments.out or f"{arguments.name.replace('-', '_')}.png"
-    if not (folder := Path(out).absolute().parent).is_dir():
-        raise FileNotFoundError(
-            f"expected a folder for {out}, but there is no {folder}; create it."
-        )
+    _require_folder_of(out)
     _say(f"Training, then drawing {out} ...")
     result = demo(seed=arguments.seed, out=out, progress=not arguments.no_progress, **options)
     return result.to_dict(), str(result)
@@ -111,6 +108,24 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[Any, str]:
     return report, f"{_score_table(run, table)}\n\n{summary}"
 
 
+def _estimators(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from bayesbin import demos
+
+    if arguments.plot:
+        _require_folder_of(arguments.plot)
+    _say("Comparing; with all estimators this takes a minute or two ...")
+    comparison = demos.compare_estimators(
+        arguments.names or None,
+        num_weights=arguments.weights,
+        num_samples=arguments.num_samples,
+        lambda_scales=arguments.lambda_scales,
+        num_replicates=arguments.replicates,
+        seed=arguments.seed,
+        out=arguments.plot,
+    )
+    return comparison.to_dict(), str(comparison)
+
+
 def _info(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.runs import environment
 
@@ -160,9 +175,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--guide", help="mean-field (default)")
     train.add_argument(
-        "--estimator", help="local-reparameterization (default), straight-through or concrete"
+        "--estimator",
+        help="local-reparameterization (default), straight-through, concrete, disarm, rebar, ...: "
+        "whatever `bayesbin estimators` compares",
     )
-    train.add_argument("--temperature", type=float, help="of the concrete estimator (default: 0.5)")
+    train.add_argument("--temperature", type=float, help="of relaxed estimators (default: 0.5)")
     train.add_argument("--optimizer", help="bayesian-learning-rule (default), adam or sgd")
     train.add_argument(
         "--lr",
@@ -175,7 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--kl-weight", type=float, help="weight on the KL term")
     train.add_argument("--epochs", type=int, help="passes over the training data")
     train.add_argument("--batch-size", type=int, help="(default: 100)")
-    train.add_argument("--num-samples", type=int, help="draws per training step (default: 1)")
+    train.add_argument(
+        "--num-samples", type=int, help="draws per training step (default: the estimator's own)"
+    )
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--no-progress", action="store_true", help="no progress bar")
 
@@ -185,6 +204,31 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", metavar="FOLDER", help=_DATA_HELP)
     evaluate.add_argument("--num-samples", type=int, default=32, help="draws (default: 32)")
     evaluate.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+
+    estimators = _verb(
+        verbs,
+        "estimators",
+        _estimators,
+        "compare bias, variance and cost of gradient estimators on binary logistic regression",
+    )
+    estimators.set_defaults(on_interrupt="Nothing was written.")
+    estimators.add_argument(
+        "names", metavar="NAME", nargs="*", help="disarm, straight-through, ... (default: all)"
+    )
+    estimators.add_argument("--weights", type=int, default=100, help="(default: 100)")
+    estimators.add_argument(
+        "--num-samples", type=int, nargs="+", default=[2, 8], metavar="K",
+        help="draws per gradient (default: 2 8)",
+    )  # fmt: skip
+    estimators.add_argument(
+        "--lambda-scales", type=float, nargs="+", default=[0.0, 0.5, 2.0], metavar="SD",
+        help="standard deviations of lambda, one table each (default: 0 0.5 2)",
+    )  # fmt: skip
+    estimators.add_argument(
+        "--replicates", type=int, default=100, help="gradients of each (default: 100)"
+    )
+    estimators.add_argument("--plot", metavar="FILE", help="picture: .png, .pdf or .svg")
+    estimators.add_argument("--seed", type=int, default=0)
 
     info = _verb(verbs, "info", _info, "print versions and the number of threads")
     info.set_defaults(on_interrupt="")
@@ -199,6 +243,14 @@ def _verb(verbs: Any, name: str, run: Any, summary: str) -> argparse.ArgumentPar
     )
     parser.set_defaults(verb=run)
     return parser
+
+
+def _require_folder_of(out: str) -> None:
+    """Before the work is done, not after."""
+    if not (folder := Path(out).absolute().parent).is_dir():
+        raise FileNotFoundError(
+            f"expected a folder for {out}, but there is no {folder}; create it."
+        )
 
 
 def _say(message: str) -> None:

@@ -1,7 +1,16 @@
-"""Two demonstrations: train on generated data, return the numbers, draw the picture."""
+"""Demonstrations on generated data: return the numbers, draw the picture."""
 
+from bayesbin.demos.estimators import EstimatorComparison, compare_estimators, logistic_model
 from bayesbin.demos.regression import LocalBumps, regression_demo
 from bayesbin.demos.result import DemoResult
 from bayesbin.demos.two_moons import two_moons_demo
 
-__all__ = ["DemoResult", "LocalBumps", "regression_demo", "two_moons_demo"]
+__all__ = [
+    "DemoResult",
+    "EstimatorComparison",
+    "LocalBumps",
+    "compare_estimators",
+    "logistic_model",
+    "regression_demo",
+    "two_moons_demo",
+]

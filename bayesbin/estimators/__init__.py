@@ -7,6 +7,7 @@ from bayesbin.estimators.control_variate import REBAR, RELAX
 from bayesbin.estimators.exact import Enumerate, LocalExpectation
 from bayesbin.estimators.gumbel_rao import GumbelRao
 from bayesbin.estimators.local_reparam import LocalReparameterization
+from bayesbin.estimators.named import named_estimator
 from bayesbin.estimators.pathwise import Concrete, StraightThrough
 from bayesbin.estimators.pseudo_reward import PseudoReward
 from bayesbin.estimators.score_function import ScoreFunction
@@ -31,4 +32,5 @@ __all__ = [
     "PseudoReward",
     "ScoreFunction",
     "StraightThrough",
+    "named_estimator",
 ]

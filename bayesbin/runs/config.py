@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 from bayesbin import data
+from bayesbin.estimators.named import NAMED, named_estimator
 
 GUIDES = ("mean-field",)
-ESTIMATORS = ("local-reparameterization", "straight-through", "concrete")
+ESTIMATORS = tuple(NAMED)
 # Default learning rates: the typical change of lambda in one step, except for SGD, which divides its
 # own by the number of training data.
 LEARNING_RATES = {"bayesian-learning-rule": 0.05, "adam": 0.1, "sgd": 2000.0}
@@ -23,7 +24,8 @@ class RunConfig:
     :param lr: learning rate of the natural parameters; None: that of LEARNING_RATES.
     :param width: units per hidden layer. :param depth: number of hidden layers.
     :param epochs: passes over the training data; None: that of EPOCHS, or 20.
-    :param num_samples: draws per training step. :param temperature: of the Concrete estimator.
+    :param num_samples: draws per training step; None: the estimator's own number.
+    :param temperature: of the relaxed estimators.
     :param momentum: of the rule and of SGD. :param init_scale: of the initial natural parameters.
     :param validation: fraction of the training data held out; the test set is left alone.
     :raises ValueError: for a name that is not known or a number out of range.
@@ -44,7 +46,7 @@ class RunConfig:
     kl_weight: float = 0.03
     epochs: int | None = None
     batch_size: int = 100
-    num_samples: int = 1
+    num_samples: int | None = None
     init_scale: float = 0.1
     validation: float = 0.1
     seed: int = 0
@@ -64,7 +66,7 @@ class RunConfig:
             object.__setattr__(self, "lr", LEARNING_RATES[self.optimizer])
         if self.epochs is None:
             object.__setattr__(self, "epochs", EPOCHS.get(self.dataset, 20))
-        for name in ("width", "depth", "epochs", "batch_size", "num_samples"):
+        for name in ("width", "depth", "epochs", "batch_size"):
             if not (isinstance(value := getattr(self, name), int) and value >= 1):
                 raise ValueError(
                     f"expected {name} to be a whole number of at least 1; got {value}."
@@ -78,5 +80,6 @@ class RunConfig:
         for name, value in (("momentum", self.momentum), ("validation", self.validation)):
             if not 0 <= value < 1:
                 raise ValueError(f"expected {name} in [0, 1); got {value}.")
+        named_estimator(self.estimator, self.num_samples, self.temperature)  # refuses what it would
         if not self.validation:
             raise ValueError("expected validation to be a positive fraction; got 0.")

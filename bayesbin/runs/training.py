@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from bayesbin import data
 from bayesbin._files import sha256
 from bayesbin.diagnostics import evaluate
-from bayesbin.estimators import Concrete, Estimator, LocalReparameterization, StraightThrough
+from bayesbin.estimators import Estimator, named_estimator
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import fit
 from bayesbin.nn import Classifier, recalibrate
@@ -85,13 +85,14 @@ def train_run(
         net = build_network(record["architecture"])
         model = Classifier(net, dataset_size=len(train))
         guide = AutoSignBernoulli(model, init_scale=config.init_scale)
-        optimizers = _optimizers(config, guide, model, len(train))
+        estimator = named_estimator(config.estimator, config.num_samples, config.temperature)
+        optimizers = _optimizers(config, guide, model, estimator, len(train))
         assert config.epochs is not None
         result = fit(
             model,
             guide,
             data.Batches(train, config.batch_size),
-            estimator=_estimator(config),
+            estimator=estimator,
             epochs=config.epochs,
             kl_weight=config.kl_weight,
             optimizers=optimizers,
@@ -150,15 +151,9 @@ def evaluate_run(
     return evaluate(run.net, run.posterior, x, y, num_samples, seed, statistics)
 
 
-def _estimator(config: RunConfig) -> Estimator:
-    if config.estimator == "concrete":
-        return Concrete(config.temperature, num_samples=config.num_samples)
-    if config.estimator == "straight-through":
-        return StraightThrough(config.num_samples)
-    return LocalReparameterization(config.num_samples)
-
-
-def _optimizers(config: RunConfig, guide: Any, model: nn.Module, size: int) -> list[Optimizer]:
+def _optimizers(
+    config: RunConfig, guide: Any, model: nn.Module, estimator: Estimator, size: int
+) -> list[Optimizer]:
     natural, lr = list(guide.natural_parameters()), config.lr
     assert lr is not None
     if config.optimizer == "adam":
@@ -167,7 +162,8 @@ def _optimizers(config: RunConfig, guide: Any, model: nn.Module, size: int) -> l
         first = SGD(natural, lr=lr / size, momentum=config.momentum)
     else:
         first = BayesianLearningRule(natural, lr, config.momentum, normalize=True)
-    return [first, Adam([*model.parameters(), *guide.real_parameters()], lr=_ADAM_LR)]
+    learned = (p for p in estimator.parameters() if p.requires_grad)
+    return [first, Adam([*model.parameters(), *guide.real_parameters(), *learned], lr=_ADAM_LR)]
 
 
 def _begun(folder: Path, config: RunConfig) -> Run | None:

@@ -1,16 +1,9 @@
-"""Figures fit for a paper: data and axes in, axes or a figure out. The only importer of matplotlib.
-
-Figures are matplotlib's own objects, made without ``pyplot``: no window opens, and no global figure
-list grows. Colours stay apart for colour-blind readers and in print.
-"""
+"""Predictions in the plane and along a line."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -21,25 +14,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bayesbin._files import write_atomically
+from bayesbin.plots.figures import BLACK, BLUE, GREEN, ORANGE, STYLE, figure_of
 from bayesbin.predict import Prediction, RegressionPrediction
 
-# Okabe and Ito, Color Universal Design, 2008.
-BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
 # The classes' own colours: white is where a prediction is undecided.
 _PROBABILITY = LinearSegmentedColormap.from_list("classes", ["#0072B2", "#f7f7f7", "#D55E00"])
 _UNCERTAINTY = "cividis"
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "axes.linewidth": 0.7,
-    "svg.fonttype": "none",  # text stays text
-    "pdf.fonttype": 42,
-}
 
 
 class Grid(NamedTuple):
@@ -147,7 +127,7 @@ def plot_two_moons(
     ):
         came = f"{tuple(mean.log_probs.shape)}, {len(straight_through)} and {len(mode)} points"
         raise ValueError(f"expected predictions {expected} on the grid, got {came}; predict there.")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 2.55), layout="constrained") if figure is None else figure
         panels: list[Axes] = list(figure.subplots(1, 5, sharex=True, sharey=True))
         average = mean.probs[:, 1]
@@ -201,7 +181,7 @@ def plot_regression(
     if len(x) != len(prediction.mean):
         came = f"{len(x)} and {len(prediction.mean)}"
         raise ValueError(f"expected one prediction per input, got {came}; predict at these inputs.")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         if axes is None:
             axes = Figure(figsize=(6.6, 3.8), layout="constrained").subplots()
         line, mean = np.asarray(x.flatten()), np.asarray(prediction.mean)
@@ -231,26 +211,3 @@ def _colour_bar(axes: Axes, mesh: Any, label: str) -> None:
     """Exactly as high as its axes, which a fixed aspect makes smaller than their place."""
     place = axes.inset_axes((1.04, 0.0, 0.05, 1.0))
     figure_of(axes).colorbar(mesh, cax=place).set_label(label)
-
-
-def figure_of(axes: Axes) -> Figure:
-    """The figure that ``axes`` are part of."""
-    figure: Any = axes.figure
-    while not isinstance(figure, Figure):  # axes in a subfigure
-        figure = figure.figure
-    return figure
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> None:
-    """Write a figure to a .png, .pdf or .svg file, whole or not at all.
-
-    :raises ValueError: for another ending. :raises OSError: if the file cannot be written.
-    """
-    path = Path(path)
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in ("png", "pdf", "svg"):
-        raise ValueError(f"expected a file name ending in .png, .pdf or .svg, got {path.name!r}.")
-    buffer = BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format=kind, dpi=dpi)
-    write_atomically(path, buffer.getvalue())
