@@ -57,7 +57,14 @@ class SeveralDraws:
         training = isinstance(model, nn.Module) and model.training
         known = self._possible.setdefault(key, {})
         if training not in known:
-            with torch.no_grad(), torch.random.fork_rng(), normalisation_kept():
+            with (
+                torch.no_grad(),
+                torch.random.fork_rng(),
+                normalisation_kept(),
+                warnings.catch_warnings(),
+            ):
+                # An operation that vmap itself would run as a loop is better run as ours.
+                warnings.filterwarnings("error", message=".*performance drop")
                 try:
                     known[training] = bool(_together(evaluate, draws[:2], 2).shape == (2,))
                 except Exception:  # whatever it was, the loop will show it if it is the model's own
@@ -67,8 +74,5 @@ class SeveralDraws:
 
 def _together(evaluate: Evaluate, draws: list[dict[str, Tensor]], at_once: int) -> Tensor:
     stacked = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
-    with pyro.validation_enabled(False), warnings.catch_warnings():
-        # An operation that vmap itself would run as a loop is better run as ours.
-        warnings.filterwarnings("error", message=".*performance drop")
-        mapped = torch.vmap(evaluate, randomness="different", chunk_size=at_once)
-        return mapped(stacked)
+    with pyro.validation_enabled(False):
+        return torch.vmap(evaluate, randomness="different", chunk_size=at_once)(stacked)
