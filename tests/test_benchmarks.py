@@ -62,3 +62,31 @@ def test_training_step(tmp_path):
     rows = json.loads((tmp_path / "steps.json").read_text())["rows"]
     assert rows["float SGD"]["median_ratio"] == 1.0
     assert all(row["peak_megabytes"] > 0 for row in rows.values())
+
+
+def test_estimators(tmp_path):
+    arguments = ("--smoke", "--out", "e.json", "--plot", "e.png")
+    table = run("estimators.py", *arguments, cwd=tmp_path)
+    report = run("estimators.py", "--report", "e.json", cwd=tmp_path)
+    assert table.endswith(report) and (tmp_path / "e.png").stat().st_size > 10_000
+    record = json.loads((tmp_path / "e.json").read_text())
+    (block,) = record["variance"]
+    for row in block["rows"]:  # the budget of an estimator is what it spends
+        assert row["name"].endswith(f"K = {row['evaluations']:g}")
+    assert all(row["median"] > 0 for row in record["speed"])
+
+
+def test_estimators_training(tmp_path):
+    arguments = ("--smoke", "--out", "results")
+    table = run("estimators_training.py", *arguments, cwd=tmp_path)
+    records = [json.loads(p.read_text()) for p in sorted((tmp_path / "results").glob("*.json"))]
+    finals = {r["estimator"]: r for r in records if r["kind"] == "final"}
+    assert set(finals) == {"StraightThrough", "DisARM x2"}
+    for name, final in finals.items():
+        ends = {r["optimizer"]: r["curve"][-1]["loss"] for r in records
+                if r["kind"] == "selection" and r["estimator"] == name}  # fmt: skip
+        assert final["optimizer"] == min(ends, key=ends.__getitem__)
+        end = final["curve"][-1]
+        assert end["loss"] == pytest.approx(end["negative_log_likelihood"] + end["kl"])
+    again = run("estimators_training.py", "--report", "results", "--plot", "t.png", cwd=tmp_path)
+    assert table.endswith(again) and (tmp_path / "t.png").stat().st_size > 10_000

@@ -52,6 +52,48 @@ def test_demo(name, tmp_path, capsys, monkeypatch):
     assert {"mode"} < set(result["scores"]) and result["weights"] > 1000
 
 
+COMPARE = ["estimators", "disarm", "straight-through", "--weights", "4", "--replicates", "20"]
+
+
+def test_estimators(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scales = ["--num-samples", "1", "2", "--lambda-scales", "0", "2"]
+    assert main([*COMPARE, *scales, "--plot", "e.png", "--json"]) == 0
+    result = printed_json(capsys)
+    assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [tmp_path / "e.png"] and result["picture"] == "e.png"
+    assert list(result["reports"]) == ["0", "2"]
+    for report in result["reports"].values():
+        names = [row["name"] for row in report["rows"]]  # a pair of draws cannot be one draw
+        assert names == ["disarm 2", "straight-through 1", "straight-through 2"]
+        assert report["reference"] == "Enumerate(max_weights=16)"
+
+
+def test_estimators_print_a_table_per_scale(capsys):
+    assert main([*COMPARE, "--num-samples", "2", "--lambda-scales", "0", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "lambda = 0\n4 weights" in out and "lambda ~ N(0, 0.5²)\n4 weights" in out
+    assert out.count("straight-through 2") == 2 and "picture" not in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nonsense"], "expected an estimator among local-reparameterization"),
+        (["disarm", "--num-samples", "1"], "draws in pairs: an even number; got 1"),
+        (["disarm", "--num-samples", "0"], "num_samples is a whole number of at least 1; got 0"),
+        (["disarm", "--weights", "0"], "at least one weight"),
+        (["disarm", "--lambda-scales", "-1"], "scales of at least 0"),
+        (["disarm", "--replicates", "3"], "at least 20; got 3"),
+        (["disarm", "--plot", "nowhere/e.png"], "there is no"),
+    ],
+)
+def test_what_estimators_refuse(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["estimators", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_demo_prints_one_screen_and_names_the_picture(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "regression", "--epochs", "1", "--no-progress"]) == 0

@@ -103,6 +103,29 @@ def test_regression_draws_bands_of_the_standard_deviations():
         plots.plot_regression(x[:3], given, data=(train.x, train.y))
 
 
+def test_estimators_are_lines_by_panel_hollow_where_biased():
+    panels = {
+        "lambda = 0": {
+            "DisARM": [(4.0, 3.0), (2.0, 6.0)],
+            "Concrete": [(2.0, 0.5)],
+            "exact": [(9, 0)],
+        },
+        "lambda = 1": {"DisARM": [(2.0, 1.0)]},
+    }
+    figure = plots.plot_estimators(panels, biased=["Concrete"])
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == list(panels)
+    disarm, concrete = first.lines  # what has no variance has no place on a logarithmic axis
+    assert list(disarm.get_xdata()) == [2.0, 4.0] and list(disarm.get_ydata()) == [6.0, 3.0]
+    assert concrete.get_markerfacecolor() == "white" and concrete.get_linestyle() == "--"
+    assert second.lines[0].get_color() == disarm.get_color()
+    assert first.get_xscale() == first.get_yscale() == "log"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["DisARM", "Concrete (biased)"]
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.plot_estimators({})
+
+
 @pytest.mark.parametrize("kind, magic", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_saving(tmp_path, kind, magic):
     figure = plots.Figure(figsize=(1, 1))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from bayesbin import _numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
-from bayesbin.estimators.surrogate import signs_at, uniform_draws, weighted_score, with_gradient
+from bayesbin.estimators.surrogate import (
+    combination,
+    signs_at,
+    uniform_draws,
+    weighted_score,
+    with_gradient,
+)
 
 
 class _Pairs(Estimator):
@@ -29,17 +36,22 @@ class _Pairs(Estimator):
         first, second = results.detach().chunk(2)
         gradients = {}
         for name, lam in natural.items():
-            difference = (first - second).to(lam.dtype) / self.num_pairs
-            directions = [
-                self.direction(lam.detach(), *draws)
-                for draws in zip(noise[name], one[name], other[name], strict=True)
-            ]
-            gradients[name] = torch.tensordot(difference, torch.stack(directions), 1)
+            difference = (first - second) / self.num_pairs
+            gradients[name] = self.gradient(
+                lam.detach(), difference, noise[name], one[name], other[name]
+            )
         return with_gradient(results.mean(), natural, gradients)
 
-    def direction(self, natural: Tensor, uniform: Tensor, one: Tensor, other: Tensor) -> Tensor:
-        """What the difference f(w) - f(w') is multiplied by, per weight."""
-        raise NotImplementedError
+    @abstractmethod
+    def gradient(
+        self,
+        natural: Tensor,
+        difference: Tensor,
+        noise: Sequence[Tensor],
+        one: Sequence[Tensor],
+        other: Sequence[Tensor],
+    ) -> Tensor:
+        """The gradient of one site from f(w) - f(w'), the noise and the draws of each pair."""
 
     def extra_repr(self) -> str:
         return f"num_pairs={self.num_pairs}"
@@ -70,8 +82,15 @@ class ARM(_Pairs):
     Source: Yin and Zhou 2019, arXiv 1807.11143.
     """
 
-    def direction(self, natural: Tensor, uniform: Tensor, one: Tensor, other: Tensor) -> Tensor:
-        return (2.0 * uniform - 1.0).to(natural.dtype)
+    def gradient(
+        self,
+        natural: Tensor,
+        difference: Tensor,
+        noise: Sequence[Tensor],
+        one: Sequence[Tensor],
+        other: Sequence[Tensor],
+    ) -> Tensor:
+        return combination(2.0 * difference, noise).sub_(difference.sum()).to(natural.dtype)
 
 
 class DisARM(_Pairs):
@@ -98,8 +117,18 @@ class DisARM(_Pairs):
     arXiv 2006.11448 (U2G).
     """
 
-    def direction(self, natural: Tensor, uniform: Tensor, one: Tensor, other: Tensor) -> Tensor:
-        return (one - other).mul_(0.5).mul_(torch.sigmoid(2.0 * natural.abs()))
+    def gradient(
+        self,
+        natural: Tensor,
+        difference: Tensor,
+        noise: Sequence[Tensor],
+        one: Sequence[Tensor],
+        other: Sequence[Tensor],
+    ) -> Tensor:
+        # Pair by pair: a weight that is the same in both of a pair adds exactly nothing.
+        draws = [draw for pair in zip(one, other, strict=True) for draw in pair]
+        halves = torch.stack([0.5 * difference, -0.5 * difference], 1).flatten()
+        return combination(halves, draws).mul_(torch.sigmoid(2.0 * natural.abs()))
 
 
 class ARMS(Estimator):

@@ -39,6 +39,14 @@ def score(natural: Tensor, signs: Tensor) -> Tensor:
     return 2.0 * signs * torch.sigmoid(-2.0 * signs * natural.detach())
 
 
+def combination(weights: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """sum_s a_s t_s, added up in order."""
+    total = torch.zeros_like(tensors[0])
+    for weight, tensor in zip(weights.tolist(), tensors, strict=True):
+        total.add_(tensor, alpha=weight)
+    return total
+
+
 def weighted_score(
     weights: Tensor, signs: Sequence[Tensor], natural: Tensor, *, centred: bool = False
 ) -> Tensor:
@@ -50,13 +58,15 @@ def weighted_score(
     :param weights: a, shape (S,). :param centred: they sum to 0, so that the second part vanishes.
     """
     natural = natural.detach()
-    weights = weights.to(natural.dtype)
     likelier = _numerics.sign_of(natural)
-    rarities = torch.stack(list(signs)).sub_(likelier)  # 0, or -2 t where the rarer sign was drawn
-    total = torch.tensordot(weights, rarities, 1)
-    if centred:
-        return total
-    return total + 2.0 * likelier * torch.sigmoid(-2.0 * natural.abs()) * weights.sum()
+    total = combination(weights, signs)
+    # sum_s a_s t, added up as the sum above was: where every draw is t, the difference is exactly 0.
+    ones = torch.ones((), dtype=total.dtype, device=total.device)
+    total.addcmul_(likelier, combination(weights, [ones] * len(signs)), value=-1.0)
+    if not centred:
+        rarer = torch.sigmoid(natural.abs().mul_(-2.0))
+        total.addcmul_(rarer, likelier, value=2.0 * weights.sum().item())
+    return total
 
 
 class _WithGradient(torch.autograd.Function):

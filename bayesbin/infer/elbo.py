@@ -52,7 +52,8 @@ class TraceBinary_ELBO(ELBO):
     in nats over the whole data set (plates scale minibatches). The expectation over binary sites w is
     the estimator's; real-valued sites z are drawn once per particle, with pathwise gradients. The KL is
     closed-form given the prior: a prior that depends on real-valued sites is averaged pathwise, one
-    that depends on binary sites inside the estimator's objective.
+    that depends on binary sites inside the estimator's objective. Several draws are evaluated together
+    where ``torch.vmap`` can follow the model.
 
     Use it with ``pyro.infer.SVI(model, guide, optim, elbo)``, or as a torch module:
     ``loss = elbo(model, guide)(x, y)``. Both work in Pyro's global and local parameter modes, and each

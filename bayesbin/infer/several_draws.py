@@ -15,8 +15,9 @@ from bayesbin.guides.base import normalisation_kept
 
 Evaluate = Callable[[dict[str, Tensor]], Tensor]
 
-# Beyond this many numbers a batched product is no faster than several, and only takes more memory.
-LARGEST_STACK = 1 << 21
+# Beyond these a batched product is no faster than several, and only takes more memory: weights in a
+# stack of draws, and draws, each of which has activations of its own.
+LARGEST_STACK, MOST_DRAWS = 1 << 21, 64
 
 
 class SeveralDraws:
@@ -43,7 +44,7 @@ class SeveralDraws:
         first = evaluate(draws[0])
         rest = draws[1:]
         size = sum(value.numel() for value in draws[0].values())
-        at_once = min(len(rest), LARGEST_STACK // max(1, size))
+        at_once = min(len(rest), MOST_DRAWS, LARGEST_STACK // max(1, size))
         if at_once < 2 or not self._can_vectorize(model, evaluate, rest):
             return torch.stack([first, *(evaluate(draw) for draw in rest)])
         return torch.cat([first[None], _together(evaluate, rest, at_once)])
