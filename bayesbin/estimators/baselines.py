@@ -71,9 +71,11 @@ class RunningMoments(nn.Module):
         self.weight.lerp_(torch.ones_like(self.weight), 1.0 - self.decay)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # .to(device) moves them; .float(), .half() and the like do not round them.
+        kept = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
-        for name in ("mean_sum", "square_sum", "weight"):  # .float() and .half() move, not round
-            setattr(self, name, getattr(self, name).to(torch.float64))
+        for name, old in kept.items():
+            setattr(self, name, old.to(getattr(self, name).device))
         return self
 
     def extra_repr(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bayesbin import _numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.estimators.baselines import RunningMoments
 from bayesbin.estimators.conditional import coupling_gap
 from bayesbin.estimators.relaxed_variate import ObjectiveVariate
 from bayesbin.estimators.surrogate import score, signs_at, uniform_draws, with_gradient
@@ -30,8 +31,8 @@ class _ControlVariate(Estimator):
         \hat g = (f(w) - c)(w - \mu) + \frac{\partial c}{\partial s}\,\frac{ds}{dz}
         \big(\sigma(-2w\lambda) + \sigma(2w\lambda)\, e^{-2|z|}\big)
 
-    The parameters of c and tau are learned by the slope of log |g|^2, whose expectation falls with the
-    variance because that of g does not depend on them.
+    The parameters of c and tau are learned by the slope of E|g|^2, in units of its running mean: it falls
+    with the variance, because the mean of g does not depend on them.
     """
 
     unbiased = True
@@ -44,6 +45,7 @@ class _ControlVariate(Estimator):
         self.tune = tune
         # As constructed, whatever is learned later: a record compares how runs were set up.
         self._settings = f"temperature={temperature:g}, num_samples={num_samples}, tune={tune}"
+        self.sizes = RunningMoments(0.95)  # of |g|^2
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.requires_grad_(tune)
 
@@ -114,11 +116,16 @@ class _ControlVariate(Estimator):
     def _with_tuning(
         self, surrogate: Tensor, learned: list[nn.Parameter], draws: Mapping[str, list[Tensor]]
     ) -> Tensor:
-        """The surrogate, whose gradient in the learned parameters is made that of -log E|g|^2."""
+        """The surrogate, with the slope of -E|g|^2 over its running mean in the learned parameters."""
         size = sum(draw.square().sum() for sequence in draws.values() for draw in sequence)
         assert isinstance(size, Tensor)
-        scale = size.detach().clamp_min(torch.finfo(size.dtype).tiny)
-        found = torch.autograd.grad(size / scale, learned, materialize_grads=True)
+        # The scale is that of recent draws, not of this one: the slope of log |g|^2 draw by draw would
+        # be lowered by many tiny gradients and rare spikes.
+        self.sizes.update(size.detach())
+        mean = self.sizes.mean().to(size) if self.training else size.detach()
+        found = torch.autograd.grad(
+            size / mean.clamp_min(torch.finfo(size.dtype).tiny), learned, materialize_grads=True
+        )
         named = {str(i): parameter for i, parameter in enumerate(learned)}
         downhill = {str(i): -slope for i, slope in enumerate(found)}  # the surrogate is maximised
         return with_gradient(surrogate, named, downhill)

@@ -1,4 +1,4 @@
-"""A reward for each weight: SnapQuant's policy-gradient view of the straight-through estimator."""
+"""A reward for each weight: SnapQuant's policy gradient on the slopes at the drawn signs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ class PseudoReward(Estimator):
         \hat\nabla_{\lambda_j} = r_j\, \nabla_{\lambda_j} \log q(w_j) = r_j (w_j - \mu_j)
 
     Derivation: to first order f gains 2 w_j df/dw_j by w_j having its sign rather than the other one;
-    half of it is credited to that sign alone, and the policy gradient of a reward follows. As
-    w_j (w_j - mu_j) = 1 - w_j mu_j has mean sech^2(lambda_j), its expectation for a gradient that does
-    not depend on w_j is beta times that of :class:`StraightThrough`.
+    half of it is credited to that sign alone, and the policy gradient of a reward follows. It is df/dw
+    times w_j (w_j - mu_j) = 1 - w_j mu_j, which weighs the two signs equally in expectation:
 
-    Biased, in two ways: df/dw is not the difference f(+1) - f(-1) where f is curved in a weight; and
-    where it varies with w_j itself, it meets the factor 1 - w_j mu_j, which is larger at the rarer sign.
-    A scale other than 1 rescales the gradient, and is a bias of its own.
+    .. math::
+        E\,\hat\nabla_{\lambda_j} = \beta\, \mathrm{sech}^2(\lambda_j)\;
+        E\Big[\tfrac12 \frac{\partial f}{\partial w_j}(w_{j \to +1})
+        + \tfrac12 \frac{\partial f}{\partial w_j}(w_{j \to -1})\Big]
+
+    This is the trapezoid rule for the exact (f(+1) - f(-1)) / 2, so that with beta = 1 it is exact where f
+    is at most quadratic in each weight, where :class:`StraightThrough` needs it to be linear.
+
+    Biased beyond: where f has a third derivative in a single weight. A scale other than 1 rescales the
+    gradient, and is a bias of its own. The factor 1 - w mu, up to 2 at the rarer sign, adds variance.
 
     :param scale: beta > 0. :param num_samples: draws averaged per call.
     :raises ValueError: if the scale or the number of draws is not positive.
@@ -40,7 +46,8 @@ class PseudoReward(Estimator):
         >>> PseudoReward()(objective, natural).backward(); natural["w"].grad.tolist()
         [1.0, 1.0, 1.0]
 
-    Source: SnapQuant, ICLR 2019 submission B1ePui0ctQ.
+    Source: SnapQuant, ICLR 2019 submission B1ePui0ctQ; the trapezoid rule for straight-through gradients:
+    Liu, Dong, Liu, Yu and Gao 2023, arXiv 2304.08612 (ReinMax).
     """
 
     unbiased = False

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bayesbin.guides.base import normalisation_kept
 
+Modes = tuple[bool, ...]  # training or not, layer by layer
 Evaluate = Callable[[dict[str, Tensor]], Tensor]
 
 # Beyond these a batched product is no faster than several, and only takes more memory: weights in a
@@ -27,11 +28,11 @@ class SeveralDraws:
     cannot follow; its trace also provides what is the same for every draw. The others then run
     together, without validation. Models that ``vmap`` refuses (normalisation that updates running
     statistics, branches on values, custom autograd functions) run draw by draw: found out once per
-    model and mode, in a trial that leaves generators and running statistics as they were.
+    model and modes of its layers, in a trial that leaves generators and running statistics as they were.
     """
 
     def __init__(self) -> None:
-        self._possible: weakref.WeakKeyDictionary[Any, dict[bool, bool]] = (
+        self._possible: weakref.WeakKeyDictionary[Any, dict[Modes, bool]] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -55,9 +56,10 @@ class SeveralDraws:
         if any(type(value) not in (Tensor, nn.Parameter) for value in draws[0].values()):
             return False  # values that stand for something else, such as a weight's moments
         key = getattr(model, "__func__", model)
-        training = isinstance(model, nn.Module) and model.training
+        layers = model.modules() if isinstance(model, nn.Module) else ()
+        modes = tuple(layer.training for layer in layers)
         known = self._possible.setdefault(key, {})
-        if training not in known:
+        if modes not in known:
             with (
                 torch.no_grad(),
                 torch.random.fork_rng(),
@@ -67,10 +69,10 @@ class SeveralDraws:
                 # An operation that vmap itself would run as a loop is better run as ours.
                 warnings.filterwarnings("error", message=".*performance drop")
                 try:
-                    known[training] = bool(_together(evaluate, draws[:2], 2).shape == (2,))
+                    known[modes] = bool(_together(evaluate, draws[:2], 2).shape == (2,))
                 except Exception:  # whatever it was, the loop will show it if it is the model's own
-                    known[training] = False
-        return known[training]
+                    known[modes] = False
+        return known[modes]
 
 
 def _together(evaluate: Evaluate, draws: list[dict[str, Tensor]], at_once: int) -> Tensor:

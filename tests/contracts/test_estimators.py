@@ -151,7 +151,7 @@ def enumerated(target: Target, natural: Tensor) -> tuple[Tensor, Tensor]:
 
 def start(kind: str, size: int) -> Tensor:
     """Natural parameters: all 0, moderate, or with saturated ones among moderate ones."""
-    moderate = torch.linspace(-1.1, 1.3, size)
+    moderate = torch.linspace(-0.8, 0.85, size)
     if kind == "zero":
         return torch.zeros(size)
     if kind == "saturated":
@@ -172,8 +172,10 @@ def gradient_draws(
     copies: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Surrogates (n,) and their gradients (n copies, D) in lambda; a dozen calls where nothing is
-    random. Without a number of repeats 600 draws, in at most 300 calls."""
-    repeats = repeats or min(300, 600 // int(draws_per_call(estimator)))
+    random. Without a number of repeats 600 draws in at most 300 calls, or 200 draws that cost most."""
+    costly = isinstance(estimator, REBAR | RELAX)
+    per_call = int(draws_per_call(estimator))
+    repeats = repeats or (200 // per_call if costly else min(300, 600 // per_call))
     leaves = target.natural(natural, copies)
     values, slopes = [], []
     for _ in range(repeats):
@@ -186,10 +188,16 @@ def gradient_draws(
     return torch.stack(values), torch.cat(slopes)
 
 
-def draws_of(name: str, target: Target, natural: Tensor) -> tuple[Tensor, Tensor]:
-    """What an estimator under test gives: many copies per call where they do not disturb each other."""
+def draws_of(
+    name: str, target: Target, natural: Tensor, *, learning: bool = True
+) -> tuple[Tensor, Tensor]:
+    """What an estimator under test gives: many copies per call where they do not disturb each other.
+
+    Without learning it leaves out a second derivative, which is no part of the gradient in lambda.
+    """
     many = {"repeats": 20, "copies": 100} if name in LOCAL else {}
-    return gradient_draws(ESTIMATORS[name](), target, natural, **many)
+    estimator = ESTIMATORS[name]().requires_grad_(learning)
+    return gradient_draws(estimator, target, natural, **many)
 
 
 def seen(natural: Tensor, slopes: Tensor, per_slope: float = 1) -> Tensor:
@@ -200,6 +208,13 @@ def seen(natural: Tensor, slopes: Tensor, per_slope: float = 1) -> Tensor:
     """
     rarer = torch.sigmoid(-2.0 * natural.abs())
     return (len(slopes) * per_slope * rarer > 30) | bool((slopes == slopes[0]).all())
+
+
+def shown(natural: Tensor, slopes: Tensor) -> Tensor:
+    """The natural parameters without the signs, of probability 1e-7 and less, that no draw shows."""
+    if bool((slopes == slopes[0]).all()):
+        return natural
+    return torch.where(natural.abs() > 8.0, 40.0 * natural.sign(), natural)
 
 
 SIZES = [(1, 2), (3, 5), (5, 7)]
@@ -218,9 +233,10 @@ CASES = [
 def test_an_unbiased_estimator_meets_enumeration(name, sizes, kind):
     target = Target(sizes, curved=True)
     natural = start(kind, sum(sizes))
-    values, slopes = draws_of(name, target, natural)
+    learning = SIZES.index(sizes) == STARTS.index(kind)
+    values, slopes = draws_of(name, target, natural, learning=learning)
     judged = seen(natural, slopes, draws_per_call(ESTIMATORS[name]()))
-    expected, exact = enumerated(target, natural)
+    expected, exact = enumerated(target, shown(natural, slopes))
     assert bool(torch.isfinite(slopes).all()) and bool(judged.any())
     # Divided by Fisher, so that the gradient of a saturated weight counts as much as any other.
     fisher = 1.0 / torch.cosh(natural) ** 2
@@ -303,15 +319,15 @@ def test_a_wrong_twin_of_the_oracle_fails_the_same_comparison(twin, sizes, kind)
 class TakesThePairForIndependent(DisARM):
     """Without the factor that says how often a pair shows the difference."""
 
-    def direction(self, natural, uniform, one, other):
-        return 0.5 * (one - other)
+    def gradient(self, natural, *pairs):
+        return super().gradient(natural, *pairs) / torch.sigmoid(2.0 * natural.abs())
 
 
 class ForgetsTheChainRule(ARM):
     """The published gradient in the log-odds, for that in half of them."""
 
-    def direction(self, natural, uniform, one, other):
-        return uniform - 0.5
+    def gradient(self, natural, *pairs):
+        return 0.5 * super().gradient(natural, *pairs)
 
 
 class TakesTheDrawsForIndependent(ARMS):
@@ -372,13 +388,13 @@ class ForgetsFisher(LocalExpectation):
 
 
 TWINS: dict[str, tuple[Callable[[], Estimator], tuple[int, int], str]] = {
-    "DisARM": (TakesThePairForIndependent, (3, 5), "moderate"),
+    "DisARM": (TakesThePairForIndependent, (3, 5), "zero"),
     "DisARM at 0": (TakesThePairForIndependent, (1, 2), "zero"),
     "ARM": (ForgetsTheChainRule, (3, 5), "zero"),
     "ARMS": (lambda: TakesTheDrawsForIndependent(3), (1, 2), "zero"),
-    "ARMS, a pair": (lambda: TakesTheDrawsForIndependent(2), (3, 5), "moderate"),
+    "ARMS, a pair": (lambda: TakesTheDrawsForIndependent(2), (3, 5), "zero"),
     "REBAR": (ForgetsTheCorrection, (3, 5), "moderate"),
-    "RELAX": (CouplesTheWrongNoise, (3, 5), "moderate"),
+    "RELAX": (lambda: CouplesTheWrongNoise(temperature=2.0, tune=False), (1, 2), "moderate"),
     "LeaveOneOut": (lambda: ScoreFunction(4, IncludesItsOwnDraw()), (1, 2), "zero"),
     "LeaveOneOut, two": (lambda: ScoreFunction(2, IncludesItsOwnDraw()), (3, 5), "moderate"),
     "MovingAverage": (lambda: ScoreFunction(1, LooksAhead(0.5)), (3, 5), "zero"),
@@ -433,7 +449,7 @@ def test_the_gradient_reaches_whatever_produced_the_natural_parameters(name):
     base = torch.tensor(0.4, requires_grad=True)
     offsets = torch.tensor([0.1, -0.2, 0.3])
     torch.manual_seed(5)
-    flat = (base + offsets).split([1, 2])
+    flat = (base + offsets)[:, None].split([1, 2])
     ESTIMATORS[name]()(target.objective, dict(zip("ab", flat, strict=True))).backward()
     torch.manual_seed(5)
     leaves = target.natural(0.4 + offsets)
@@ -487,13 +503,13 @@ def test_more_draws_average_and_do_not_repeat(name):
     natural = start("moderate", 3)
     argument, least = COUNTS[name]
     # A baseline made of the other draws is a better one with more of them.
-    options = {"baseline": None} if name == "ScoreFunction" else {}
-    single = gradient_draws(
-        EXPORTED[name](**{argument: least}, **options), target, natural, repeats=500
-    )[1]
-    many = gradient_draws(
-        EXPORTED[name](**{argument: 4 * least}, **options), target, natural, repeats=200
-    )[1]
+    options: dict[str, object] = {"ScoreFunction": {"baseline": None}}.get(name, {})
+    if name in ("REBAR", "RELAX"):
+        options = {"tune": False}  # half the cost
+    build = functools.partial(EXPORTED[name], **options)
+    calls, copies = (20, 30) if name in LOCAL else (400, 1)
+    single = gradient_draws(build(**{argument: least}), target, natural, calls, copies)[1]
+    many = gradient_draws(build(**{argument: 4 * least}), target, natural, calls // 2, copies)[1]
     # A quarter of the variance, up to the spread of a variance of 200 draws; antithetic draws gain
     # more than that.
     ratio = single.var(0).sum() / many.var(0).sum()
