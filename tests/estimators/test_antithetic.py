@@ -185,7 +185,7 @@ def test_where_lambda_saturates_both_draws_show_the_likelier_sign():
 
 
 def test_an_even_function_gives_no_gradient_at_lambda_0():
-    even = lambda w: w[:, 0] * w[:, 1] + 3.0 * w[:, 1] * w[:, 2]  # noqa: E731
+    even = lambda w: w[:, 0] * w[:, 1] + 3.0 * w[:, 1] * w[:, 2]
     for build in (ARM, DisARM, lambda: ARMS(2)):
         assert not gradient(build(), even, torch.zeros(3)).any()
 
@@ -205,7 +205,7 @@ def test_adding_a_constant_changes_nothing():
 
 def test_two_antithetic_draws_are_disarm_at_the_same_noise(noise):
     natural = torch.tensor([0.0, 0.1, -0.5, 0.8, -2.0])
-    f = lambda w: torch.exp(0.4 * w @ torch.tensor([1.0, -0.5, 0.8, 0.3, 0.6]))  # noqa: E731
+    f = lambda w: torch.exp(0.4 * w @ torch.tensor([1.0, -0.5, 0.8, 0.3, 0.6]))
     for _ in range(20):
         uniform = torch.rand(2, 5)
         noise(list(uniform))

@@ -384,7 +384,7 @@ def test_it_prints_how_it_was_set_up_on_one_line():
 
 def test_low_precision():
     natural = {"w": NATURAL.bfloat16().requires_grad_()}
-    objective = lambda values: torch.stack([w.exp().sum() for w in values["w"]])  # noqa: E731
+    objective = lambda values: torch.stack([w.exp().sum() for w in values["w"]])
     for build in (REBAR, RELAX):
         surrogate = build()(objective, natural)
         slope = torch.autograd.grad(surrogate, natural["w"])[0]

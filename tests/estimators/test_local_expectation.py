@@ -62,7 +62,7 @@ def test_the_local_expectation_by_hand_at_the_same_draw():
 @pytest.mark.parametrize("natural", [0.0, 0.5, -3.0, 8.5, -40.0])
 def test_one_weight_has_the_exact_gradient_at_every_draw(natural):
     lam = torch.tensor([natural])
-    f = lambda w: torch.exp(0.8 * w[..., 0]) - 0.3 * w[..., 0]  # noqa: E731
+    f = lambda w: torch.exp(0.8 * w[..., 0]) - 0.3 * w[..., 0]
     expected = oracles.gradient_in_mean(oracles.table(f, 1), lam)
     for _ in range(6):
         slope = gradient(LocalExpectation(), f, lam)
@@ -71,12 +71,12 @@ def test_one_weight_has_the_exact_gradient_at_every_draw(natural):
 
 def test_weights_that_share_no_term_add_no_noise_to_one_another():
     natural = torch.tensor([0.3, -8.5, 10.0, -1.0])
-    f = lambda w: (torch.exp(w * MAP) + MAP * w).sum(-1)  # noqa: E731
+    f = lambda w: (torch.exp(w * MAP) + MAP * w).sum(-1)
     slopes = torch.stack([gradient(LocalExpectation(), f, natural) for _ in range(10)])
     expected = oracles.gradient(f, natural)
     torch.testing.assert_close(slopes, expected.expand(10, 4), rtol=1e-10, atol=0)
     # Adding a product makes the gradient random, though not in the weights outside it.
-    g = lambda w: f(w) + 2.0 * w[..., 0] * w[..., 3]  # noqa: E731
+    g = lambda w: f(w) + 2.0 * w[..., 0] * w[..., 3]
     spread = torch.stack([gradient(LocalExpectation(), g, natural) for _ in range(30)]).std(0)
     assert bool((spread[[0, 3]] > 0.1).all()) and bool((spread[[1, 2]] < 1e-14).all())
 
@@ -119,7 +119,7 @@ def test_too_many_weights_are_refused_in_a_sentence():
         ValueError, match=r"at most 8 weights; the guide has 9\. Use DisARM or StraightThrough, or"
     ):
         LocalExpectation(max_weights=8)(lambda values: torch.zeros(1), natural)
-    count = lambda values: torch.zeros(len(values["w"]))  # noqa: E731
+    count = lambda values: torch.zeros(len(values["w"]))
     assert LocalExpectation(max_weights=9)(count, natural).item() == 0.0
     with pytest.raises(ValueError, match="max_weights is a whole number of at least 1"):
         LocalExpectation(max_weights=0)
@@ -145,13 +145,29 @@ def test_the_pseudo_reward_by_hand_at_the_same_draw(scale):
 def test_the_pseudo_reward_has_the_mean_of_scaled_straight_through_on_a_linear_function(scale):
     copies = 4000
     natural = NATURAL.repeat(copies, 1)
-    linear = lambda w: (w @ MAP).sum(-1)  # noqa: E731
+    linear = lambda w: (w @ MAP).sum(-1)
     draws = gradient(PseudoReward(scale), linear, natural)
     through = gradient(StraightThrough(), linear, natural)
     torch.testing.assert_close(through[0], MAP / torch.cosh(NATURAL) ** 2)
     assert_within_standard_errors(draws, scale * through[0])
     assert exceeds_standard_errors(draws, 1.2 * scale * through[0])
     assert repr(PseudoReward(scale)) == f"PseudoReward(scale={scale:g}, num_samples=1)"
+
+
+def test_the_pseudo_reward_is_exact_for_quadratics_and_straight_through_is_not():
+    copies = 4000
+    natural = NATURAL.repeat(copies, 1)
+    bowl = torch.tensor([1.0, 0.5, -2.0, 1.5])
+
+    def quadratic(w: Tensor) -> Tensor:
+        return (w @ MAP + (w.square() * bowl).sum(-1) + w[..., 0] * w[..., 2]).sum(-1)
+
+    expected = oracles.gradient(quadratic, NATURAL)
+    assert_within_standard_errors(gradient(PseudoReward(), quadratic, natural), expected)
+    assert exceeds_standard_errors(gradient(StraightThrough(), quadratic, natural), expected)
+    cubic = lambda w: w.pow(3).sum((-1, -2)) if w.dim() > 1 else w.pow(3).sum()
+    draws = gradient(PseudoReward(), cubic, natural)
+    assert exceeds_standard_errors(draws, oracles.gradient(cubic, NATURAL))
 
 
 def test_where_lambda_saturates_the_likelier_sign_has_next_to_no_reward():

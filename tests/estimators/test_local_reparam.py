@@ -379,7 +379,7 @@ def test_inside_a_hand_written_pyro_model():
     loss = TraceBinary_ELBO(LocalReparameterization())(model, guide)
     slopes = torch.stack([torch.autograd.grad(loss(), natural)[0] for _ in range(600)])
     # A Gaussian likelihood is quadratic: the first two moments, which are exact, are all it sees.
-    log_likelihood = lambda w: dist.Normal(x @ w, 1.0).log_prob(y).sum()  # noqa: E731
+    log_likelihood = lambda w: dist.Normal(x @ w, 1.0).log_prob(y).sum()
     lam = natural.detach()
     exact = -oracles.gradient(log_likelihood, lam) + lam / torch.cosh(lam) ** 2
     assert_within_standard_errors(slopes, exact)

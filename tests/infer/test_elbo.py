@@ -359,7 +359,7 @@ def test_continuous_and_binary_sites_in_one_model():
     loss = TraceBinary_ELBO(Enumerate())(model, guide)(x, y)
     torch.manual_seed(5)
     noise = q.rsample()
-    f = lambda w: dist.Normal(x @ w, noise).log_prob(y).sum()  # noqa: E731
+    f = lambda w: dist.Normal(x @ w, noise).log_prob(y).sum()
     natural = flat(guide.natural_parameters())
     expected = oracles.kl(natural, torch.zeros(2)) - oracles.expectation(f, natural)
     torch.testing.assert_close(
