@@ -122,10 +122,9 @@ class _ControlVariate(Estimator):
         # The scale is that of recent draws, not of this one: the slope of log |g|^2 draw by draw would
         # be lowered by many tiny gradients and rare spikes.
         self.sizes.update(size.detach())
-        mean = self.sizes.mean().to(size) if self.training else size.detach()
-        found = torch.autograd.grad(
-            size / mean.clamp_min(torch.finfo(size.dtype).tiny), learned, materialize_grads=True
-        )
+        mean = self.sizes.mean().to(size) if self.sizes.started else size.detach()
+        in_units = size / mean.clamp_min(torch.finfo(size.dtype).tiny)
+        found = torch.autograd.grad(in_units, learned, materialize_grads=True)
         named = {str(i): parameter for i, parameter in enumerate(learned)}
         downhill = {str(i): -slope for i, slope in enumerate(found)}  # the surrogate is maximised
         return with_gradient(surrogate, named, downhill)

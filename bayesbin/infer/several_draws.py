@@ -46,19 +46,26 @@ class SeveralDraws:
         rest = draws[1:]
         size = sum(value.numel() for value in draws[0].values())
         at_once = min(len(rest), MOST_DRAWS, LARGEST_STACK // max(1, size))
-        if at_once < 2 or not self._can_vectorize(model, evaluate, rest):
-            return torch.stack([first, *(evaluate(draw) for draw in rest)])
-        return torch.cat([first[None], _together(evaluate, rest, at_once)])
+        if at_once >= 2 and self._can_vectorize(model, evaluate, rest):
+            try:
+                return torch.cat([first[None], _together(evaluate, rest, at_once)])
+            except RuntimeError:
+                # A function may use a module whose mode has changed since the trial, unseen from here.
+                known, modes = self._known(model)
+                known[modes] = False
+        return torch.stack([first, *(evaluate(draw) for draw in rest)])
+
+    def _known(self, model: Any) -> tuple[dict[Modes, bool], Modes]:
+        layers = model.modules() if isinstance(model, nn.Module) else ()
+        modes = tuple(layer.training for layer in layers)
+        return self._possible.setdefault(getattr(model, "__func__", model), {}), modes
 
     def _can_vectorize(
         self, model: Any, evaluate: Evaluate, draws: list[dict[str, Tensor]]
     ) -> bool:
         if any(type(value) not in (Tensor, nn.Parameter) for value in draws[0].values()):
             return False  # values that stand for something else, such as a weight's moments
-        key = getattr(model, "__func__", model)
-        layers = model.modules() if isinstance(model, nn.Module) else ()
-        modes = tuple(layer.training for layer in layers)
-        known = self._possible.setdefault(key, {})
+        known, modes = self._known(model)
         if modes not in known:
             with (
                 torch.no_grad(),

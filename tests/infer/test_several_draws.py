@@ -322,6 +322,22 @@ def test_a_layer_whose_mode_changes_later_is_not_an_error():
     elbo.terms(model, guide, *data())
 
 
+def test_a_mode_that_cannot_be_seen_from_outside_is_not_an_error_either():
+    model = classifier()
+    guide = AutoSignBernoulli(model)
+    elbo = TraceBinary_ELBO(ScoreFunction(num_samples=6))
+
+    def closure(x, y):  # not a module: its layers are out of sight
+        return model(x, y)
+
+    model.eval()
+    elbo.terms(closure, guide, *data())
+    model.train()
+    elbo.terms(closure, guide, *data())
+    normalisation = next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
+    assert not torch.equal(normalisation.running_mean, torch.zeros_like(normalisation.running_mean))
+
+
 # Nothing left behind
 
 
