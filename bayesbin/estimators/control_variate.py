@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from bayesbin import _numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
 from bayesbin.estimators.baselines import RunningMoments
-from bayesbin.estimators.conditional import coupling_gap
 from bayesbin.estimators.relaxed_variate import ObjectiveVariate
 from bayesbin.estimators.surrogate import score, signs_at, uniform_draws, with_gradient
 
@@ -128,6 +127,21 @@ class _ControlVariate(Estimator):
         named = {str(i): parameter for i, parameter in enumerate(learned)}
         downhill = {str(i): -slope for i, slope in enumerate(found)}  # the surrogate is maximised
         return with_gradient(surrogate, named, downhill)
+
+
+def coupling_gap(natural: Tensor, noise: Tensor) -> Tensor:
+    r"""1 - dz~/d lambda of the coupled noise, from its value z.
+
+    Given its sign w, z~ = (w/2) softplus(logit v + softplus(2 w lambda)) with v uniform, so that at fixed v
+    and w its slope is sigmoid(2 w lambda)(1 - exp(-2|z|)), and
+
+    .. math:: 1 - \frac{d\tilde z}{d\lambda} = \sigma(-2 w \lambda) + \sigma(2 w \lambda)\, e^{-2 |z|},
+
+    a sum that keeps its digits where lambda is saturated.
+    """
+    wide = 2.0 * natural.detach().to(noise.dtype)
+    aligned = wide * torch.copysign(torch.ones_like(noise), noise)
+    return torch.sigmoid(-aligned) + torch.sigmoid(aligned) * torch.exp(-2.0 * noise.abs())
 
 
 def _shifted(natural: Tensor, uniform: Tensor, signs: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bayesbin import _fused, _numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
-from bayesbin.estimators.conditional import conditional_noise
 from bayesbin.estimators.surrogate import draw_signs
 
 
@@ -63,11 +62,21 @@ class GumbelRao(Estimator):
 
     @torch.no_grad()
     def _slope(self, natural: Tensor, signs: Tensor) -> Tensor:
-        total: Tensor | float = 0.0
+        # With v uniform, z given w is (w/2) softplus(logit v + softplus(2 w lambda)), so that
+        # e = exp(-2 |z| / tau) = ((1 - v) / (1 + v exp(2 w lambda)))^(1/tau), and sech^2 = 4 e / (1 + e)^2.
+        growth: Tensor | None = None
+        total: Tensor | None = None
         for _ in range(self.num_inner):
-            noise = conditional_noise(natural, signs, _numerics.uniform_noise(natural))
-            total = total + _numerics.variance(noise / self.temperature)
-        return torch.as_tensor(total / (self.num_inner * self.temperature)).to(natural.dtype)
+            uniform = _numerics.uniform_noise(natural)
+            if growth is None or total is None:
+                growth = torch.exp(2.0 * (signs * natural).to(uniform.dtype))
+                total = torch.zeros_like(uniform)
+            decay = (
+                (1.0 - uniform).div_(uniform.mul_(growth).add_(1.0)).pow_(1.0 / self.temperature)
+            )
+            total.add_(decay.div_(decay.add(1.0).square_()))
+        assert total is not None
+        return total.mul_(4.0 / (self.num_inner * self.temperature)).to(natural.dtype)
 
     def extra_repr(self) -> str:
         return (

@@ -42,7 +42,7 @@ from bayesbin.estimators import (
     StraightThrough,
 )
 from bayesbin.estimators.antithetic import _one_minus_correlation
-from bayesbin.estimators.conditional import coupling_gap
+from bayesbin.estimators.control_variate import coupling_gap
 
 CONSTRUCTORS: dict[str, Callable[[], Estimator]] = {}  # name -> instance, where not the defaults
 
