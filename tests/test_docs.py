@@ -36,6 +36,8 @@ def test_links_lead_somewhere(page: Path) -> None:
     ("script", "results"),
     [
         ("mnist_mlp", "mnist_mlp"),
+        ("estimators", "estimators.json"),
+        ("estimators_training", "estimators_training"),
         ("training_step", "training_step.json"),
         ("training_step", "training_step_compiled.json"),
     ],

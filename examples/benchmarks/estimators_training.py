@@ -228,9 +228,7 @@ def plot(folder: Path, out: str) -> None:
                 axis.fill_between(across, [min(x) for x in losses], [max(x) for x in losses],
                                   color=color, alpha=0.15, linewidth=0)  # fmt: skip
         for axis, unit in zip(row, ("epochs", "seconds of training"), strict=True):
-            axis.set(
-                xlabel=unit, ylabel="negative ELBO, nats per datum", title=dataset, yscale="log"
-            )
+            axis.set(xlabel=unit, ylabel="negative ELBO, nats per datum", title=dataset)
         row[1].set_xscale("log")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
