@@ -87,7 +87,9 @@ def test_only_plots_imports_matplotlib_and_only_the_command_line_imports_plots()
         if room_of(path) != "plots":
             assert not any(name.split(".")[0] == "matplotlib" for name in imports(path)), path
         if "plots" in rooms_imported(path):
-            assert room_of(path) in {"plots", "cli", "demos", "__init__"}, path  # the last: for types
+            assert room_of(path) in {"plots", "cli", "demos", "__init__"}, (
+                path
+            )  # the last: for types
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

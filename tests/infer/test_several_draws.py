@@ -228,7 +228,9 @@ def calls_for(count: int, size: int) -> tuple[int, Tensor]:
     calls = 0
     values = some_draws(count, size)
     results = draws(evaluate, counted, values)
-    expected = torch.stack([evaluate({"w": w, "v": v}) for w, v in zip(*values.values())])  # noqa: B905
+    expected = torch.stack(
+        [evaluate({"w": w, "v": v}) for w, v in zip(*values.values(), strict=True)]
+    )
     torch.testing.assert_close(results, expected)
     return calls, results
 
