@@ -22,6 +22,8 @@ from bayesbin._one_pass import BLOCK, one_pass
 
 LOG_2 = math.log(2.0)
 LOG_4 = math.log(4.0)
+# 1/F = cosh^2(lambda) stays well inside each dtype's range up to here.
+BOUNDS = {torch.float64: 300.0, torch.float32: 40.0, torch.bfloat16: 40.0}
 
 
 def log_variance(natural: Tensor) -> Tensor:

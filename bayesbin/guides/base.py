@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.infer.autoguide import AutoGuide
-from pyro.infer.autoguide.initialization import init_to_median
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import effectful
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import constraints
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import register_module_forward_pre_hook
 
-from bayesbin.distributions import SignBernoulli, Support, unconstrained_normal
+from bayesbin.distributions import Support, unconstrained_normal
+from bayesbin.guides.announcing import announce
+from bayesbin.guides.laws import sign_law
+from bayesbin.guides.prototype import run_once
 from bayesbin.guides.starting_point import Init, starting_point
 from bayesbin.posterior import BinaryPosterior, RealPosterior
+
+Read = Callable[[str, str], Tensor]
 
 
 @dataclass(frozen=True)
@@ -86,9 +82,9 @@ class SignGuide(AutoGuide):
             raise ValueError(f"init_scale is a standard deviation, at least 0; got {init_scale}.")
         if not real_scale > 0:
             raise ValueError(f"real_scale is a positive standard deviation; got {real_scale}.")
-        trace = _run_once(model, args, dict(kwargs or {}))
+        trace = run_once(model, args, dict(kwargs or {}))
         self.sites: dict[str, Site] = {}
-        naturals, locs, log_scales = ParameterTree(), ParameterTree(), ParameterTree()
+        self.natural, self.loc, self.log_scale = ParameterTree(), ParameterTree(), ParameterTree()
         start = starting_point(init, init_scale)
         for name, message in trace.nodes.items():
             if message["type"] != "sample" or message["is_observed"] or site_is_subsample(message):
@@ -97,13 +93,12 @@ class SignGuide(AutoGuide):
             self.sites[name] = site
             value = message["value"].detach()
             if site.support is None:
-                naturals.insert(name, nn.Parameter(start(name, value)))
+                self.insert_natural(name, start(name, value), random=init is None)
             else:
                 loc: Any = site.support.transform.inv(value)
-                locs.insert(name, nn.Parameter(loc.clone()))
+                self._tree("loc").insert(name, nn.Parameter(loc.clone()))
                 scale = torch.full_like(loc, real_scale).log()
-                log_scales.insert(name, nn.Parameter(scale))
-        self.natural, self.loc, self.log_scale = naturals, locs, log_scales
+                self._tree("log_scale").insert(name, nn.Parameter(scale))
         if not any(site.is_binary for site in self.sites.values()):
             raise ValueError(
                 f"{type(self).__name__} found no latent SignBernoulli site in the model; its sites are "
@@ -128,29 +123,48 @@ class SignGuide(AutoGuide):
         support = None if binary else Support.of(message["fn"].support, name)
         return Site(name, message["fn"].event_dim, tuple(frame.name for frame in frames), support)
 
-    # Parameters
+    # Parameters. A guide whose natural parameters are computed from others overrides these.
+
+    def insert_natural(self, name: str, start: Tensor, *, random: bool) -> None:
+        """Make the parameters of one binary site, whose natural parameters start at ``start``.
+
+        :param random: whether ``start`` was drawn, rather than given.
+        """
+        self._tree("natural").insert(name, nn.Parameter(start))
+
+    def natural_of(self, name: str, read: Read | None = None) -> Tensor:
+        """The natural parameters of one binary site, with a live graph.
+
+        :param read: how to get at a parameter by its tree and name; None: directly.
+        """
+        return (read or self._parameter)("natural", name)
 
     def natural_parameters(self) -> Iterator[nn.Parameter]:
-        """The natural parameters lambda of the binary sites, in site order."""
+        """The natural parameters lambda of the binary sites, in site order.
+
+        True natural parameters only: none, where they are computed from :meth:`offsets`.
+        """
         return (self._parameter("natural", s.name) for s in self.sites.values() if s.is_binary)
+
+    def offsets(self) -> Iterator[nn.Parameter]:
+        """The parameters that natural parameters are computed from, where they are."""
+        return iter(())
 
     def real_parameters(self) -> Iterator[nn.Parameter]:
         """Everything else the guide learns: locations and log scales of the real-valued sites."""
-        natural = {id(parameter) for parameter in self.natural_parameters()}
-        return (p for p in self.parameters() if id(p) not in natural)
+        binary = {id(p) for p in (*self.natural_parameters(), *self.offsets())}
+        return (p for p in self.parameters() if id(p) not in binary)
 
     def posterior(self) -> BinaryPosterior:
         """The guide's law as a frozen :class:`BinaryPosterior`, by value."""
-        natural, loc, log_scale = (self._modules[n] for n in ("natural", "loc", "log_scale"))
-        assert natural is not None and loc is not None and log_scale is not None
         signs, real = {}, {}
         for name, site in self.sites.items():
             if site.support is None:
-                signs[name] = natural.get_parameter(name).detach().clone()
+                signs[name] = self.natural_of(name).detach().clone()
             else:
                 real[name] = RealPosterior(
-                    loc.get_parameter(name).detach().clone(),
-                    log_scale.get_parameter(name).detach().exp(),
+                    self._parameter("loc", name).detach().clone(),
+                    self._parameter("log_scale", name).detach().exp(),
                     site.support,
                 )
         return BinaryPosterior(signs, real)
@@ -170,7 +184,7 @@ class SignGuide(AutoGuide):
         result = {}
         for name, site in self.sites.items():
             if site.support is None:
-                law = self.sign_law(self._announced("natural", name)).to_event(site.event_dim)
+                law = self.sign_law(self.natural_of(name, self._announced)).to_event(site.event_dim)
             else:
                 scale = self._announced("log_scale", name).exp()
                 law = unconstrained_normal(
@@ -189,9 +203,12 @@ class SignGuide(AutoGuide):
         return announce(self._pyro_get_fullname(f"{tree}.{name}"), self._parameter(tree, name))
 
     def _parameter(self, tree: str, name: str) -> nn.Parameter:
-        module = self._modules[tree]
-        assert module is not None
-        return module.get_parameter(name)
+        return self._tree(tree).get_parameter(name)
+
+    def _tree(self, name: str) -> ParameterTree:
+        tree = self._modules[name]
+        assert isinstance(tree, ParameterTree)
+        return tree
 
     # Copies
 
@@ -209,82 +226,3 @@ class SignGuide(AutoGuide):
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         vars(new).update(_model=self._model)
         return new
-
-
-def announce(name: str, parameter: Tensor) -> Tensor:
-    """Issue a Pyro param message whose value is ``parameter`` itself; returns the (handled) value."""
-    value = local_alias(parameter)
-    return effectful(lambda *_, **__: value, type="param")(
-        name, parameter, constraint=constraints.real, event_dim=None, name=name
-    )
-
-
-def local_alias(parameter: Tensor) -> Tensor:
-    """A view that leads back to its parameter the way Pyro's own param values do.
-
-    A view, because the attribute would keep the parameter itself from being pickled.
-    """
-    value: Any = parameter.view_as(parameter)
-    value.unconstrained = weakref.ref(parameter)
-    return value
-
-
-def sign_law(law: Any) -> SignBernoulli | None:
-    """The SignBernoulli inside ``to_event``, ``expand`` and ``mask``, or None for any other law."""
-    while True:
-        if isinstance(law, SignBernoulli):
-            return law
-        if not isinstance(law, TRANSPARENT):
-            return None
-        law = law.base_dist
-
-
-TRANSPARENT = (
-    torch.distributions.Independent,
-    MaskedDistribution,
-    ExpandedDistribution,
-)
-
-
-@contextmanager
-def normalisation_kept() -> Iterator[None]:
-    """Restore on leaving the statistics of every normalisation layer that ran, in a closure too."""
-    kept: list[tuple[Tensor, Tensor]] = []
-
-    def keep(module: nn.Module, inputs: Any) -> None:
-        if isinstance(module, _BatchNorm):
-            kept.extend((buffer, buffer.clone()) for buffer in module.buffers())
-
-    handle = register_module_forward_pre_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
-        with torch.no_grad():
-            for buffer, old in reversed(kept):  # the first copy of a layer that ran twice counts
-                # Past autograd's version counter: a graph may hold these statistics, but one recorded
-                # in training mode, the only one in which they have changed, does not use them.
-                buffer.data.copy_(old)
-
-
-class _StartFeasible(Messenger):
-    """Real-valued sites start at the median of their prior."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or msg["done"] or site_is_subsample(msg) or sign_law(msg["fn"]):
-            return
-        if not msg["fn"].support.is_discrete:
-            msg["value"] = init_to_median(msg)
-
-
-def _run_once(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with torch.no_grad(), normalisation_kept(), poutine.block(), _StartFeasible():
-        try:
-            return poutine.trace(model).get_trace(*args, **kwargs)
-        except TypeError as error:
-            if args or kwargs:
-                raise
-            raise TypeError(
-                f"Building the guide runs the model once, and it does not run without arguments "
-                f"({error}). Pass some: args=(x, y)."
-            ) from error

@@ -16,7 +16,10 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from bayesbin.estimators import BatchObjective, Estimator
-from bayesbin.guides.base import SignGuide, announce, normalisation_kept, sign_law
+from bayesbin.guides.announcing import announce
+from bayesbin.guides.base import SignGuide
+from bayesbin.guides.laws import sign_law
+from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.several_draws import SeveralDraws
 from bayesbin.infer.sites import (
     LocalParameters,

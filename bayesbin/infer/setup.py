@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from bayesbin.guides.base import SignGuide
 from bayesbin.optim import BayesianLearningRule
 
 # Natural gradients of different models and layers differ by orders of magnitude (five, between a linear
@@ -44,11 +46,15 @@ def resolve_optimizers(
     trainable = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
     if given is None:
         natural = [p for p in guide.natural_parameters() if p.requires_grad]
-        taken = {id(p) for p in natural}
+        offsets = list(guide.offsets()) if isinstance(guide, SignGuide) else []
+        taken = {id(p) for p in (*natural, *offsets)}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-        rule = BayesianLearningRule
+        rule = partial(
+            BayesianLearningRule, lr=DEFAULT_LR, momentum=DEFAULT_MOMENTUM, normalize=True
+        )
         optimizers: list[Optimizer] = [
-            *([rule(natural, DEFAULT_LR, DEFAULT_MOMENTUM, normalize=True)] if natural else []),
+            *([rule(natural)] if natural else []),
+            *([rule(offsets, preconditioner=guide.natural_gradient)] if offsets else []),
             *([Adam(rest, lr=DEFAULT_ADAM_LR)] if rest else []),
         ]
     else:

@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from bayesbin.guides.base import normalisation_kept
+from bayesbin.guides.prototype import normalisation_kept
 
 Modes = tuple[bool, ...]  # training or not, layer by layer
 Evaluate = Callable[[dict[str, Tensor]], Tensor]

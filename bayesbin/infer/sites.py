@@ -16,7 +16,8 @@ from torch.distributions import kl_divergence
 
 from bayesbin import _fused, _numerics
 from bayesbin.distributions import RelaxedSignBernoulli, SignBernoulli
-from bayesbin.guides.base import TRANSPARENT, local_alias, sign_law
+from bayesbin.guides.announcing import local_alias
+from bayesbin.guides.laws import TRANSPARENT, sign_law
 
 
 class LocalParameters(Messenger):

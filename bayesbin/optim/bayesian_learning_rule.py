@@ -10,11 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bayesbin import _fused
+from bayesbin._numerics import BOUNDS
 
 Preconditioner = Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]]
-# 1/F = cosh^2(lambda) stays well inside each dtype's range up to here.
-BOUNDS = {torch.float64: 300.0, torch.float32: 40.0, torch.bfloat16: 40.0}
-
 SIZE_DECAY = 0.99  # of the running mean square in normalize=True: an average over a hundred steps
 
 
