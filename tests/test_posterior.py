@@ -16,7 +16,7 @@ import torch
 from stats import assert_within_standard_errors
 from torch import nn
 
-import bayesbin.posterior as posterior_module
+import bayesbin.posterior.binary_posterior as posterior_module
 from bayesbin import BinaryPosterior
 from bayesbin._files import CorruptFileError
 from bayesbin.distributions import SignBernoulli, Support
@@ -148,7 +148,7 @@ def test_a_decided_weight_keeps_its_sign_at_the_smallest_uniform(monkeypatch):
         def random(self, shape, dtype):
             return np.zeros(shape, dtype)
 
-    monkeypatch.setattr(posterior_module, "_generator", lambda seed, index, site: Smallest())
+    monkeypatch.setattr(posterior_module, "generator_of", lambda seed, index, site: Smallest())
     assert BinaryPosterior({"w": torch.tensor([40.0, 12.0])}).signs(0)["w"].tolist() == [1.0, 1.0]
 
 

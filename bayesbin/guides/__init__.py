@@ -1,7 +1,16 @@
-"""Guides over binary weights."""
+"""Guides: posteriors over binary weights for any Pyro model."""
 
+from bayesbin.guides.combine import Combine, PolicyNetwork
+from bayesbin.guides.effects import with_effects
 from bayesbin.guides.mean_field import AutoSignBernoulli
 from bayesbin.guides.nested import AutoNestedSignBernoulli
 from bayesbin.guides.relaxed import AutoRelaxedSignBernoulli
 
-__all__ = ["AutoNestedSignBernoulli", "AutoRelaxedSignBernoulli", "AutoSignBernoulli"]
+__all__ = [
+    "AutoNestedSignBernoulli",
+    "AutoRelaxedSignBernoulli",
+    "AutoSignBernoulli",
+    "Combine",
+    "PolicyNetwork",
+    "with_effects",
+]

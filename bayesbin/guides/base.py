@@ -90,15 +90,12 @@ class SignGuide(AutoGuide):
             if message["type"] != "sample" or message["is_observed"] or site_is_subsample(message):
                 continue
             site = self._describe(name, message)
-            self.sites[name] = site
             value = message["value"].detach()
             if site.support is None:
                 self.insert_natural(name, start(name, value), random=init is None)
+                self.sites[name] = site
             else:
-                loc: Any = site.support.transform.inv(value)
-                self._tree("loc").insert(name, nn.Parameter(loc.clone()))
-                scale = torch.full_like(loc, real_scale).log()
-                self._tree("log_scale").insert(name, nn.Parameter(scale))
+                self.insert_real(site, site.support.transform.inv(value), real_scale)
         if not any(site.is_binary for site in self.sites.values()):
             raise ValueError(
                 f"{type(self).__name__} found no latent SignBernoulli site in the model; its sites are "
@@ -132,10 +129,18 @@ class SignGuide(AutoGuide):
         """
         self._tree("natural").insert(name, nn.Parameter(start))
 
+    def insert_real(self, site: Site, loc: Any, scale: float) -> None:
+        """Make the parameters of one real-valued site, in unconstrained space."""
+        self.sites[site.name] = site
+        self._tree("loc").insert(site.name, nn.Parameter(loc.clone()))
+        log_scale = torch.full_like(loc, scale).log()
+        self._tree("log_scale").insert(site.name, nn.Parameter(log_scale))
+
     def natural_of(self, name: str, read: Read | None = None) -> Tensor:
         """The natural parameters of one binary site, with a live graph.
 
-        :param read: how to get at a parameter by its tree and name; None: directly.
+        :param read: how to get at a parameter by its tree and name; None: directly. A location may be
+            answered with a draw of its site.
         """
         return (read or self._parameter)("natural", name)
 
@@ -160,14 +165,22 @@ class SignGuide(AutoGuide):
         signs, real = {}, {}
         for name, site in self.sites.items():
             if site.support is None:
-                signs[name] = self.natural_of(name).detach().clone()
+                signs[name] = self.natural_of(name, self._without_effects).detach().clone()
             else:
                 real[name] = RealPosterior(
                     self._parameter("loc", name).detach().clone(),
                     self._parameter("log_scale", name).detach().exp(),
                     site.support,
                 )
-        return BinaryPosterior(signs, real)
+        return BinaryPosterior(signs, real, self.effects())
+
+    def effects(self) -> dict[str, tuple[str, ...]]:
+        """Binary site -> the real-valued sites that are added to its natural parameters."""
+        return {}
+
+    def effect_priors(self) -> dict[str, Any]:
+        """The prior laws of those real-valued sites that are the guide's own, not the model's."""
+        return {}
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The mode of the binary sites and the median of the real ones."""
@@ -181,10 +194,15 @@ class SignGuide(AutoGuide):
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         plates = self._create_plates(*args, **kwargs)
-        result = {}
+        result: dict[str, Tensor] = {}
+
+        def read(tree: str, name: str) -> Tensor:
+            drawn = tree == "loc" and name in result  # an effect, drawn before the signs it enters
+            return result[name] if drawn else self._announced(tree, name)
+
         for name, site in self.sites.items():
             if site.support is None:
-                law = self.sign_law(self.natural_of(name, self._announced)).to_event(site.event_dim)
+                law = self.sign_law(self.natural_of(name, read)).to_event(site.event_dim)
             else:
                 scale = self._announced("log_scale", name).exp()
                 law = unconstrained_normal(
@@ -203,7 +221,13 @@ class SignGuide(AutoGuide):
         return announce(self._pyro_get_fullname(f"{tree}.{name}"), self._parameter(tree, name))
 
     def _parameter(self, tree: str, name: str) -> nn.Parameter:
-        return self._tree(tree).get_parameter(name)
+        module = self._modules[tree]
+        assert module is not None
+        return module.get_parameter(name)
+
+    def _without_effects(self, tree: str, name: str) -> Tensor:
+        parameter = self._parameter(tree, name)
+        return torch.zeros_like(parameter) if tree == "loc" else parameter
 
     def _tree(self, name: str) -> ParameterTree:
         tree = self._modules[name]

@@ -6,14 +6,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from bayesbin import _numerics
-from bayesbin.distributions import SignBernoulli
-from bayesbin.guides.base import ParameterTree, Read, SignGuide
-from bayesbin.guides.nested_fisher import nested_natural_gradient
+from bayesbin._levels import LEVELS, level_effects, level_shapes
+from bayesbin.distributions import SignBernoulli, Support
+from bayesbin.guides.base import ParameterTree, Read, SignGuide, Site
+from bayesbin.guides.combine import Combine
+from bayesbin.guides.nested_fisher import FISHERS
+from bayesbin.guides.nested_summary import NestedSummary, summarise
 
-LEVELS = ("layer", "filter", "kernel", "weight")
+KINDS = ("shared", "random-effects")
 
 
 class AutoNestedSignBernoulli(SignGuide):
@@ -23,20 +28,43 @@ class AutoNestedSignBernoulli(SignGuide):
 
     A filter is what feeds one output unit (a row of a linear layer), a kernel what leads from one input
     channel to it. A level that a site does not have (the kernel of a linear layer), or that would be
-    another one over again (the filter of a layer with one unit), is left out there. Without the weight
-    level this is a compact posterior, of a few per cent of the parameters; with it, it is the mean-field
-    posterior in other coordinates: the same laws, the same optimum, and the same natural-gradient step
-    in lambda.
+    another one over again (the filter of a layer with one unit), is left out there.
 
-    Train the offsets with their own natural gradient, ``BayesianLearningRule(guide.offsets(), lr,
+    ``kind="shared"``: offsets are parameters. Without the weight level this is a compact posterior, of a
+    few per cent of the parameters; with it, it is the mean-field posterior in other coordinates: the
+    same laws, the same optimum, and the same natural-gradient step in lambda. Train the offsets with
+    their own natural gradient, ``BayesianLearningRule(guide.offsets(), lr,
     preconditioner=guide.natural_gradient)``, which is what ``fit`` does by default.
-    ``natural_parameters()`` is empty: no parameter here is a natural one.
+
+    ``kind="random-effects"``: the offsets z of layer, filter and kernel are Normal sites of the guide,
+    named after site and level ("0.weight.filter"), with prior N(0, effect_scale^2); those of the weights
+    stay parameters. Weights that share an offset are then correlated. The loss bounds the evidence of
+    the model as it was given, whose own prior p(w) stays the prior of the weights:
+
+    .. math::
+        \log p(y) \ge E_{q(z)} \big[ E_{q(w|z)} \log p(y|w) - \mathrm{KL}(q(w|z)\,\|\,p(w)) \big]
+            - \mathrm{KL}(q(z)\,\|\,p(z))
+
+    It is the ELBO of the pair (w, z) when z has its prior and the data do not depend on it; the gap to
+    the marginal bound is the information that w has of z. ``TraceBinary_ELBO`` and ``fit`` add the prior
+    of z by themselves; for a loss of Pyro's own give it ``with_effects(model, guide)``.
+
+    ``combine``: another composition of the levels than their sum, see :class:`Combine`.
+
+    ``natural_parameters()`` is empty: no parameter here is a natural one. ``offsets()`` are those that
+    the natural gradient is for; everything else is in ``real_parameters()``.
 
     :param model: a Pyro model, and the other arguments, as for :class:`AutoSignBernoulli`.
     :param levels: any of "layer", "filter", "kernel", "weight".
+    :param kind: "shared" or "random-effects".
+    :param combine: a :class:`Combine`, or a function from a dictionary of offsets by level to lambda.
+    :param effect_scale: standard deviation of the prior of random effects, positive.
+    :param fisher: "joint", a solution across the levels, or "diagonal", level by level, see
+        :meth:`natural_gradient`.
     :param damping: of the Fisher information, relative to its diagonal; above 0.
-    :raises ValueError: for unknown or repeated levels, a site that none of them applies to, or a damping
-        that is not positive; and as :class:`AutoSignBernoulli`.
+    :param real_scale: initial standard deviation of random effects and other real-valued sites.
+    :raises ValueError: for unknown or repeated levels, a site that none of them applies to, a number
+        that is not positive, or random effects with ``combine``; and as :class:`AutoSignBernoulli`.
 
     Example::
 
@@ -47,18 +75,25 @@ class AutoNestedSignBernoulli(SignGuide):
         >>> [tuple(p.shape) for p in guide.offsets()]
         [(1, 1, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1)]
 
-    Source: after SnapQuant, ICLR 2019 submission B1ePui0ctQ, whose exact function is not public.
+    Source: after SnapQuant, ICLR 2019 submission B1ePui0ctQ, whose exact function is not public; the
+    bound: Ranganath, Tran and Blei 2016, arXiv 1511.02386.
     """
 
     levels: tuple[str, ...]
+    kind: str
     shapes: dict[str, tuple[int, ...]]  # of the binary sites
 
     def __init__(
         self,
         model: Callable[..., Any],
         levels: Sequence[str] = LEVELS,
+        kind: str = "shared",
         *,
+        combine: Combine | Callable[[dict[str, Tensor]], Tensor] | None = None,
+        effect_scale: float = 1.0,
+        fisher: str = "joint",
         damping: float = 1e-4,
+        real_scale: float = 0.1,
         **options: Any,
     ) -> None:
         unknown = [level for level in levels if level not in LEVELS]
@@ -66,58 +101,73 @@ class AutoNestedSignBernoulli(SignGuide):
             raise ValueError(
                 f"levels are some of {', '.join(LEVELS)}, each at most once; got {levels!r}."
             )
+        for what, value, known in (("kind", kind, KINDS), ("fisher", fisher, FISHERS)):
+            if value not in known:
+                raise ValueError(f"{what} is one of {', '.join(known)}; got {value!r}.")
         if not 0 < damping < math.inf:
             raise ValueError(
                 f"The damping is positive: without it the Fisher information of shared offsets has no "
                 f"inverse; got {damping}."
             )
+        if not 0 < effect_scale < math.inf:
+            raise ValueError(f"effect_scale is a positive standard deviation; got {effect_scale}.")
+        if kind == "random-effects":
+            if combine is not None:
+                raise ValueError(
+                    'combine composes parameters; random effects add up: leave it out, or kind="shared".'
+                )
+            if not set(levels) - {"weight"}:
+                raise ValueError(
+                    f"Random effects are those of layer, filter and kernel; got levels={levels!r}."
+                )
         # Before torch's constructor, in which the sites are built.
-        vars(self).update(levels=tuple(level for level in LEVELS if level in levels), shapes={})
-        super().__init__(model, **options)
-        self.damping = float(damping)
+        vars(self).update(levels=tuple(level for level in LEVELS if level in levels), kind=kind)
+        vars(self).update(shapes={}, fisher=fisher, damping=float(damping), _real_scale=real_scale)
+        vars(self).update(effect_scale=float(effect_scale), _given_combine=combine)
+        super().__init__(model, real_scale=real_scale, **options)
+
+    # Parameters
 
     def insert_natural(self, name: str, start: Tensor, *, random: bool) -> None:
-        if "offset" not in self._modules:
-            self.offset = ParameterTree()
-        shapes = self.level_shapes(tuple(start.shape))
+        shape = tuple(start.shape)
+        shapes = level_shapes(shape, self.levels)
         if not shapes:
             raise ValueError(
                 f"The levels {', '.join(self.levels)} give the site {name!r} of shape "
-                f'{tuple(start.shape)} no parameter; add "weight", or "filter" or "layer".'
+                f'{shape} no parameter; add "weight", or "filter" or "layer".'
             )
-        self.shapes[name] = tuple(start.shape)
-        rest = start
-        for level, shape in shapes.items():
-            mean = rest.sum_to_size(shape) / (rest.numel() // max(1, math.prod(shape)))
-            rest = rest - mean
+        if "offset" not in self._modules:
+            self.offset, self.combine = ParameterTree(), Combine.of(self._given_combine)
+        self.shapes[name] = shape
+        if self.combine is not None:
+            started = self.combine.start(name, start, shapes, random=random)
+            for level, value in started.items():
+                self._tree("offset").insert(f"{name}.{level}", nn.Parameter(value))
+            return
+        for level, effect in level_effects(start, shapes).items():
             if random:  # each level gets an equal share of the variance of lambda
-                members = start.numel() / max(1, math.prod(shape))
-                mean = mean * math.sqrt(members / len(shapes))
-            self._tree("offset").insert(f"{name}.{level}", nn.Parameter(mean.clone()))
-
-    def level_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Level -> shape of its offsets for a site, from the coarsest; they broadcast to the site."""
-        ones = tuple(1 for _ in shape)
-        of_level = {
-            "layer": ones,
-            "filter": shape[:1] + ones[1:] if len(shape) > 1 else None,
-            "kernel": shape[:2] + ones[2:] if len(shape) > 2 else None,
-            "weight": shape,
-        }
-        found: dict[str, tuple[int, ...]] = {}
-        for level in self.levels:
-            wanted = of_level[level]
-            if wanted is not None and wanted not in found.values():
-                found[level] = wanted
-        return found
+                members = start.numel() / max(1, effect.numel())
+                effect = effect * math.sqrt(members / len(shapes))
+            key = f"{name}.{level}"
+            if self._is_random(level):
+                self.insert_real(
+                    Site(key, effect.dim(), (), Support("real")), effect, self._real_scale
+                )
+            else:
+                self._tree("offset").insert(key, nn.Parameter(effect.clone()))
 
     def natural_of(self, name: str, read: Read | None = None) -> Tensor:
         read = read or self._parameter
         shape = self.shapes[name]
+        parts = {
+            level: read("loc" if self._is_random(level) else "offset", f"{name}.{level}")
+            for level in level_shapes(shape, self.levels)
+        }
+        if self.combine is not None:
+            return self.combine.natural(name, parts, shape, read)
         total: Tensor | None = None
-        for level in self.level_shapes(shape):  # coarse to fine: only the last sum is of full size
-            offset = read("offset", f"{name}.{level}")
-            total = offset if total is None else total + offset
+        for part in parts.values():  # coarse to fine: only the last sum is of full size
+            total = part if total is None else total + part
         assert total is not None
         return total.expand(shape)
 
@@ -125,46 +175,90 @@ class AutoNestedSignBernoulli(SignGuide):
         return iter(())
 
     def offsets(self) -> Iterator[nn.Parameter]:
-        """The offsets, site by site and from the coarsest level to the finest."""
-        return (
-            self._parameter("offset", f"{name}.{level}")
+        """The offsets that add up to lambda, site by site and from the coarsest level to the finest."""
+        return (p for parameters in self.offsets_by_site().values() for p in parameters)
+
+    def offsets_by_site(self) -> dict[str, list[nn.Parameter]]:
+        """Binary site -> its offsets, for one parameter group each; empty for another ``combine``."""
+        if self.combine is not None:
+            return {}
+        found = {
+            name: [self._parameter("offset", f"{name}.{level}") for level in self._added(shape)]
             for name, shape in self.shapes.items()
-            for level in self.level_shapes(shape)
-        )
+        }
+        return {name: parameters for name, parameters in found.items() if parameters}
+
+    def _added(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """The levels whose offsets are parameters, with their shapes."""
+        shapes = level_shapes(shape, self.levels)
+        return {level: s for level, s in shapes.items() if not self._is_random(level)}
+
+    def _is_random(self, level: str) -> bool:
+        return self.kind == "random-effects" and level != "weight"
+
+    def effects(self) -> dict[str, tuple[str, ...]]:
+        return {
+            name: tuple(
+                f"{name}.{level}"
+                for level in level_shapes(shape, self.levels)
+                if self._is_random(level)
+            )
+            for name, shape in self.shapes.items()
+        }
+
+    def effect_priors(self) -> dict[str, Any]:
+        """Random-effect site -> its prior N(0, effect_scale^2)."""
+        priors = {}
+        for effects in self.effects().values():
+            for name in effects:
+                loc = torch.zeros_like(self._parameter("loc", name))
+                law = dist.Normal(loc, torch.full_like(loc, self.effect_scale), validate_args=False)
+                priors[name] = law.to_event(loc.dim())
+        return priors
+
+    # The natural gradient
 
     def natural_gradient(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         r"""The natural gradients of the offsets, from their gradients, in the order of :meth:`offsets`.
 
         .. math:: (J^T F J + \epsilon\, \mathrm{diag}(J^T F J))\, x = J^T g
 
-        with F the diagonal Fisher information in lambda and J the membership of weights in offsets.
-        Solved exactly, across the levels of a site, in one pass over its weights.
+        with F the diagonal Fisher information in lambda, at the locations of random effects, and J the
+        membership of weights in offsets. "joint": solved exactly, across the levels of a site, in one
+        pass over its weights. "diagonal": each level by its own diagonal, divided by the number of
+        levels, whose steps in lambda add up.
 
         :raises ValueError: unless there is one gradient (or None) per offset.
         """
         given = list(gradients)
-        expected = sum(len(self.level_shapes(shape)) for shape in self.shapes.values())
+        expected = sum(1 for _ in self.offsets())
         if len(given) != expected:
             raise ValueError(
                 f"Expected the gradients of all {expected} offsets, in the order of offsets(); got "
-                f"{len(given)}. Give the optimizer guide.offsets() as one group."
+                f"{len(given)}. Give the optimizer guide.offsets() as one group, or "
+                "offsets_by_site() as several in that order."
             )
         found: list[Tensor | None] = []
-        for name, shape in self.shapes.items():
-            levels = self.level_shapes(shape)
-            own, given = given[: len(levels)], given[len(levels) :]
+        for name, parameters in self.offsets_by_site().items():
+            shapes = list(self._added(self.shapes[name]).values())
+            own, given = given[: len(parameters)], given[len(parameters) :]
             finest = own[-1]
             if finest is None:
-                found += [None] * len(levels)
+                found += [None] * len(own)
                 continue
             # All weights that share a finest offset have the same lambda, and so the same information.
-            members = math.prod(shape) // max(1, finest.numel())
+            members = math.prod(self.shapes[name]) // max(1, finest.numel())
             natural = self.natural_of(name).detach()
             shared = natural[tuple(slice(n) for n in finest.shape)]
             bound = _numerics.BOUNDS[natural.dtype]
-            fisher = members * _numerics.variance(shared.clamp(-bound, bound))
-            found += nested_natural_gradient(finest, fisher, list(levels.values()), self.damping)
+            information = members * _numerics.variance(shared.clamp(-bound, bound))
+            solve = FISHERS[self.fisher]
+            found += solve(finest, information, shapes, self.damping)
         return found
+
+    def summary(self) -> NestedSummary:
+        """Parameters, entropy and share of lambda by level, beside mean-field and real weights."""
+        return summarise(self)
 
     def sign_law(self, natural: Tensor) -> SignBernoulli:
         return SignBernoulli(natural=natural, validate_args=False)

@@ -54,7 +54,25 @@ def nested_natural_gradient(
     return steps
 
 
+def diagonal_natural_gradient(
+    gradient: Tensor, fisher: Tensor, shapes: Sequence[tuple[int, ...]], damping: float
+) -> list[Tensor]:
+    """J'g / (L (1 + damping) diag(J'FJ)) for L levels; arguments and result as of the joint solution.
+
+    Each level alone would take the whole step in lambda; their L steps add up, hence the division.
+    """
+    steps: list[Tensor] = []
+    for shape in shapes:
+        diagonal = _sum_to(fisher, shape) * ((1.0 + damping) * len(shapes))
+        step = torch.where(diagonal > 0, _sum_to(gradient, shape) / diagonal, 0.0)
+        steps.append(step.to(gradient.dtype))
+    return steps
+
+
 def _sum_to(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The sum over the dimensions that ``shape`` has not, kept, in float64."""
     dims = [i for i, (n, m) in enumerate(zip(tensor.shape, shape, strict=True)) if m == 1 != n]
     return tensor.sum(dims, keepdim=True, dtype=torch.float64) if dims else tensor.double()
+
+
+FISHERS = {"joint": nested_natural_gradient, "diagonal": diagonal_natural_gradient}

@@ -18,6 +18,7 @@ from torch import Tensor
 from bayesbin.estimators import BatchObjective, Estimator
 from bayesbin.guides.announcing import announce
 from bayesbin.guides.base import SignGuide
+from bayesbin.guides.effects import with_effects
 from bayesbin.guides.laws import sign_law
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.several_draws import SeveralDraws
@@ -25,10 +26,10 @@ from bayesbin.infer.sites import (
     LocalParameters,
     PlaceholderDraws,
     kl_of_site,
+    kl_of_sites,
     latent_sites,
     log_likelihood,
     run_at,
-    scaled_sum,
 )
 
 
@@ -153,7 +154,7 @@ class TraceBinary_ELBO(ELBO):
 
         def particle() -> Terms:
             trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-            kl = _kl(latent_sites(guide_trace), latent_sites(trace), frozenset())
+            kl = kl_of_sites(latent_sites(guide_trace), latent_sites(trace), frozenset())
             nll = torch.as_tensor(-log_likelihood(trace))
             return Terms(nll + self.kl_weight * kl, nll, kl)
 
@@ -164,7 +165,8 @@ class TraceBinary_ELBO(ELBO):
         with LocalParameters():
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         values = {name: site["value"] for name, site in latent_sites(guide_trace).items()}
-        return run_at(model, values, _subsamples(guide_trace), args, kwargs), guide_trace
+        whole = with_effects(model, guide)
+        return run_at(whole, values, _subsamples(guide_trace), args, kwargs), guide_trace
 
     def _particle(
         self,
@@ -185,20 +187,21 @@ class TraceBinary_ELBO(ELBO):
         fixed = {name: site["value"] for name, site in guided.items() if name not in natural}
         _check_pathwise(guided, natural)
         subsamples = _subsamples(guide_trace)
+        whole = with_effects(model, guide)
         prior_kl: Tensor | None = None
 
         averaged = sorted(dependent & guided.keys())  # sums in one order in every process
 
         def evaluate(draw: dict[str, Tensor]) -> Tensor:
             nonlocal prior_kl
-            trace = run_at(model, fixed | draw, subsamples, args, kwargs)
+            trace = run_at(whole, fixed | draw, subsamples, args, kwargs)
             latents = latent_sites(trace)
             result = torch.as_tensor(log_likelihood(trace))
             for name in averaged:
                 result = result - self.kl_weight * kl_of_site(guided[name], latents[name])
             # The other priors are the same for every draw; keep the one with a live graph.
             if prior_kl is None and torch.is_grad_enabled():
-                prior_kl = _kl(guided, latents, dependent)
+                prior_kl = kl_of_sites(guided, latents, dependent)
             return result
 
         def at_draws(values: Mapping[str, Sequence[Tensor]]) -> Tensor:
@@ -213,8 +216,8 @@ class TraceBinary_ELBO(ELBO):
         if prior_kl is None:
             # Outside autograd, or with an estimator that never evaluates with gradients.
             hard = {name: torch.ones_like(lam) for name, lam in natural.items()}
-            trace = run_at(model, fixed | hard, subsamples, args, kwargs)
-            prior_kl = _kl(guided, latent_sites(trace), dependent)
+            trace = run_at(whole, fixed | hard, subsamples, args, kwargs)
+            prior_kl = kl_of_sites(guided, latent_sites(trace), dependent)
         loss = self.kl_weight * prior_kl - surrogate
         return Terms(loss, -surrogate.detach(), prior_kl.detach())
 
@@ -252,24 +255,6 @@ class BinaryELBOModule(ELBOModule):
     def terms(self, *args: Any, **kwargs: Any) -> Terms:
         """The loss with its negative log-likelihood and KL."""
         return self.elbo.terms(self.model, self.guide, *args, **kwargs)
-
-
-def _kl(guided: Mapping[str, Any], latents: Mapping[str, Any], dependent: frozenset[str]) -> Tensor:
-    """The KL of all sites that do not depend on binary draws, auxiliary guide sites included."""
-    total: Any = 0.0  # a number, so that the dtype is that of the terms
-    for name, site in guided.items():
-        if name in dependent:
-            continue
-        if name in latents:
-            total = total + kl_of_site(site, latents[name])
-        elif site["infer"].get("is_auxiliary"):
-            total = total + scaled_sum(site["fn"].log_prob(site["value"]), site)
-        else:
-            raise ValueError(
-                f"The guide samples {name!r}, which is not a latent site of the model (its latent sites: "
-                f"{', '.join(latents) or 'none'})."
-            )
-    return torch.as_tensor(total)
 
 
 def _subsamples(trace: Any) -> dict[str, Tensor]:

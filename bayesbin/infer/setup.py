@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from bayesbin.guides.base import SignGuide
+from bayesbin.guides.nested import AutoNestedSignBernoulli
 from bayesbin.optim import BayesianLearningRule
 
 # Natural gradients of different models and layers differ by orders of magnitude (five, between a linear
@@ -46,15 +46,19 @@ def resolve_optimizers(
     trainable = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
     if given is None:
         natural = [p for p in guide.natural_parameters() if p.requires_grad]
-        offsets = list(guide.offsets()) if isinstance(guide, SignGuide) else []
-        taken = {id(p) for p in (*natural, *offsets)}
+        nested = isinstance(guide, AutoNestedSignBernoulli)
+        offsets = [{"params": own} for own in guide.offsets_by_site().values()] if nested else []
+        taken = {id(p) for p in natural} | {id(p) for group in offsets for p in group["params"]}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-        rule = partial(
-            BayesianLearningRule, lr=DEFAULT_LR, momentum=DEFAULT_MOMENTUM, normalize=True
-        )
+        rule = partial(BayesianLearningRule, lr=DEFAULT_LR, momentum=DEFAULT_MOMENTUM)
         optimizers: list[Optimizer] = [
-            *([rule(natural)] if natural else []),
-            *([rule(offsets, preconditioner=guide.natural_gradient)] if offsets else []),
+            *([rule(natural, normalize=True)] if natural else []),
+            # Offsets of a site add up: they share one size, and their step in lambda stays natural.
+            *(
+                [rule(offsets, normalize="group", preconditioner=guide.natural_gradient)]
+                if offsets
+                else []
+            ),
             *([Adam(rest, lr=DEFAULT_ADAM_LR)] if rest else []),
         ]
     else:

@@ -139,6 +139,26 @@ def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
         return scaled_sum(q.log_prob(value), guide_site) - scaled_sum(p.log_prob(value), model_site)
 
 
+def kl_of_sites(
+    guided: Mapping[str, Any], latents: Mapping[str, Any], dependent: frozenset[str]
+) -> Tensor:
+    """The KL of all sites that do not depend on binary draws, auxiliary guide sites included."""
+    total: Any = 0.0  # a number, so that the dtype is that of the terms
+    for name, site in guided.items():
+        if name in dependent:
+            continue
+        if name in latents:
+            total = total + kl_of_site(site, latents[name])
+        elif site["infer"].get("is_auxiliary"):
+            total = total + scaled_sum(site["fn"].log_prob(site["value"]), site)
+        else:
+            raise ValueError(
+                f"The guide samples {name!r}, which is not a latent site of the model (its latent sites: "
+                f"{', '.join(latents) or 'none'})."
+            )
+    return torch.as_tensor(total)
+
+
 def scaled_sum(log_prob: Tensor, site: Any) -> Tensor:
     """The sum of a site's log probabilities, scaled and masked as Pyro's handlers ask."""
     return scale_and_mask(log_prob, site["scale"], site["mask"]).sum()

@@ -10,6 +10,7 @@ from torch import nn
 from bayesbin.nn.layers import Scale
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+_POOL = 2  # the factor by which a pooling layer shrinks height and width
 
 
 def mlp(
@@ -41,12 +42,7 @@ def mlp(
         ['0.weight', '3.weight']
     """
     sizes = [num_inputs, *hidden, num_outputs]
-    if any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise ValueError(f"Layer sizes are whole numbers of at least 1; got {sizes}.")
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation is one of {', '.join(_ACTIVATIONS)}; got {activation!r}.")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is a probability in [0, 1); got {dropout}.")
+    _check([("Layer sizes", sizes)], activation, dropout)
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes[:-1]):
         layers.append(nn.Linear(fan_in, fan_out, bias=not normalize))
@@ -59,3 +55,75 @@ def mlp(
     if output_scale:
         layers.append(Scale())
     return nn.Sequential(*layers)
+
+
+def conv_net(
+    image: tuple[int, int, int],
+    channels: Sequence[int] = (32, 64),
+    hidden: Sequence[int] = (512,),
+    num_outputs: int = 10,
+    *,
+    kernel_size: int = 5,
+    padding: int = 0,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    output_scale: bool = True,
+) -> nn.Sequential:
+    """A convolutional network: [convolution, BatchNorm, MaxPool(2), activation] per stage, then an MLP.
+
+    The default is the 32C5-BN-MP-64C5-BN-MP-512-10 of the literature on binary weights.
+
+    :param image: (channels, height, width) of one input, (B, channels, height, width).
+    :param channels: output channels of the stages. :param hidden: widths of the layers that follow.
+    :param num_outputs: (B, num_outputs) comes out.
+    :param kernel_size: of the convolutions, odd or even. :param padding: zeros added on each side.
+    :param activation: "relu" or "tanh". :param dropout: of the hidden layers, while training.
+    :param output_scale: whether to end in a learned scale.
+    :raises ValueError: as :func:`mlp`; for a kernel or a pooling that nothing is left of the image for.
+
+    Example::
+
+        >>> from bayesbin.nn import binary_sites, conv_net, to_binary_
+        >>> net = to_binary_(conv_net((1, 28, 28)))
+        >>> [tuple(site.shape) for site in binary_sites(net).values()]
+        [(32, 1, 5, 5), (64, 32, 5, 5), (512, 1024), (10, 512)]
+
+    Source: Shayer, Levi and Fetaya 2018, arXiv 1710.07739; BatchNorm also after the hidden layer.
+    """
+    if len(image) != 3:
+        raise ValueError(f"image is (channels, height, width); got {tuple(image)}.")
+    sizes = [("Image sizes", image), ("Channels", channels), ("Kernel sizes", [kernel_size])]
+    _check(sizes, activation, dropout)
+    if not isinstance(padding, int) or padding < 0:
+        raise ValueError(f"padding is a whole number of at least 0; got {padding!r}.")
+    fan_in, *extent = image
+    layers: list[nn.Module] = []
+    for fan_out in channels:
+        convolution = nn.Conv2d(fan_in, fan_out, kernel_size, padding=padding, bias=False)
+        norm, pool = nn.BatchNorm2d(fan_out), nn.MaxPool2d(_POOL)
+        # Pooling before the monotone activation: the same result, and less to compute.
+        layers += [convolution, norm, pool, _ACTIVATIONS[activation]()]
+        extent = [(size + 2 * padding - kernel_size + 1) // _POOL for size in extent]
+        if min(extent) < 1:
+            raise ValueError(
+                f"Nothing is left of an image {tuple(image)} after {len(channels)} stages with kernels "
+                f"of {kernel_size} and padding {padding}; use fewer stages, smaller kernels or padding."
+            )
+        fan_in = fan_out
+    head = mlp(
+        fan_in * extent[0] * extent[1], hidden, num_outputs,
+        activation=activation, dropout=dropout, output_scale=output_scale,
+    )  # fmt: skip
+    return nn.Sequential(*layers, nn.Flatten(), *head)
+
+
+def _check(sizes: Sequence[tuple[str, Sequence[int]]], activation: str, dropout: float) -> None:
+    for what, numbers in sizes:
+        if any(not isinstance(number, int) or number < 1 for number in numbers):
+            raise ValueError(
+                f"{what} are whole numbers of at least 1; got {', '.join(map(str, numbers))}."
+            )
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation is one of {', '.join(_ACTIVATIONS)}; got {activation!r}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is a probability in [0, 1); got {dropout}.")

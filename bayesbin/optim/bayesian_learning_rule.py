@@ -35,7 +35,8 @@ class BayesianLearningRule(Optimizer):
     :param normalize: divide each tensor's natural gradient by the root of a running average (decay
         0.99, bias-corrected) of its mean square over the tensor, one number per tensor. Directions
         within a tensor stay natural, while ``lr`` becomes the typical change of lambda in one step,
-        such as 0.03, whatever the layer, the network and the data-set size.
+        such as 0.03, whatever the layer, the network and the data-set size. "group": one number per
+        parameter group, the sum of those of its tensors, for offsets that add up to lambda.
     :param bound: |lambda| is kept at most this; "auto" is 40 in float32 and bfloat16 and 300 in
         float64, None switches it off. F^-1 at 40 is 1e34, near the end of float32's range; beyond
         it the next step would be infinity times zero.
@@ -62,7 +63,7 @@ class BayesianLearningRule(Optimizer):
         lr: float,
         momentum: float = 0.0,
         *,
-        normalize: bool = False,
+        normalize: bool | str = False,
         bound: float | str | None = "auto",
         preconditioner: Preconditioner | None = None,
     ) -> None:
@@ -93,10 +94,11 @@ class BayesianLearningRule(Optimizer):
                 loss = closure()
         natural_gradients = self._natural_gradients()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                gradient = natural_gradients[parameter]
-                if gradient is not None:
-                    self._update(parameter, gradient, group)
+            found = {p: g for p in group["params"] if (g := natural_gradients[p]) is not None}
+            for parameter, gradient in found.items():
+                self._observe(parameter, gradient, group)
+            for parameter, gradient in found.items():
+                self._update(parameter, gradient, group)
         return loss
 
     def _natural_gradients(self) -> dict[Tensor, Tensor | None]:
@@ -117,19 +119,34 @@ class BayesianLearningRule(Optimizer):
             ]
         return dict(zip(parameters, gradients, strict=True))
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _observe(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Count the step and, for ``normalize``, the size of the gradient."""
+        if not group["momentum"] and not group["normalize"]:
+            return
         state = self.state[parameter]
-        beta, lr = group["momentum"], group["lr"]
-        if not state and (beta or group["normalize"]):
+        if not state:
             state["step"] = torch.zeros((), dtype=torch.float64)
-            if beta:
+            if group["momentum"]:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             if group["normalize"]:
                 state["mean_square"] = 0.0  # a number: load_state_dict casts tensors to float32
-        if state:
-            state["step"] += 1
+        state["step"] += 1
         if group["normalize"]:
-            gradient = gradient * _inverse_size(state, gradient)
+            size = gradient.double().square().mean().item() if gradient.numel() else 0.0
+            state["mean_square"] = SIZE_DECAY * state["mean_square"] + (1.0 - SIZE_DECAY) * size
+
+    def _inverse_size(self, parameter: Tensor, group: dict[str, Any]) -> float:
+        """One over the running root mean square of the natural gradient; 0 if that was always 0."""
+        together = group["params"] if group["normalize"] == "group" else [parameter]
+        states = [state for p in together if (state := self.state.get(p))]
+        size = sum(s["mean_square"] / (1.0 - SIZE_DECAY ** s["step"].item()) for s in states)
+        return size**-0.5 if size > 0 else 0.0
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        beta, lr = group["momentum"], group["lr"]
+        if group["normalize"]:
+            gradient = gradient * self._inverse_size(parameter, group)
         if beta:
             average = state["momentum_buffer"]
             average.lerp_(gradient, 1.0 - beta)
@@ -141,14 +158,6 @@ class BayesianLearningRule(Optimizer):
             parameter.clamp_(-bound, bound)
 
 
-def _inverse_size(state: dict[str, Any], gradient: Tensor) -> float:
-    """One over the running root mean square of a tensor's natural gradient; 0 if that was always 0."""
-    size = gradient.double().square().mean().item() if gradient.numel() else 0.0
-    state["mean_square"] = SIZE_DECAY * state["mean_square"] + (1.0 - SIZE_DECAY) * size
-    corrected = state["mean_square"] / (1.0 - SIZE_DECAY ** state["step"].item())
-    return corrected**-0.5 if corrected > 0 else 0.0
-
-
 def _bound(group: dict[str, Any], parameter: Tensor) -> float | None:
     bound = group["bound"]
     return BOUNDS[parameter.dtype] if bound == "auto" else bound
@@ -158,6 +167,8 @@ def _check_group(group: dict[str, Any]) -> None:
     lr, momentum, bound = group["lr"], group["momentum"], group["bound"]
     if isinstance(lr, Tensor) or not lr >= 0:
         raise ValueError(f"lr is a number of at least 0, such as 0.05 / dataset_size; got {lr!r}.")
+    if group["normalize"] not in (False, True, "group"):
+        raise ValueError(f'normalize is False, True or "group"; got {group["normalize"]!r}.')
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is in [0, 1); got {momentum!r}.")
     if (

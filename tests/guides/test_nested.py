@@ -10,10 +10,10 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor, nn
 
+from bayesbin._levels import LEVELS
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import Enumerate, PseudoReward
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
-from bayesbin.guides.nested import LEVELS
 from bayesbin.guides.nested_fisher import nested_natural_gradient
 from bayesbin.infer import TraceBinary_ELBO, fit
 from bayesbin.nn import BinaryConv2d, BinaryLinear, Classifier

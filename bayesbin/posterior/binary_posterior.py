@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from bayesbin import _networks
-from bayesbin._files import CorruptFileError, write_atomically
 from bayesbin._numerics import LOG_2
 from bayesbin._summary import Summary, SummaryRow
-from bayesbin.distributions import SignBernoulli, Support, unconstrained_normal
+from bayesbin.distributions import SignBernoulli, Support
+from bayesbin.posterior import file
+from bayesbin.posterior.draws import draw_noise, draw_signs, generator_of
+from bayesbin.posterior.random_effects import expected_kl, marginal_natural
+from bayesbin.posterior.real_posterior import RealPosterior
 
 SATURATED = 3.0  # |lambda| above which a weight counts as decided: P(the other sign) < 0.25 %
-
-
-@dataclass(frozen=True)
-class RealPosterior:
-    """The Normal posterior, in unconstrained space, of one real-valued site.
-
-    :param loc: location. :param scale: positive scale, same shape. :param support: of the site itself.
-    """
-
-    loc: Tensor
-    scale: Tensor
-    support: Support
-
-    def at(self, noise: Tensor | float) -> Tensor:
-        """The value whose unconstrained image lies ``noise`` scales from the location."""
-        value = self.support.transform(self.loc + self.scale * noise)
-        assert value is not None
-        return value
-
-    def law(self) -> Any:
-        """The law as a Pyro distribution, elementwise."""
-        return unconstrained_normal(self.loc, self.scale, self.support)
 
 
 class BinaryPosterior(Mapping[str, SignBernoulli]):
@@ -54,9 +28,20 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
     Every draw is a function of (seed, index, site) alone: draw 7 of seed 0 is the same network today,
     tomorrow, and whether 8 draws are taken or 1000.
 
+    The signs of a site may have random effects: real-valued sites that are added to its natural
+    parameters in each draw, and so correlate the weights that share them,
+
+    .. math:: \lambda = \texttt{natural} + \sum_e a_e, \qquad a_e \sim N(m_e, s_e^2)
+
+    The mapping then answers with the marginal law of each weight, computed at the first look (one
+    quadrature per weight); draws, and whatever predicts by them, keep the joint law.
+
     :param signs: site name -> law of its signs, or its natural parameters as a tensor.
     :param real: site name -> :class:`RealPosterior`.
-    :raises ValueError: if there is no site, or a natural parameter is not finite.
+    :param effects: site of signs -> names of the real sites, of real support and of shapes that
+        broadcast to it, that are added to its natural parameters.
+    :raises ValueError: if there is no site, a natural parameter is not finite, or an effect is not
+        a real site that fits.
 
     Example::
 
@@ -73,37 +58,97 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
         self,
         signs: Mapping[str, SignBernoulli | Tensor],
         real: Mapping[str, RealPosterior] | None = None,
+        effects: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if not signs:
             raise ValueError("A BinaryPosterior has at least one site of signs; got none.")
-        self._signs = {name: _frozen(name, law) for name, law in signs.items()}
+        self._given = {name: _frozen(name, law) for name, law in signs.items()}
         self.real: Mapping[str, RealPosterior] = dict(real or {})
-        if shared := self._signs.keys() & self.real.keys():
+        self.effects: Mapping[str, tuple[str, ...]] = {
+            site: tuple(names) for site, names in (effects or {}).items() if names
+        }
+        if shared := self._given.keys() & self.real.keys():
             raise ValueError(f"The sites {sorted(shared)} are given both as signs and as real.")
+        for site, names in self.effects.items():
+            self._check_effects(site, names)
+        self._marginal: dict[str, SignBernoulli] = {}
+
+    def _check_effects(self, site: str, names: tuple[str, ...]) -> None:
+        if site not in self._given:
+            raise ValueError(f"The posterior has effects for {site!r}, but no signs of that name.")
+        shape = self._given[site].natural.shape
+        for name in names:
+            effect = self.real.get(name)
+            if effect is None or effect.support != Support("real"):
+                raise ValueError(
+                    f"The effect {name!r} of {site!r} is a real-valued site of real support; got "
+                    f"{'none' if effect is None else effect.support.kind}."
+                )
+            try:
+                fits = torch.broadcast_shapes(effect.loc.shape, shape) == shape
+            except RuntimeError:
+                fits = False
+            if not fits:
+                raise ValueError(
+                    f"The effect {name!r} of shape {tuple(effect.loc.shape)} does not broadcast to "
+                    f"the signs of {site!r}, {tuple(shape)}."
+                )
 
     def __getitem__(self, site: str) -> SignBernoulli:
-        return self._signs[site]
+        if site not in self.effects:
+            return self._given[site]
+        if site not in self._marginal:
+            natural = marginal_natural(*self._natural_moments(site))
+            dtype = self._given[site].natural.dtype
+            self._marginal[site] = SignBernoulli(natural=natural.to(dtype), validate_args=False)
+        return self._marginal[site]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._signs)
+        return iter(self._given)
 
     def __len__(self) -> int:
-        return len(self._signs)
+        return len(self._given)
+
+    def natural_given_effects(self, site: str, index: int, *, seed: int = 0) -> Tensor:
+        """The natural parameters of a site in draw ``index``: those given, and the drawn effects."""
+        total = self._given[site].natural
+        for name in self.effects.get(site, ()):
+            total = total + self.sample_real(name, index, seed=seed)
+        return total
+
+    def _natural_moments(self, site: str) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of lambda under the effects, in float64, of the signs' shape."""
+        mean = self._given[site].natural.double()
+        variance = torch.zeros_like(mean)
+        for name in self.effects[site]:
+            mean = mean + self.real[name].loc.double()
+            variance = variance + self.real[name].scale.double().square()
+        return mean, variance.sqrt()
 
     @property
     def num_weights(self) -> int:
         """The number of binary weights."""
-        return sum(law.natural.numel() for law in self.values())
+        return sum(law.natural.numel() for law in self._given.values())
 
     # Draws
 
     def signs(self, index: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
-        """The signs of draw ``index`` of ``seed``, or of the mode (+1 at lambda = 0) if it is None."""
+        """The signs of draw ``index`` of ``seed``, or if it is None the mode of each (+1 at lambda = 0)."""
         if index is None:
-            return {site: law.mode for site, law in self.items()}
+            return {site: self._mode(site) for site in self}
         return {
-            site: _draw(law.natural, _generator(seed, index, site)) for site, law in self.items()
+            site: draw_signs(
+                self.natural_given_effects(site, index, seed=seed), generator_of(seed, index, site)
+            )
+            for site in self
         }
+
+    def _mode(self, site: str) -> Tensor:
+        if site not in self.effects:
+            return self._given[site].mode
+        # The marginal log-odds have the sign of their mean: the law of lambda is symmetric about it.
+        mean = self._natural_moments(site)[0].to(self._given[site].natural.dtype)
+        return SignBernoulli(natural=mean, validate_args=False).mode
 
     def sample(self, index: int = 0, *, seed: int = 0) -> dict[str, Tensor]:
         """Draw ``index`` of ``seed``: every site, signs as -1.0 and +1.0, real sites in their support."""
@@ -113,8 +158,7 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
     def sample_real(self, site: str, index: int = 0, *, seed: int = 0) -> Tensor:
         """Draw ``index`` of ``seed`` of one real-valued site."""
         law = self.real[site]
-        noise = _generator(seed, index, site).standard_normal(tuple(law.loc.shape))
-        return law.at(torch.as_tensor(noise).to(law.loc))
+        return law.at(draw_noise(law.loc, generator_of(seed, index, site)))
 
     def mode(self) -> dict[str, Tensor]:
         """The mode of the signs and the median of the real sites."""
@@ -152,12 +196,21 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
     # Information
 
     def kl(self, prior: Mapping[str, SignBernoulli] | None = None) -> dict[str, Tensor]:
-        """KL(q||p) of the signs of each site in nats; the prior is uniform where none is given."""
-        if prior is None:
-            prior = {
-                site: SignBernoulli(natural=torch.zeros_like(q.natural)) for site, q in self.items()
-            }
-        return {site: kl_divergence(q, prior[site]).sum() for site, q in self.items()}
+        """KL(q||p) of the signs of each site in nats; the prior is uniform where none is given.
+
+        Of a site with random effects: E[KL(q(w|a) || p(w))], an upper bound, which together with the KL
+        of the effects enters the loss.
+        """
+        return {site: self._site_kl(site, prior[site] if prior else None) for site in self}
+
+    def _site_kl(self, site: str, prior: SignBernoulli | None) -> Tensor:
+        given = self._given[site]
+        prior = prior or SignBernoulli(natural=torch.zeros_like(given.natural))
+        if site not in self.effects:
+            return kl_divergence(given, prior).sum()
+        return (
+            expected_kl(*self._natural_moments(site), prior.natural.double()).sum().to(given.mean)
+        )
 
     def summary(self, prior: Mapping[str, SignBernoulli] | None = None) -> Summary:
         """Weights, mean |mu|, entropy, KL and saturation of each site, as a table that prints."""
@@ -181,68 +234,40 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file with a digest, atomically: a failed save leaves the old file."""
-        tensors = {f"signs.{site}": q.natural.contiguous().clone() for site, q in self.items()}
+        tensors = {f"signs.{site}": q.natural for site, q in self._given.items()}
         for site, law in self.real.items():
-            tensors[f"loc.{site}"] = law.loc.contiguous().clone()
-            tensors[f"scale.{site}"] = law.scale.contiguous().clone()
+            tensors |= {f"loc.{site}": law.loc, f"scale.{site}": law.scale}
         header = {
-            "format": _FORMAT,
-            "version": 1,
             "signs": list(self),
             "real": [[s, law.support.kind, *law.support.bounds] for s, law in self.real.items()],
         }
-        metadata = {"bayesbin": json.dumps(header, sort_keys=True)}
-        metadata["sha256"] = _digest(tensors, metadata["bayesbin"])
-        write_atomically(path, safetensors.torch.save(tensors, metadata))
+        file.write(path, tensors, header | ({"effects": self.effects} if self.effects else {}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BinaryPosterior:
         """Read what :meth:`save` wrote. :raises CorruptFileError: for a damaged or foreign file."""
-        raw = Path(path).read_bytes()
-        try:
-            (length,) = struct.unpack("<Q", raw[:8])
-            metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
-            header = json.loads(metadata["bayesbin"])
-            tensors = safetensors.torch.load(raw)
-        except Exception as error:
-            raise CorruptFileError(
-                path, f"it is not a posterior saved by bayesbin, or is cut short ({error})"
-            ) from error
-        if not isinstance(header, dict):
-            raise CorruptFileError(path, "it is not a posterior saved by bayesbin")
-        if header.get("format") != _FORMAT or header.get("version") != 1:
-            raise CorruptFileError(
-                path, f"it has format {header.get('format')!r} version {header.get('version')!r}"
-            )
-        if metadata.get("sha256") != _digest(tensors, metadata["bayesbin"]):
-            raise CorruptFileError(path, "its contents do not match their digest")
+        tensors, header = file.read(path)
         real = {
             site: RealPosterior(
                 tensors[f"loc.{site}"], tensors[f"scale.{site}"], Support(kind, tuple(bounds))
             )
             for site, kind, *bounds in header["real"]
         }
-        return cls({site: tensors[f"signs.{site}"] for site in header["signs"]}, real)
+        signs = {site: tensors[f"signs.{site}"] for site in header["signs"]}
+        return cls(signs, real, header.get("effects"))
 
     def to(self, *args: Any, **kwargs: Any) -> BinaryPosterior:
         """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""
         return BinaryPosterior(
-            {site: q.natural.to(*args, **kwargs) for site, q in self.items()},
-            {
-                site: RealPosterior(
-                    law.loc.to(*args, **kwargs), law.scale.to(*args, **kwargs), law.support
-                )
-                for site, law in self.real.items()
-            },
+            {site: q.natural.to(*args, **kwargs) for site, q in self._given.items()},
+            {site: law.to(*args, **kwargs) for site, law in self.real.items()},
+            self.effects,
         )
 
     def __repr__(self) -> str:
-        sites = ", ".join(f"{site}: {tuple(q.natural.shape)}" for site, q in self.items())
+        sites = ", ".join(f"{site}: {tuple(q.natural.shape)}" for site, q in self._given.items())
         real = f"; real: {', '.join(self.real)}" if self.real else ""
         return f"BinaryPosterior({self.num_weights} weights; {sites}{real})"
-
-
-_FORMAT = "bayesbin posterior"
 
 
 def _frozen(site: str, law: SignBernoulli | Tensor) -> SignBernoulli:
@@ -255,29 +280,3 @@ def _frozen(site: str, law: SignBernoulli | Tensor) -> SignBernoulli:
 
 def _average(values: Tensor) -> float:
     return values.double().mean().item() if values.numel() else 0.0
-
-
-def _generator(seed: int, index: int, site: str) -> np.random.Generator:
-    # The site enters by name, so that its draws do not depend on which other sites there are.
-    key = int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "little")
-    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(index, key))
-    return np.random.Generator(np.random.Philox(sequence))
-
-
-def _draw(natural: Tensor, generator: np.random.Generator) -> Tensor:
-    uniform = torch.from_numpy(
-        generator.random(tuple(natural.shape), dtype=np.float32).reshape(tuple(natural.shape))
-    )
-    # Half a step above 0, so that a weight that all but never differs from its sign does not.
-    uniform = uniform.clamp_(min=2.0**-25)
-    threshold = torch.sigmoid(-2.0 * natural)
-    return torch.where(uniform.to(natural.device) >= threshold, 1.0, -1.0).to(natural.dtype)
-
-
-def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
-    digest = hashlib.sha256(header.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
-    return digest.hexdigest()

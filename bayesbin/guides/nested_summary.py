@@ -1,0 +1,104 @@
+"""What a nested guide consists of, level by level, as a table that prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from bayesbin import _numerics
+from bayesbin._levels import level_effects, level_shapes, level_shares
+from bayesbin._numerics import LOG_2
+
+if TYPE_CHECKING:
+    from bayesbin.guides.nested import AutoNestedSignBernoulli
+
+
+@dataclass(frozen=True)
+class NestedRow:
+    """One level of one site.
+
+    :param parameters: how many the guide has there, location and scale of a random effect apart.
+    :param share: of the sum of squares of lambda that the level explains (ANOVA; the layer's is its mean).
+    :param entropy_bits: per weight, of signs whose lambda is averaged over what is finer than the level.
+    """
+
+    site: str
+    level: str
+    parameters: int
+    share: float
+    entropy_bits: float
+
+
+@dataclass(frozen=True)
+class NestedSummary:
+    """The rows of a nested guide's summary, and its size beside others; ``str`` gives the table.
+
+    :param parameters: of the guide's binary sites, what a ``combine`` owns included.
+    :param weights: the number of binary weights: of a mean-field guide's parameters, and of the bits
+        of one network. A network of real weights has 32 bits for each.
+    """
+
+    rows: tuple[NestedRow, ...]
+    parameters: int
+    weights: int
+
+    def __str__(self) -> str:
+        width = max(4, *(len(row.site) for row in self.rows))
+        lines = [
+            f"{'site':<{width}}  {'level':<6}  {'parameters':>10}  {'share of lambda^2':>17}  "
+            f"{'entropy to here, bits/weight':>28}"
+        ]
+        for row in self.rows:
+            lines.append(
+                f"{row.site:<{width}}  {row.level:<6}  {row.parameters:>10,}  {row.share:>17.1%}  "
+                f"{row.entropy_bits:>28.3f}"
+            )
+        lines += [
+            f"{self.parameters:,} parameters of the posterior ({self.parameters / 256:,.1f} KiB); "
+            f"mean-field has {self.weights:,} ({self.parameters / max(self.weights, 1):.1%}).",
+            f"One network drawn from it: {self.weights / 8192:,.1f} KiB; with real weights "
+            f"{self.weights / 256:,.1f} KiB.",
+        ]
+        return "\n".join(lines)
+
+
+def summarise(guide: AutoNestedSignBernoulli) -> NestedSummary:
+    """The summary of a guide as it is now."""
+    rows = []
+    posterior = guide.posterior()
+    owned = 0
+    for name, shape in guide.shapes.items():
+        counts = _parameters(guide, name)
+        owned += sum(counts.values())
+        natural = posterior[name].natural.double()
+        shares = level_shares(natural)
+        entropies = _entropies(natural)
+        for level in level_shapes(shape):
+            count = counts.get(level, 0)
+            rows.append(NestedRow(name, level, count, shares[level], entropies[level]))
+    if guide.combine is not None:
+        owned += sum(p.numel() for p in guide.combine.parameters())
+    return NestedSummary(tuple(rows), owned, posterior.num_weights)
+
+
+def _parameters(guide: AutoNestedSignBernoulli, name: str) -> Mapping[str, int]:
+    counts: dict[str, int] = {}
+    for key, parameter in guide.named_parameters():
+        tree, _, rest = key.partition(".")
+        site, _, level = rest.rpartition(".")
+        if tree in ("offset", "loc", "log_scale") and site == name:
+            counts[level] = counts.get(level, 0) + parameter.numel()
+    return counts
+
+
+def _entropies(natural: Tensor) -> dict[str, float]:
+    found: dict[str, float] = {}
+    so_far: Tensor | float = 0.0
+    for level, effect in level_effects(natural, level_shapes(tuple(natural.shape))).items():
+        so_far = so_far + effect
+        entropy = _numerics.entropy(so_far)
+        found[level] = entropy.mean().item() / LOG_2 if entropy.numel() else 0.0
+    return found

@@ -1,0 +1,62 @@
+"""The safetensors file of a posterior: tensors, a header, and a digest over both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bayesbin._files import CorruptFileError, write_atomically
+
+FORMAT, VERSION = "bayesbin posterior", 1
+
+
+def write(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> None:
+    """Write the file atomically: a failed save leaves the old one."""
+    content = {"format": FORMAT, "version": VERSION, **header}
+    metadata = {"bayesbin": json.dumps(content, sort_keys=True)}
+    whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    metadata["sha256"] = _digest(whole, metadata["bayesbin"])
+    write_atomically(path, safetensors.torch.save(whole, metadata))
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header of a file. :raises CorruptFileError: if damaged or foreign."""
+    raw = Path(path).read_bytes()
+    try:
+        (length,) = struct.unpack("<Q", raw[:8])
+        metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
+        header = json.loads(metadata["bayesbin"])
+        tensors = safetensors.torch.load(raw)
+    except Exception as error:
+        raise CorruptFileError(
+            path, f"it is not a posterior saved by bayesbin, or is cut short ({error})"
+        ) from error
+    if not isinstance(header, dict):
+        raise CorruptFileError(path, "it is not a posterior saved by bayesbin")
+    if header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise CorruptFileError(
+            path, f"it has format {header.get('format')!r} version {header.get('version')!r}"
+        )
+    if metadata.get("sha256") != _digest(tensors, metadata["bayesbin"]):
+        raise CorruptFileError(path, "its contents do not match their digest")
+    return tensors, header
+
+
+def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
