@@ -111,8 +111,9 @@ class PolicyNetwork(Combine):
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{what} is a whole number of at least 1; got {size!r}.")
         self.embedding_dim = embedding_dim
-        self.state = nn.Parameter(torch.randn(hidden))
-        self.first = nn.Parameter(torch.randn(hidden, embedding_dim) / embedding_dim**0.5)
+        self.state = nn.Parameter(torch.zeros(hidden))
+        # Of a sum of about four embeddings of unit variance, units of about unit variance.
+        self.first = nn.Parameter(torch.randn(hidden, embedding_dim) / (2.0 * embedding_dim**0.5))
         self.last = nn.Parameter(torch.zeros(hidden))
         self.positions = nn.ParameterDict()
 

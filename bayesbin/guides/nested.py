@@ -252,8 +252,9 @@ class AutoNestedSignBernoulli(SignGuide):
             shared = natural[tuple(slice(n) for n in finest.shape)]
             bound = _numerics.BOUNDS[natural.dtype]
             information = members * _numerics.variance(shared.clamp(-bound, bound))
-            solve = FISHERS[self.fisher]
-            found += solve(finest, information, shapes, self.damping)
+            # Offsets of one level alone do not overlap: their information has an inverse.
+            damping = self.damping if len(shapes) > 1 else 0.0
+            found += FISHERS[self.fisher](finest, information, shapes, damping)
         return found
 
     def summary(self) -> NestedSummary:

@@ -29,9 +29,12 @@ def marginal_natural(mean: Tensor, scale: Tensor) -> Tensor:
     """
     plus = minus = torch.full_like(mean, -torch.inf)
     for noise, log_weight in _nodes(scale):
-        logits = 2.0 * (mean + scale * noise)
-        plus = torch.logaddexp(plus, F.logsigmoid(logits) + log_weight)
-        minus = torch.logaddexp(minus, F.logsigmoid(-logits) + log_weight)
+        # Both nodes at once, in an order that does not matter: odds at mean 0 are even to the last bit.
+        above, below = 2.0 * (mean + scale * noise), 2.0 * (mean - scale * noise)
+        pair = torch.logaddexp(F.logsigmoid(above), F.logsigmoid(below))
+        plus = torch.logaddexp(plus, pair + log_weight)
+        pair = torch.logaddexp(F.logsigmoid(-above), F.logsigmoid(-below))
+        minus = torch.logaddexp(minus, pair + log_weight)
     return 0.5 * (plus - minus)
 
 
@@ -39,18 +42,18 @@ def expected_kl(mean: Tensor, scale: Tensor, prior: Tensor) -> Tensor:
     """E[KL(lambda || prior)] in nats for lambda ~ N(mean, scale^2), elementwise."""
     total = torch.zeros_like(mean)
     for noise, log_weight in _nodes(scale):
-        natural = mean + scale * noise
-        total = total + math.exp(log_weight) * _numerics.kl_divergence(
-            natural, prior.expand_as(natural)
-        )
+        for natural in (mean + scale * noise, mean - scale * noise):
+            divergence = _numerics.kl_divergence(natural, prior.expand_as(natural))
+            total = total + math.exp(log_weight) * divergence
     return total
 
 
 def _nodes(scale: Tensor) -> Iterator[tuple[float, float]]:
-    """Nodes and log weights of the trapezoid rule for a standard normal number."""
+    """Nodes z >= 0, each to stand for z and -z, and log weights of the trapezoid rule for N(0, 1)."""
     largest = scale.max().item() if scale.numel() else 0.0
     step = min(0.5, math.pi**2 / (_ACCURACY * max(largest, 1e-300)))
     count = math.ceil((_REACH + 2.0 * largest) / step)
     log_scale = math.log(step) - 0.5 * math.log(2.0 * math.pi)
-    for k in range(-count, count + 1):
-        yield k * step, log_scale - 0.5 * (k * step) ** 2
+    for k in range(count + 1):
+        twice = math.log(0.5) if k == 0 else 0.0  # 0 is its own mirror image
+        yield k * step, log_scale + twice - 0.5 * (k * step) ** 2
