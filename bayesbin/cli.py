@@ -16,8 +16,8 @@ from bayesbin import __version__
 
 # Whatever takes time to import is imported by the verb that needs it: --help answers at once.
 
-_NAMES = ("digits", "fashion-mnist", "idx", "mnist", "two-moons")
-_DATA_HELP = "folder of the idx files (default: the environment variable BAYESBIN_DATA)"
+_NAMES = ("digits", "fashion-mnist", "idx", "mnist", "two-moons", "usps")
+_DATA_HELP = "folder of the data files (default: the environment variable BAYESBIN_DATA)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,7 +144,10 @@ def _score_table(run: Any, table: dict[str, Any]) -> str:
     for row in ("mode", "mean"):
         lines.append("  ".join([f"{row:<6}", *(f"{table[row][name]:>17.4f}" for name in names)]))
     spread = [f"{draws['mean'][name]:.4f} +- {draws['std'][name]:.4f}" for name in names]
-    return "\n".join([*lines, "  ".join([f"{'draws':<6}", *(f"{cell:>17}" for cell in spread)])])
+    interval = [f"{draws['low'][name]:.4f} .. {draws['high'][name]:.4f}" for name in names]
+    for label, cells in (("draws", spread), ("95 %", interval)):
+        lines.append("  ".join([f"{label:<6}", *(f"{cell:>17}" for cell in cells)]))
+    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -173,7 +176,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--out", metavar="DIR", required=True, help="folder of the run; continued if begun"
     )
-    train.add_argument("--guide", help="mean-field (default)")
+    train.add_argument(
+        "--guide",
+        help="mean-field (default), nested, or random-effects (nested, with Normal offsets)",
+    )
+    train.add_argument(
+        "--levels", nargs="+", metavar="LEVEL",
+        help="of a nested guide: layer, filter, kernel, weight (default: all)",
+    )  # fmt: skip
     train.add_argument(
         "--estimator",
         help="local-reparameterization (default), straight-through, concrete, disarm, rebar, ...: "

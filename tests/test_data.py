@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import doctest
 import gzip
+import importlib
 import math
+import pkgutil
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from bayesbin.data import (
     load,
     regression_1d,
     two_moons,
+    usps_folder,
 )
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -70,9 +74,10 @@ def assert_same(left: Dataset, right: Dataset) -> None:
 
 
 def test_docstring_examples() -> None:
-    results = doctest.testmod(bayesbin.data)
-    assert results.attempted >= 9
-    assert results.failed == 0
+    names = [info.name for info in pkgutil.iter_modules(bayesbin.data.__path__, "bayesbin.data.")]
+    results = [doctest.testmod(importlib.import_module(name)) for name in names]
+    assert sum(result.attempted for result in results) >= 14
+    assert sum(result.failed for result in results) == 0
 
 
 # Dataset and Splits
@@ -407,6 +412,153 @@ def test_idx_folder_rejects_labels_out_of_range(folder: Path) -> None:
         idx_folder(folder)
 
 
+# USPS
+
+
+@pytest.fixture
+def usps_arrays() -> dict[str, np.ndarray]:
+    """Seven training and four test images, brightness times 2000."""
+    generator = np.random.default_rng(8)
+    return {
+        "x_train": generator.integers(0, 2001, (7, 16, 16)).astype(np.uint16),
+        "y_train": np.array([0, 1, 2, 3, 4, 9, 9], np.uint8),
+        "x_test": generator.integers(0, 2001, (4, 16, 16)).astype(np.uint16),
+        "y_test": np.array([0, 1, 9, 2], np.uint8),
+    }
+
+
+def write_usps(folder: Path, arrays: dict[str, np.ndarray], *, packed: bool = True) -> Path:
+    (np.savez_compressed if packed else np.savez)(folder / "usps.npz", **arrays)  # pyright: ignore
+    return folder / "usps.npz"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_usps_folder_reads_what_was_written(
+    tmp_path: Path, usps_arrays: dict[str, np.ndarray], packed: bool
+) -> None:
+    write_usps(tmp_path, usps_arrays, packed=packed)
+    splits = usps_folder(tmp_path, normalize=False, flatten=False)
+    for part, dataset in (("train", splits.train), ("test", splits.test)):
+        expected = torch.from_numpy(usps_arrays[f"x_{part}"] / 2000.0)
+        torch.testing.assert_close(dataset.x.double(), expected, atol=1e-7, rtol=0)
+        assert dataset.y.tolist() == usps_arrays[f"y_{part}"].tolist()
+        assert (dataset.name, dataset.num_classes) == ("usps", 10)
+        assert (dataset.x.dtype, dataset.y.dtype) == (torch.float32, torch.int64)
+    flat = usps_folder(str(tmp_path), normalize=False)
+    assert torch.equal(flat.test.x, splits.test.x.reshape(4, 256))
+
+
+def test_usps_folder_keeps_the_ends_of_the_range(
+    tmp_path: Path, usps_arrays: dict[str, np.ndarray]
+) -> None:
+    usps_arrays["x_train"][0], usps_arrays["x_train"][1] = 0, 2000
+    write_usps(tmp_path, usps_arrays)
+    x = usps_folder(tmp_path, normalize=False).train.x
+    assert (x[0].unique().tolist(), x[1].unique().tolist()) == ([0.0], [1.0])
+
+
+def test_usps_folder_reads_flat_images(tmp_path: Path, usps_arrays: dict[str, np.ndarray]) -> None:
+    write_usps(tmp_path, usps_arrays)
+    square = usps_folder(tmp_path)
+    usps_arrays["x_test"] = usps_arrays["x_test"].reshape(4, 256)
+    write_usps(tmp_path, usps_arrays)
+    assert_same(usps_folder(tmp_path).test, square.test)
+    assert usps_folder(tmp_path, flatten=False).test.x.shape == (4, 16, 16)
+
+
+def test_usps_folder_normalizes_by_the_training_images(
+    tmp_path: Path, usps_arrays: dict[str, np.ndarray]
+) -> None:
+    usps_arrays["x_test"] //= 4  # a test set of another mean and spread
+    write_usps(tmp_path, usps_arrays)
+    train, test = (usps_arrays[key].reshape(-1, 256).astype(float) for key in ("x_train", "x_test"))
+    expected = torch.from_numpy((test - train.mean()) / train.std())
+    found = usps_folder(tmp_path).test.x.double()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_train": None}, r"hold x_train, .*, got y_train, x_test, y_test and no x_train;"),
+        ({"x_test": None, "y_test": None}, "got x_train, y_train and no x_test and no y_test;"),
+        (
+            {"x_train": np.zeros((7, 16, 16))},
+            r"x_train of type uint16 .*, got float64 \(7, 16, 16\)",
+        ),
+        ({"x_test": np.zeros((4, 28, 28), np.uint16)}, r"x_test .* or \(N, 256\).*\(4, 28, 28\)"),
+        ({"x_test": np.zeros((4, 255), np.uint16)}, r"got uint16 \(4, 255\)"),
+        ({"x_test": np.zeros((16, 16), np.uint16)}, r"got uint16 \(16, 16\)"),
+        ({"x_test": np.zeros((), np.uint16)}, r"got uint16 \(\)"),
+        ({"x_test": np.zeros((0, 16, 16), np.uint16)}, r"N at least 1, got uint16 \(0, 16, 16\)"),
+        ({"y_test": np.zeros(4)}, r"y_test of type uint8 and shape \(N\).*got float64 \(4,\)"),
+        ({"y_test": np.zeros((4, 1), np.uint8)}, r"got uint8 \(4, 1\)"),
+        ({"y_test": np.zeros(0, np.uint8)}, r"N at least 1, got uint8 \(0,\)"),
+        ({"y_train": np.zeros(6, np.uint8)}, "one of y_train for each of x_train, got 6 for 7"),
+        ({"y_test": np.zeros(5, np.uint8)}, "one of y_test for each of x_test, got 5 for 4"),
+        ({"x_test": np.full((4, 256), 2001, np.uint16)}, r"x_test in 0 \.\. 2000, got 2001"),
+        ({"y_test": np.full(4, 10, np.uint8)}, r"y_test in 0 \.\. 9, got 10"),
+        ({"y_test": np.array([None] * 4)}, "whole npz file, got Object arrays cannot be loaded"),
+    ],
+)
+def test_usps_folder_rejects_wrong_arrays(
+    tmp_path: Path,
+    usps_arrays: dict[str, np.ndarray],
+    change: dict[str, np.ndarray | None],
+    message: str,
+) -> None:
+    changed = {k: v for k, v in (usps_arrays | change).items() if v is not None}
+    path = write_usps(tmp_path, changed)
+    with pytest.raises(DataError, match=rf"expected {path} to .*{message}.*make it again"):
+        usps_folder(tmp_path)
+
+
+def test_usps_folder_ignores_further_arrays(
+    tmp_path: Path, usps_arrays: dict[str, np.ndarray]
+) -> None:
+    write_usps(tmp_path, usps_arrays | {"notes": np.array([None])})  # cannot be read unpickled
+    assert len(usps_folder(tmp_path).train) == 7
+
+
+def test_usps_folder_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"expected usps.npz in {tmp_path}, got no files; add it"):
+        usps_folder(tmp_path)
+    (tmp_path / "usps.h5").touch()
+    with pytest.raises(DataError, match=r"got usps\.h5; add it there"):
+        usps_folder(tmp_path)
+    with pytest.raises(DataError, match="absent, where there is none"):
+        usps_folder(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\3\4" + bytes(40), b"\x80\4N."])
+def test_usps_folder_names_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "usps.npz").write_bytes(content)
+    with pytest.raises(DataError, match=rf"usps\.npz .*got {len(content)} bytes of something else"):
+        usps_folder(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_usps_folder_never_raises_anything_else_for_a_damaged_file(
+    tmp_path: Path, usps_arrays: dict[str, np.ndarray], packed: bool
+) -> None:
+    path = write_usps(tmp_path, usps_arrays, packed=packed)
+    raw, whole = path.read_bytes(), usps_folder(tmp_path)
+    refused = 0
+    for place in range(0, len(raw), 41):
+        for damaged in (raw[:place], raw[:place] + bytes([raw[place] ^ 0x41]) + raw[place + 1 :]):
+            path.write_bytes(damaged)
+            try:
+                splits = usps_folder(tmp_path)
+            except DataError as error:
+                assert str(path) in str(error)
+                refused += 1
+            else:  # a byte that says nothing about the numbers: a date, say
+                assert len(damaged) == len(raw)
+                assert_same(splits.train, whole.train)
+                assert_same(splits.test, whole.test)
+    assert refused > 0.9 * 2 * len(range(0, len(raw), 41))
+
+
 # Folders and names
 
 
@@ -461,11 +613,26 @@ def test_load_finds_the_folder_or_its_subfolder(
 
 def test_load_tells_mnist_from_fashion_mnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The test's own labels stand in for those of Fashion-MNIST.
-    checksum = bayesbin.data.zlib.crc32(bytes(index % 3 for index in range(12)))
-    monkeypatch.setattr(bayesbin.data, "_LABEL_CHECKSUMS", {checksum: "fashion-mnist"})
+    checksum = zlib.crc32(bytes(index % 3 for index in range(12)))
+    monkeypatch.setattr(bayesbin.data.named, "_LABEL_CHECKSUMS", {checksum: "fashion-mnist"})
     assert load("fashion-mnist", folder).train.name == "fashion-mnist"
     with pytest.raises(DataError, match=r"expected mnist in .*pictures, got fashion-mnist; name"):
         load("mnist", folder)
+
+
+def test_load_finds_usps_in_the_folder_or_its_subfolder(
+    tmp_path: Path, usps_arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "usps"
+    folder.mkdir()
+    write_usps(folder, usps_arrays)
+    monkeypatch.setenv("BAYESBIN_DATA", str(tmp_path))
+    for splits in (load("usps", folder), load("usps", tmp_path), load("usps")):
+        assert splits.train.name == "usps"
+        assert_same(splits.test, usps_folder(folder).test)
+    # A subfolder of the name is preferred: a file beside it is not read.
+    write_usps(tmp_path, usps_arrays | {"y_test": np.full(4, 5, np.uint8)})
+    assert load("usps", tmp_path).test.y.tolist() == [0, 1, 9, 2]
 
 
 def test_load_rejects_unknown_names() -> None:

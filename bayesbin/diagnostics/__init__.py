@@ -1,5 +1,6 @@
 """What a posterior's predictions are worth."""
 
 from bayesbin.diagnostics.scores import evaluate, scores
+from bayesbin.diagnostics.selection import Selection, select_network
 
-__all__ = ["evaluate", "scores"]
+__all__ = ["Selection", "evaluate", "scores", "select_network"]

@@ -71,8 +71,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of the mode, of the mean of draws, and mean and spread over the single draws.
 
-    :returns: ``{"mode": scores, "mean": scores, "draws": {"mean": scores, "std": scores}}`` with
-        ``num_samples``; the spread is the standard deviation over draws (0 for one draw).
+    :returns: ``{"mode": scores, "mean": scores, "draws": {"mean": scores, "std": scores, "low": scores,
+        "high": scores}}`` with ``num_samples``; the spread is the standard deviation over draws (0 for
+        one draw), and 95 % of the draws lie between low and high, of each score by itself.
     """
     (mode,) = draw_log_probs(net, posterior, x, 0, seed, statistics)
     total: Tensor | None = None
@@ -84,12 +85,15 @@ def evaluate(
         raise ValueError(f"num_samples is at least 1; got {num_samples}.")
     table = torch.tensor([list(row.values()) for row in single], dtype=torch.float64)
     names = list(single[0])
+    low, high = torch.quantile(table, torch.tensor([0.025, 0.975], dtype=table.dtype), dim=0)
     return {
         "mode": scores(mode, y),
         "mean": scores(total - math.log(num_samples), y),
         "draws": {
             "mean": dict(zip(names, table.mean(0).tolist(), strict=True)),
             "std": dict(zip(names, table.std(0, correction=0).tolist(), strict=True)),
+            "low": dict(zip(names, low.tolist(), strict=True)),
+            "high": dict(zip(names, high.tolist(), strict=True)),
         },
         "num_samples": num_samples,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -103,6 +104,8 @@ def test_evaluate():
         values = torch.tensor([row[name] for row in single])
         torch.testing.assert_close(found["draws"]["mean"][name], values.mean().item())
         torch.testing.assert_close(found["draws"]["std"][name], values.std(correction=0).item())
+        low, high = (found["draws"][end][name] for end in ("low", "high"))
+        assert [low, high] == pytest.approx(np.quantile(values.numpy(), [0.025, 0.975]).tolist())
     # The averaged probabilities are never worse than the draws are on average (Jensen).
     assert found["mean"]["nll"] <= found["draws"]["mean"]["nll"]
     one = evaluate(net, q, x, y, num_samples=1)

@@ -1,0 +1,231 @@
+"""Choosing one of a posterior's networks by a few labelled data, and what the choice is worth elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesbin.data import Dataset
+from bayesbin.diagnostics.held_out import HeldOut, bootstrap, halves, per_example, refuse_leaks
+from bayesbin.nn.state_norm import Statistics
+from bayesbin.posterior import BinaryPosterior
+from bayesbin.predict import draw_log_probs
+
+SCORES = ("accuracy", "nll")
+_MODELS = ("chosen", "mode", "mean", "single")
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The chosen network, and its scores on data that had no part in the choice.
+
+    :param index: the chosen network is draw ``index`` of ``seed``.
+    :param score: what it was chosen by, "nll" or "accuracy".
+    :param selection_score: that score where it was chosen; the best of many, so biased to be too good.
+    :param candidate_scores: that score of every candidate there, (num_candidates,).
+    :param chosen: held-out scores. :param mode: those of the posterior's mode.
+    :param mean: those of the probabilities averaged over all candidates.
+    :param single: scores averaged over all candidates: what a draw not chosen is worth.
+    :param differences: "mode", "mean", "single" -> chosen minus that one, paired by example.
+    :param num_selection: examples it was chosen by. :param num_held_out: examples it is scored on.
+    :param interval: coverage of the intervals, by ``num_bootstrap`` resamples.
+    :param recalibrated: whether every network had normalisation statistics of its own.
+    """
+
+    index: int
+    seed: int
+    score: str
+    selection_score: float
+    candidate_scores: Tensor
+    chosen: HeldOut
+    mode: HeldOut
+    mean: HeldOut
+    single: HeldOut
+    differences: dict[str, HeldOut]
+    num_selection: int
+    num_held_out: int
+    num_bootstrap: int
+    interval: float
+    recalibrated: bool
+
+    def network(
+        self, net: nn.Module, posterior: BinaryPosterior, statistics: Statistics | None = None
+    ) -> nn.Module:
+        """A copy of ``net`` with the chosen weights, in evaluation mode.
+
+        :param statistics: those it was chosen with.
+        :raises ValueError: if it was chosen with statistics and there are none, or the reverse.
+        """
+        if self.recalibrated != (statistics is not None):
+            came = "none" if statistics is None else "some, where it was chosen without"
+            raise ValueError(
+                f"expected the statistics that draw {self.index} was chosen with, got {came}; pass "
+                "what select_network was given."
+            )
+        return posterior.sample_network(net, self.index, self.seed, statistics)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, in numbers, lists and dictionaries that JSON knows."""
+        nested = {name: asdict(getattr(self, name)) for name in _MODELS}
+        nested["differences"] = {name: asdict(row) for name, row in self.differences.items()}
+        scores = self.candidate_scores.tolist()
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {
+            "candidate_scores": scores,
+            **nested,
+        }
+
+    def __str__(self) -> str:
+        count = len(self.candidate_scores)
+        labels = {
+            "chosen": f"draw {self.index}, the chosen one",
+            "mode": "mode",
+            "mean": f"mean of {count} draws",
+            "single": "single draws, on average",
+        }
+        rows = {label: getattr(self, name) for name, label in labels.items()}
+        rows |= {f"chosen - {labels[name]}": row for name, row in self.differences.items()}
+        head = f"on {self.num_held_out} held-out examples"
+        width = max(len(label) for label in (*rows, head))
+        lines = [
+            f"draw {self.index} of seed {self.seed}, best of {count} by {self.score} on "
+            f"{self.num_selection} examples: {self.selection_score:.4f} there, biased as the best of many",
+            f"{head:<{width}}  {'accuracy':>25}  {'nll (nats)':>25}",
+        ]
+        for label, row in rows.items():
+            lines.append(f"{label:<{width}}  {row.accuracy!s:>25}  {row.nll!s:>25}")
+        lines.append(f"[{100 * self.interval:g} % bootstrap intervals over held-out examples]")
+        return "\n".join(lines)
+
+
+def select_network(
+    net: nn.Module,
+    posterior: BinaryPosterior,
+    data: Dataset | tuple[Tensor, Tensor],
+    num_candidates: int = 100,
+    *,
+    held_out: Dataset | tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+    statistics: Statistics | None = None,
+    score: str = "nll",
+    num_bootstrap: int = 1000,
+    interval: float = 0.95,
+) -> Selection:
+    r"""Choose among posterior draws the one that fits ``data``, and score it on ``held_out``.
+
+    .. math:: s^* = \arg\min_s \frac1N \sum_{n=1}^{N} -\log p(y_n \mid x_n, w_s), \qquad w_s \sim q
+
+    Choosing a network is a feature for domain drift: a few labelled examples of a new domain pick,
+    without any training, the network among those the posterior holds that suits it. The best of many
+    is never the reported score: the best of many noisy numbers is too good on average even where all
+    candidates are alike. The scores to report are ``chosen`` and ``differences``, from examples that
+    had no part in the choice. Averaging all draws may well be better; ``differences`` tells.
+
+    Candidates are draws 0 .. num_candidates - 1 of ``seed``, made one at a time. Of equal accuracy the
+    lower nll wins, then the lower index. Intervals are percentiles of means over resampled held-out
+    examples, one resample for all networks, so that differences are paired. They hold for the network
+    that was chosen, and leave out that other selection examples might have chosen another.
+
+    :param net: a network with binary weights, logits (B, C). :param data: x (N, ...), labels y (N,).
+    :param held_out: examples to score on, none of them an input of ``data``. None: ``data`` is split
+        in halves by ``seed``, class by class; copies of one input stay in one half.
+    :param statistics: from :func:`bayesbin.nn.recalibrate`, for that seed and all candidates.
+    :param score: "nll", or "accuracy". :param interval: coverage of the intervals, in (0, 1).
+    :raises ValueError: if a held-out input is also a selection input, whatever its label; for data
+        that are no labelled pairs, too few inputs to split, statistics of other draws, outputs that
+        are not finite, or settings out of range.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin import BinaryPosterior, nn
+        >>> from bayesbin.data import two_moons
+        >>> from bayesbin.diagnostics import select_network
+        >>> net = nn.to_binary_(nn.mlp(2, [8], 2, normalize=False))
+        >>> posterior = BinaryPosterior({"0.weight": torch.zeros(8, 2), "2.weight": torch.zeros(2, 8)})
+        >>> selection = select_network(net, posterior, two_moons(), num_candidates=20)
+        >>> selection.num_selection, selection.num_held_out, selection.candidate_scores.shape
+        (100, 100, torch.Size([20]))
+        >>> selection.differences["single"].nll.value < 0.0  # better than a draw that is not chosen
+        True
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentiles);
+    Cawley and Talbot 2010, JMLR 11 (why the selection score is not reported).
+    """
+    _check_settings(num_candidates, score, num_bootstrap, interval)
+    if statistics is not None:
+        statistics.of_draw(num_candidates - 1, seed)  # refuses statistics of other or fewer draws
+    x, y = _pair(data, "data")
+    if held_out is None:
+        first, second = halves(x, y, seed)
+        (x, y), (x_held, y_held) = (x[first], y[first]), (x[second], y[second])
+    else:
+        x_held, y_held = _pair(held_out, "held_out")
+    refuse_leaks(x, x_held)
+
+    ranking = []
+    for log_probs in draw_log_probs(net, posterior, x, num_candidates, seed, statistics):
+        accuracy, nll = per_example(log_probs, y).mean(1).tolist()
+        ranking.append((nll if score == "nll" else -accuracy, nll))
+    index = min(range(num_candidates), key=ranking.__getitem__)  # the first of equals
+    candidate_scores = torch.tensor([row[0] for row in ranking], dtype=torch.float64)
+    if score == "accuracy":
+        candidate_scores = -candidate_scores
+
+    chosen = single = total = torch.zeros(())
+    draws = draw_log_probs(net, posterior, x_held, num_candidates, seed, statistics)
+    for number, log_probs in enumerate(draws):
+        values = per_example(log_probs, y_held)
+        chosen = values if number == index else chosen
+        single = single + values / num_candidates
+        total = torch.logaddexp(total, log_probs) if number else log_probs
+    mean = per_example(total - math.log(num_candidates), y_held)
+    (log_probs,) = draw_log_probs(net, posterior, x_held, 0, seed, statistics)
+    mode = per_example(log_probs, y_held)
+
+    models = torch.stack([chosen, mode, mean, single])  # as _MODELS, (4, 2, N)
+    table = torch.cat([models, models[:1] - models[1:]])
+    scored = bootstrap(table, seed, num_bootstrap, interval)
+    return Selection(
+        index=index,
+        seed=seed,
+        score=score,
+        selection_score=candidate_scores[index].item(),
+        candidate_scores=candidate_scores,
+        **dict(zip(_MODELS, scored[:4], strict=True)),
+        differences=dict(zip(_MODELS[1:], scored[4:], strict=True)),
+        num_selection=len(x),
+        num_held_out=len(x_held),
+        num_bootstrap=num_bootstrap,
+        interval=interval,
+        recalibrated=statistics is not None,
+    )
+
+
+def _check_settings(num_candidates: int, score: str, num_bootstrap: int, interval: float) -> None:
+    for name, number in (("num_candidates", num_candidates), ("num_bootstrap", num_bootstrap)):
+        if number < 1:
+            raise ValueError(f"expected {name} of at least 1, got {number}; raise it.")
+    if score not in SCORES:
+        raise ValueError(
+            f"expected a score to choose by, got {score!r}; use {' or '.join(SCORES)}."
+        )
+    if not 0.0 < interval < 1.0:
+        raise ValueError(f"expected interval in (0, 1), got {interval}; use 0.95, for example.")
+
+
+def _pair(data: Any, name: str) -> tuple[Tensor, Tensor]:
+    pair = (data.x, data.y) if isinstance(data, Dataset) else data
+    wanted = f"expected {name} to be a pair of inputs (N, ...) and integer labels (N,)"
+    tensors = isinstance(pair, (tuple, list)) and all(isinstance(part, Tensor) for part in pair)
+    if not tensors or len(pair) != 2:
+        raise ValueError(f"{wanted}, got {type(data).__name__}; pass (x, y) or a Dataset.")
+    x, y = pair
+    whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if not whole or y.ndim != 1 or x.shape[:1] != y.shape or len(y) == 0:
+        came = f"x {tuple(x.shape)} and y {tuple(y.shape)} of {y.dtype}"
+        raise ValueError(f"{wanted}, N at least 1, got {came}; pass one label for each input.")
+    return x, y.long()
