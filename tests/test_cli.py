@@ -106,7 +106,7 @@ def test_train_then_evaluate(run, capsys):
     assert main(["evaluate", str(run), "--num-samples", "2", "--json"]) == 0
     table = printed_json(capsys)
     assert set(table["mode"]) == set(table["mean"]) == {"accuracy", "nll", "ece"}
-    assert set(table["draws"]) == {"mean", "std"} and table["num_samples"] == 2
+    assert set(table["draws"]) == {"mean", "std", "low", "high"} and table["num_samples"] == 2
     assert table["posterior"][-1]["site"] == "total"
     assert main(["evaluate", str(run), "--num-samples", "2"]) == 0
     text = capsys.readouterr().out

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesbin import plots
+from bayesbin import BinaryPosterior, plots
 from bayesbin.data import regression_1d, two_moons
 from bayesbin.predict import Prediction, RegressionPrediction
 
@@ -155,3 +155,35 @@ def test_figures_leave_the_global_state_alone():
     assert (
         "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
     )
+
+
+def test_levels_are_shown_with_their_shares():
+    torch.manual_seed(0)
+    posterior = BinaryPosterior(
+        {
+            "conv": torch.randn(5, 1, 3, 3),
+            "deep": torch.randn(60, 4, 3, 3),
+            "linear": torch.ones(70, 9),
+        }
+    )
+    figure = plots.plot_levels(posterior, ["linear", "conv", "deep"])
+    shown = panels(figure)
+    titles = [axes.get_title("left") for axes in shown]
+    assert titles[:3] == ["lambda", "layer: 100%", "filter: 0%"]
+    assert sum(title == "lambda" for title in titles) == 3
+    by_level = [title.split(":")[0] for title in titles[4:8]]
+    assert by_level == ["lambda", "layer", "filter", "weight"]  # one channel: a kernel is a filter
+    # Three by two filters of nine weights, in reading order, the last place empty.
+    image = np.ma.filled(shown[4].images[0].get_array(), np.nan)
+    assert image.shape == (6, 9)
+    np.testing.assert_allclose(image[3:6, 0:3], posterior["conv"].natural[3, 0])
+    assert np.isnan(image[3:6, 6:9]).all()
+    # Blocks of kernels: row block is the unit, column block the input channel.
+    deep = np.asarray(shown[8].images[0].get_array())
+    assert deep.shape == (48, 12)
+    np.testing.assert_allclose(deep[6:9, 3:6], posterior["deep"].natural[2, 1])
+    # Together the levels are lambda again.
+    parts = sum(np.asarray(axes.images[0].get_array()) for axes in shown[9:13])
+    np.testing.assert_allclose(parts, deep)
+    with pytest.raises(ValueError, match="expected sites of the posterior"):
+        plots.plot_levels(posterior, ["other"])

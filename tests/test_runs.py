@@ -83,6 +83,17 @@ def test_an_interrupted_run_continues_to_the_same_end(trained, tmp_path, monkeyp
         assert torch.equal(continued.net.state_dict()[name], tensor)
 
 
+@pytest.mark.parametrize("guide", ["nested", "random-effects"])
+def test_nested_guides_train_and_load(guide, tmp_path):
+    config = dataclasses.replace(CONFIG, guide=guide, levels=("filter", "weight"))
+    run = train_run(config, tmp_path / "run")
+    assert run.config == config and load_run(tmp_path / "run").config == config
+    assert bool(run.posterior.effects) == (guide == "random-effects")
+    assert train_run(config, tmp_path / "run").record["finished"]
+    with pytest.raises(ValueError, match="levels"):
+        train_run(dataclasses.replace(config, levels=("filter",)), tmp_path / "run")
+
+
 def test_another_configuration_is_refused(trained):
     with pytest.raises(ValueError, match="seed 0 there, 1 now"):
         train_run(dataclasses.replace(CONFIG, seed=1), trained)
@@ -148,6 +159,10 @@ def test_every_estimator_and_optimizer_trains(tmp_path, estimator, optimizer):
     [
         {"dataset": "cifar"},
         {"guide": "full"},
+        {"levels": ("row",), "guide": "nested"},
+        {"levels": ("filter", "filter"), "guide": "nested"},
+        {"levels": ("weight",), "guide": "random-effects"},
+        {"levels": ("filter",)},
         {"estimator": "magic"},
         {"optimizer": "lbfgs"},
         {"lr": 0.0},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -257,9 +257,12 @@ class AutoNestedSignBernoulli(SignGuide):
             found += FISHERS[self.fisher](finest, information, shapes, damping)
         return found
 
-    def summary(self) -> NestedSummary:
-        """Parameters, entropy and share of lambda by level, beside mean-field and real weights."""
-        return summarise(self)
+    def summary(self, scores: Mapping[str, Any] | None = None) -> NestedSummary:
+        """Parameters, entropy and share of lambda by level, beside mean-field and real weights.
+
+        :param scores: of ``diagnostics.evaluate``, to be printed with their 95 % intervals over draws.
+        """
+        return summarise(self, scores)
 
     def sign_law(self, natural: Tensor) -> SignBernoulli:
         return SignBernoulli(natural=natural, validate_args=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -36,6 +36,7 @@ class NestedRow:
 class NestedSummary:
     """The rows of a nested guide's summary, and its size beside others; ``str`` gives the table.
 
+    :param scores: what ``diagnostics.evaluate`` found, if given, to be printed too.
     :param parameters: of the guide's binary sites, what a ``combine`` owns included.
     :param weights: the number of binary weights: of a mean-field guide's parameters, and of the bits
         of one network. A network of real weights has 32 bits for each.
@@ -44,6 +45,7 @@ class NestedSummary:
     rows: tuple[NestedRow, ...]
     parameters: int
     weights: int
+    scores: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         width = max(4, *(len(row.site) for row in self.rows))
@@ -62,10 +64,20 @@ class NestedSummary:
             f"One network drawn from it: {self.weights / 8192:,.1f} KiB; with real weights "
             f"{self.weights / 256:,.1f} KiB.",
         ]
+        if self.scores is not None:
+            draws = self.scores["draws"]
+            lines += [
+                f"{score}: {draws['mean'][score]:.4f} over {self.scores['num_samples']} draws, 95 % of "
+                f"them in {draws['low'][score]:.4f} .. {draws['high'][score]:.4f}; of their mean "
+                f"{self.scores['mean'][score]:.4f}, of the mode {self.scores['mode'][score]:.4f}"
+                for score in draws["mean"]
+            ]
         return "\n".join(lines)
 
 
-def summarise(guide: AutoNestedSignBernoulli) -> NestedSummary:
+def summarise(
+    guide: AutoNestedSignBernoulli, scores: Mapping[str, Any] | None = None
+) -> NestedSummary:
     """The summary of a guide as it is now."""
     rows = []
     posterior = guide.posterior()
@@ -81,7 +93,7 @@ def summarise(guide: AutoNestedSignBernoulli) -> NestedSummary:
             rows.append(NestedRow(name, level, count, shares[level], entropies[level]))
     if guide.combine is not None:
         owned += sum(p.numel() for p in guide.combine.parameters())
-    return NestedSummary(tuple(rows), owned, posterior.num_weights)
+    return NestedSummary(tuple(rows), owned, posterior.num_weights, scores)
 
 
 def _parameters(guide: AutoNestedSignBernoulli, name: str) -> Mapping[str, int]:

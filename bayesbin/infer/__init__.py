@@ -3,6 +3,7 @@
 from bayesbin.infer.elbo import Terms, TraceBinary_ELBO
 from bayesbin.infer.estimator_report import EstimatorReport, EstimatorRow, estimator_report
 from bayesbin.infer.fit import FitResult, fit
+from bayesbin.infer.setup import natural_rules
 from bayesbin.infer.training_run import EpochReport
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "TraceBinary_ELBO",
     "estimator_report",
     "fit",
+    "natural_rules",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,26 +38,38 @@ def resolve_dataset_size(argument: int | None, model: Any) -> int:
     return size
 
 
+def natural_rules(guide: Any, lr: float, momentum: float = 0.9) -> list[Optimizer]:
+    """The Bayesian learning rule for what a guide computes its signs' laws from, in relative steps.
+
+    One rule for natural parameters, or for the offsets of a nested guide with their natural gradient;
+    none for a guide that has neither.
+
+    :param lr: the typical change of lambda in one step, see ``normalize`` of the rule.
+    """
+    rules: list[Optimizer] = []
+    if natural := [p for p in guide.natural_parameters() if p.requires_grad]:
+        rules.append(BayesianLearningRule(natural, lr, momentum, normalize=True))
+    if isinstance(guide, AutoNestedSignBernoulli) and (by_site := guide.offsets_by_site()):
+        # Offsets of a site add up: they share one size, and their step in lambda stays natural.
+        groups = [{"params": offsets} for offsets in by_site.values()]
+        gradient = guide.natural_gradient
+        rules.append(
+            BayesianLearningRule(groups, lr, momentum, normalize="group", preconditioner=gradient)
+        )
+    return rules
+
+
 def resolve_optimizers(
     given: Optimizer | Iterable[Optimizer] | None, module: nn.Module, guide: Any
 ) -> list[Optimizer]:
     """The optimizers given, or the default ones; an error where two hold the same parameter."""
     trainable = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
     if given is None:
-        natural = [p for p in guide.natural_parameters() if p.requires_grad]
-        nested = isinstance(guide, AutoNestedSignBernoulli)
-        offsets = [{"params": own} for own in guide.offsets_by_site().values()] if nested else []
-        taken = {id(p) for p in natural} | {id(p) for group in offsets for p in group["params"]}
+        rules = natural_rules(guide, DEFAULT_LR, DEFAULT_MOMENTUM)
+        taken = {id(p) for p in claimed(rules)}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-        rule = partial(BayesianLearningRule, lr=DEFAULT_LR, momentum=DEFAULT_MOMENTUM)
         optimizers: list[Optimizer] = [
-            *([rule(natural, normalize=True)] if natural else []),
-            # Offsets of a site add up: they share one size, and their step in lambda stays natural.
-            *(
-                [rule(offsets, normalize="group", preconditioner=guide.natural_gradient)]
-                if offsets
-                else []
-            ),
+            *rules,
             *([Adam(rest, lr=DEFAULT_ADAM_LR)] if rest else []),
         ]
     else:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from bayesbin.plots.estimators import plot_estimators
 from bayesbin.plots.figures import figure_of, save_figure
+from bayesbin.plots.levels import plot_levels
 from bayesbin.plots.predictions import (
     Grid,
     grid,
@@ -27,6 +28,7 @@ __all__ = [
     "plot_classes",
     "plot_estimators",
     "plot_field",
+    "plot_levels",
     "plot_regression",
     "plot_two_moons",
     "save_figure",

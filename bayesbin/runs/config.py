@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 from bayesbin import data
+from bayesbin._levels import LEVELS
 from bayesbin.estimators.named import NAMED, named_estimator
 
-GUIDES = ("mean-field",)
+GUIDES = ("mean-field", "nested", "random-effects")
 ESTIMATORS = tuple(NAMED)
 # Default learning rates: the typical change of lambda in one step, except for SGD, which divides its
 # own by the number of training data.
@@ -21,6 +22,7 @@ EPOCHS = {"digits": 60, "two-moons": 300}
 class RunConfig:
     """What to train, and how: one binary multilayer perceptron on one of ``bayesbin.data.NAMES``.
 
+    :param guide: one of GUIDES. :param levels: of a nested guide: layer, filter, kernel, weight.
     :param lr: learning rate of the natural parameters; None: that of LEARNING_RATES.
     :param width: units per hidden layer. :param depth: number of hidden layers.
     :param epochs: passes over the training data; None: that of EPOCHS, or 20.
@@ -36,6 +38,7 @@ class RunConfig:
 
     dataset: str
     guide: str = "mean-field"
+    levels: tuple[str, ...] = LEVELS
     estimator: str = "local-reparameterization"
     temperature: float = 0.5
     optimizer: str = "bayesian-learning-rule"
@@ -61,6 +64,17 @@ class RunConfig:
         ):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}; got {value!r}.")
+        object.__setattr__(self, "levels", tuple(self.levels))  # JSON gives a list back
+        chosen = set(self.levels)
+        if not chosen or not chosen <= set(LEVELS) or len(chosen) < len(self.levels):
+            raise ValueError(
+                f"expected levels from {', '.join(LEVELS)}, each at most once; got "
+                f"{', '.join(self.levels) or 'none'}."
+            )
+        if self.guide == "mean-field" and chosen != set(LEVELS):
+            raise ValueError("expected levels with a nested guide only; add --guide nested.")
+        if self.guide == "random-effects" and chosen == {"weight"}:
+            raise ValueError("expected a level above weight for random effects; add filter, say.")
         # Filled in here, so that a saved configuration does not change with the defaults.
         if self.lr is None:
             object.__setattr__(self, "lr", LEARNING_RATES[self.optimizer])

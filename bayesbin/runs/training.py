@@ -16,10 +16,10 @@ from bayesbin import data
 from bayesbin._files import sha256
 from bayesbin.diagnostics import evaluate
 from bayesbin.estimators import Estimator, named_estimator
-from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import fit
+from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
+from bayesbin.guides.base import SignGuide
+from bayesbin.infer import fit, natural_rules
 from bayesbin.nn import Classifier, recalibrate
-from bayesbin.optim import BayesianLearningRule
 from bayesbin.runs.config import RunConfig
 from bayesbin.runs.record import (
     RECORD,
@@ -84,7 +84,7 @@ def train_run(
     with seeded_float32(config.seed):
         net = build_network(record["architecture"])
         model = Classifier(net, dataset_size=len(train))
-        guide = AutoSignBernoulli(model, init_scale=config.init_scale)
+        guide = _guide(config, model)
         estimator = named_estimator(config.estimator, config.num_samples, config.temperature)
         optimizers = _optimizers(config, guide, model, estimator, len(train))
         assert config.epochs is not None
@@ -151,19 +151,27 @@ def evaluate_run(
     return evaluate(run.net, run.posterior, x, y, num_samples, seed, statistics)
 
 
+def _guide(config: RunConfig, model: nn.Module) -> SignGuide:
+    if config.guide == "mean-field":
+        return AutoSignBernoulli(model, init_scale=config.init_scale)
+    kind = "shared" if config.guide == "nested" else config.guide
+    return AutoNestedSignBernoulli(model, config.levels, kind, init_scale=config.init_scale)
+
+
 def _optimizers(
-    config: RunConfig, guide: Any, model: nn.Module, estimator: Estimator, size: int
+    config: RunConfig, guide: SignGuide, model: nn.Module, estimator: Estimator, size: int
 ) -> list[Optimizer]:
-    natural, lr = list(guide.natural_parameters()), config.lr
+    binary, lr = [*guide.natural_parameters(), *guide.offsets()], config.lr
     assert lr is not None
-    if config.optimizer == "adam":
-        first: Optimizer = Adam(natural, lr=lr)
-    elif config.optimizer == "sgd":
-        first = SGD(natural, lr=lr / size, momentum=config.momentum)
-    else:
-        first = BayesianLearningRule(natural, lr, config.momentum, normalize=True)
+    first: list[Optimizer] = []
+    if binary and config.optimizer == "adam":
+        first.append(Adam(binary, lr=lr))
+    elif binary and config.optimizer == "sgd":
+        first.append(SGD(binary, lr=lr / size, momentum=config.momentum))
+    elif binary:
+        first += natural_rules(guide, lr, config.momentum)
     learned = (p for p in estimator.parameters() if p.requires_grad)
-    return [first, Adam([*model.parameters(), *guide.real_parameters(), *learned], lr=_ADAM_LR)]
+    return [*first, Adam([*model.parameters(), *guide.real_parameters(), *learned], lr=_ADAM_LR)]
 
 
 def _begun(folder: Path, config: RunConfig) -> Run | None:

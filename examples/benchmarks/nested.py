@@ -26,13 +26,14 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
+from bayesbin import BinaryPosterior
 from bayesbin.data import Batches, Splits, load
 from bayesbin.diagnostics import evaluate
 from bayesbin.estimators import LocalReparameterization
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli, PolicyNetwork
-from bayesbin.infer import fit
+from bayesbin.infer import fit, natural_rules
 from bayesbin.nn import Classifier, conv_net, mlp, recalibrate, to_binary_
-from bayesbin.optim import BayesianLearningRule
+from bayesbin.plots import plot_levels, save_figure
 from bayesbin.predict import predict
 
 BATCH_SIZE = 100
@@ -91,24 +92,17 @@ def parts(
 ) -> tuple[AutoSignBernoulli | AutoNestedSignBernoulli, list[torch.optim.Optimizer]]:
     """The guide, and the optimizers of its binary and of all other parameters."""
     options = dict(POSTERIORS[name])
-    lr = {"lr": settings["lr"], "momentum": MOMENTUM}
-    binary: list[torch.optim.Optimizer] = []
     if name == "mean-field":
         guide: Any = AutoSignBernoulli(model, init_scale=settings["init_scale"])
-        binary.append(BayesianLearningRule(guide.natural_parameters(), **lr, normalize=True))
     else:
         policy = options.pop("policy", None)
         combine = PolicyNetwork(policy) if policy else None
         guide = AutoNestedSignBernoulli(
             model, **options, combine=combine, init_scale=settings["init_scale"]
         )
-        if groups := [{"params": own} for own in guide.offsets_by_site().values()]:
-            natural = guide.natural_gradient
-            binary.append(
-                BayesianLearningRule(groups, **lr, normalize="group", preconditioner=natural)
-            )
     rest = [*model.parameters(), *guide.real_parameters()]
-    return guide, [*binary, torch.optim.Adam(rest, lr=settings["adam_lr"])]
+    rules = natural_rules(guide, settings["lr"], MOMENTUM)
+    return guide, [*rules, torch.optim.Adam(rest, lr=settings["adam_lr"])]
 
 
 def run(args: argparse.Namespace, dataset: str, kind: str, name: str, seed: int) -> dict[str, Any]:
@@ -233,11 +227,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("nested_results"))
     parser.add_argument("--report", type=Path, help="print the table of a results folder")
+    parser.add_argument("--figure", nargs=2, metavar=("POSTERIOR", "PNG"),
+                        help="draw lambda by level of a saved posterior")  # fmt: skip
     parser.add_argument("--no-progress", action="store_true")
     parser.add_argument("--smoke", action="store_true", help="300 images, one epoch, one seed")
     args = parser.parse_args()
     if args.report:
         print(report(args.report))
+        return
+    if args.figure:
+        posterior = BinaryPosterior.load(args.figure[0])
+        save_figure(plot_levels(posterior), args.figure[1])
         return
     if args.smoke:
         args.seeds, args.no_progress = args.seeds[:1], True

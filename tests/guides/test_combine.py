@@ -213,6 +213,12 @@ def test_the_summary_counts_parameters_and_shares():
         entropy = guide.posterior()[site].entropy().mean().item() / torch.tensor(2.0).log().item()
         assert rows[-1].entropy_bits == pytest.approx(entropy)
     text = str(summary)
+    half = {"accuracy": 0.5}
+    scores = {"mode": half, "mean": half, "num_samples": 4}
+    scores["draws"] = {"mean": half, "low": {"accuracy": 0.25}, "high": {"accuracy": 0.75}}
+    assert "accuracy: 0.5000 over 4 draws, 95 % of them in 0.2500 .. 0.7500" in str(
+        guide.summary(scores)
+    )
     assert "14 parameters of the posterior" in text and "mean-field has 60 (23.3%)" in text
 
 
