@@ -12,16 +12,18 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import safetensors.torch
+import stats as stats_module
 import torch
+from scipy.stats import norm
 from stats import assert_within_standard_errors
 from torch import nn
 
-import bayesbin.posterior.binary_posterior as posterior_module
 from bayesbin import BinaryPosterior
 from bayesbin._files import CorruptFileError
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.nn import BinaryLinear, to_binary_
 from bayesbin.posterior import RealPosterior
+from bayesbin.posterior import draws as draws_module
 
 
 def example(dtype=torch.float64):
@@ -144,12 +146,65 @@ def test_frequency_of_plus_one():
 
 
 def test_a_decided_weight_keeps_its_sign_at_the_smallest_uniform(monkeypatch):
-    class Smallest:
-        def random(self, shape, dtype):
-            return np.zeros(shape, dtype)
+    monkeypatch.setattr(draws_module, "half_words", lambda key, shape: np.zeros(shape, np.uint16))
+    natural = torch.tensor([40.0, 12.0, -12.0, 0.0, 5.0])
+    # P(other) at 5 is 4.5e-5, three in 2^16; at 12 it is 4e-11, less than half of one.
+    assert BinaryPosterior({"w": natural}).signs(0)["w"].tolist() == [1.0, 1.0, -1.0, -1.0, -1.0]
 
-    monkeypatch.setattr(posterior_module, "generator_of", lambda seed, index, site: Smallest())
-    assert BinaryPosterior({"w": torch.tensor([40.0, 12.0])}).signs(0)["w"].tolist() == [1.0, 1.0]
+
+def written_out(key: int, n: int, k: int, num_inputs: int) -> int:
+    """u(n, k) from its definition, in whole numbers of Python."""
+    z = key + 0x9E3779B97F4A7C15 * (n * -(-num_inputs // 4) + k // 4 + 1)
+    z &= (1 << 64) - 1
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
+    return ((z ^ (z >> 31)) >> (16 * (k % 4))) & 0xFFFF
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 2, 2), (4,), (), (5, 1), (1, 9), (0, 3)], ids=str)
+@pytest.mark.parametrize("key", [0, 1, 2**64 - 1, 0x123456789ABCDEF0])
+def test_the_bits_of_a_weight_are_those_of_their_definition(shape, key):
+    found = draws_module.half_words(key, shape)
+    assert found.dtype == np.uint16 and found.shape == shape
+    num_inputs = math.prod(shape[1:])
+    flat = found.reshape(shape[0] if shape else 1, num_inputs)
+    for n, k in np.ndindex(flat.shape):
+        assert flat[n, k] == written_out(key, n, k, num_inputs)
+
+
+def test_thresholds_meet_the_probabilities():
+    natural = torch.linspace(-14.0, 14.0, 4001)
+    mode, threshold = draws_module.modes_and_thresholds(natural)
+    other = threshold / 65536.0
+    plus = np.where(mode, 1.0 - other, other)
+    exact = torch.sigmoid(2.0 * natural).numpy()
+    assert abs(plus - exact).max() <= 2.0**-17
+    assert threshold.max() == 32768 and threshold.min() == 0
+    assert draws_module.modes_and_thresholds(torch.zeros(1))[0].all()
+
+
+def test_the_bits_are_uniform_and_independent_of_their_neighbours():
+    failure = norm.isf(stats_module.FAILURE_RATE / 2)
+    keys = [
+        draws_module.key_of(seed, index, site)
+        for seed in (0, 1)
+        for index in range(8)
+        for site in "ab"
+    ]
+    words = np.stack([draws_module.half_words(key, (64, 64)) for key in keys])
+    counts = np.bincount(words.reshape(-1) >> 8, minlength=256)
+    expected = words.size / 256
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert abs(chi_square - 255) < failure * (2 * 255) ** 0.5
+    bits = np.unpackbits(words.view(np.uint8), axis=-1).astype(np.float64) * 2 - 1
+    assert abs(bits.mean()) < failure / bits.size**0.5
+    for axis, step in ((0, 1), (0, 2), (1, 1), (2, 1), (2, 16), (2, 64)):
+        one = np.take(bits, range(step, bits.shape[axis]), axis)
+        other = np.take(bits, range(bits.shape[axis] - step), axis)
+        assert abs((one * other).mean()) < failure / one.size**0.5, (axis, step)
+    # A twin that shares its words between units would not pass.
+    shared = np.broadcast_to(bits[:, :1], bits.shape)
+    assert abs((shared[:, 1:] * shared[:, :-1]).mean()) > 0.9
 
 
 def test_real_sites_are_drawn_from_their_law():

@@ -15,7 +15,7 @@ from bayesbin._numerics import LOG_2
 from bayesbin._summary import Summary, SummaryRow
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.posterior import file
-from bayesbin.posterior.draws import draw_noise, draw_signs, generator_of
+from bayesbin.posterior.draws import draw_noise, draw_signs, key_of
 from bayesbin.posterior.random_effects import expected_kl, marginal_natural
 from bayesbin.posterior.real_posterior import RealPosterior
 
@@ -26,7 +26,8 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
     r"""A frozen mapping from site name to SignBernoulli, with the real-valued sites beside it.
 
     Every draw is a function of (seed, index, site) alone: draw 7 of seed 0 is the same network today,
-    tomorrow, and whether 8 draws are taken or 1000.
+    tomorrow, and whether 8 draws are taken or 1000. Probabilities of a sign are met to 2^-17: a draw
+    compares 16 random bits, see ``bayesbin/posterior/draws.py``.
 
     The signs of a site may have random effects: real-valued sites that are added to its natural
     parameters in each draw, and so correlate the weights that share them,
@@ -138,7 +139,7 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
             return {site: self._mode(site) for site in self}
         return {
             site: draw_signs(
-                self.natural_given_effects(site, index, seed=seed), generator_of(seed, index, site)
+                self.natural_given_effects(site, index, seed=seed), key_of(seed, index, site)
             )
             for site in self
         }
@@ -158,7 +159,7 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
     def sample_real(self, site: str, index: int = 0, *, seed: int = 0) -> Tensor:
         """Draw ``index`` of ``seed`` of one real-valued site."""
         law = self.real[site]
-        return law.at(draw_noise(law.loc, generator_of(seed, index, site)))
+        return law.at(draw_noise(law.loc, key_of(seed, index, site)))
 
     def mode(self) -> dict[str, Tensor]:
         """The mode of the signs and the median of the real sites."""

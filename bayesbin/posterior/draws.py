@@ -1,33 +1,73 @@
-"""Draws that are functions of (seed, index, site) alone."""
+"""Draws that are functions of (seed, index, site) and the place of a weight alone.
+
+Signs come from a counter-based generator that can be entered anywhere: the 16 bits of one weight depend
+on the key of (seed, index, site), on its unit and on its input, and on nothing else. Whoever computes
+them, in whatever order, batch or block, draws the same network. A site has N units, its first dimension,
+and K inputs, all others flattened; with a key z, GAMMA and MIX of SplitMix64,
+
+    word(n, j) = MIX(z + GAMMA (n ceil(K/4) + j + 1)) mod 2^64,
+    u(n, k) = half-word k mod 4 of word(n, k // 4),
+
+the lowest first. The sign is the mode, flipped if u(n, k) < t(n, k) = round(2^16 P(the other sign)).
+
+Source: Steele, Lea and Flood 2014, Fast splittable pseudorandom number generators (SplitMix64).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-def generator_of(seed: int, index: int, site: str) -> np.random.Generator:
-    """The random numbers of draw ``index`` of ``seed`` at one site."""
-    # The site enters by name, so that its draws do not depend on which other sites there are.
-    key = int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "little")
-    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(index, key))
-    return np.random.Generator(np.random.Philox(sequence))
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+FLIPS = 1 << 16  # thresholds are out of so many
 
 
-def draw_signs(natural: Tensor, generator: np.random.Generator) -> Tensor:
-    """Signs of the given natural parameters."""
-    uniform = torch.from_numpy(
-        generator.random(tuple(natural.shape), dtype=np.float32).reshape(tuple(natural.shape))
-    )
-    # Half a step above 0, so that a weight that all but never differs from its sign does not.
-    uniform = uniform.clamp_(min=2.0**-25)
-    threshold = torch.sigmoid(-2.0 * natural)
-    return torch.where(uniform.to(natural.device) >= threshold, 1.0, -1.0).to(natural.dtype)
+def key_of(seed: int, index: int, site: str) -> int:
+    """The 64-bit key of draw ``index`` of ``seed`` at one site.
+
+    The site enters by name, so that its draws do not depend on which other sites there are.
+    """
+    digest = hashlib.sha256(f"{seed}|{index}|{site}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
 
 
-def draw_noise(like: Tensor, generator: np.random.Generator) -> Tensor:
+def half_words(key: int, shape: tuple[int, ...]) -> np.ndarray:
+    """u(n, k) for every weight of a site, uint16 of the site's shape."""
+    units = shape[0] if shape else 1
+    inputs = math.prod(shape[1:])
+    words = -(-inputs // 4)
+    # Arrays of uint64 wrap around, which is meant; numpy warns only of scalars that do.
+    z = np.arange(1, units * words + 1, dtype=np.uint64) * _GAMMA + np.array([key], np.uint64)
+    z ^= z >> np.uint64(30)
+    z *= _FIRST
+    z ^= z >> np.uint64(27)
+    z *= _SECOND
+    z ^= z >> np.uint64(31)
+    halves = z.astype("<u8").view("<u2").reshape(units, 4 * words)
+    return np.ascontiguousarray(halves[:, :inputs]).reshape(shape)
+
+
+def modes_and_thresholds(natural: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the mode is +1, and t, uint16 in 0 .. 2^15; both of the shape of ``natural``."""
+    lam = natural.detach().cpu().double()
+    other = torch.sigmoid(-2.0 * lam.abs())  # never above a half: t fits, and 0 is never to flip
+    return (lam >= 0).numpy(), (FLIPS * other).round().numpy().astype(np.uint16)
+
+
+def draw_signs(natural: Tensor, key: int) -> Tensor:
+    """Signs of the given natural parameters, in their type."""
+    mode, threshold = modes_and_thresholds(natural)
+    flip = half_words(key, tuple(natural.shape)) < threshold
+    plus = torch.from_numpy(np.asarray(mode ^ flip))
+    return torch.where(plus.to(natural.device), 1.0, -1.0).to(natural.dtype)
+
+
+def draw_noise(like: Tensor, key: int) -> Tensor:
     """Standard normal numbers of the shape and type of ``like``."""
+    generator = np.random.Generator(np.random.Philox(key=key))
     return torch.as_tensor(generator.standard_normal(tuple(like.shape))).to(like)

@@ -74,7 +74,7 @@ class RunConfig:
         if self.guide == "mean-field" and chosen != set(LEVELS):
             raise ValueError("expected levels with a nested guide only; add --guide nested.")
         if self.guide == "random-effects" and chosen == {"weight"}:
-            raise ValueError("expected a level above weight for random effects; add filter, say.")
+            raise ValueError("expected levels above weight for random effects; add filter, say.")
         # Filled in here, so that a saved configuration does not change with the defaults.
         if self.lr is None:
             object.__setattr__(self, "lr", LEARNING_RATES[self.optimizer])
