@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,3 +93,51 @@ def test_estimators_training(tmp_path):
         assert end["loss"] == pytest.approx(end["negative_log_likelihood"] + end["kl"])
     again = run("estimators_training.py", "--report", "results", "--plot", "t.png", cwd=tmp_path)
     assert table.endswith(again) and (tmp_path / "t.png").stat().st_size > 10_000
+
+
+PARTS = ("bias2", "variance_between_sets", "variance_between_draws")
+
+
+def test_priors(tmp_path):
+    arguments = ("--smoke", "--out", "results")
+    table = run("priors.py", *arguments, cwd=tmp_path)
+    paths = sorted((tmp_path / "results").glob("*.json"))
+    records = {r["prior"]: r for r in (json.loads(path.read_text()) for path in paths)}
+    assert set(records) == {"0.1", "0.9", "learned"} and len(paths) == 3
+    for record in records.values():
+        parts = record["decomposition"]
+        assert sum(parts[name] for name in PARTS) == pytest.approx(parts["brier"], abs=1e-12)
+        assert all(parts[name] > 1e-4 for name in PARTS)
+        assert np.mean(parts["per_set"]["brier"]) == pytest.approx(parts["brier"], abs=1e-12)
+    # The prior has pulled the weights its way, and only the learned one has a probability of its own.
+    shares = {
+        p: np.mean([s["share_of_plus_per_layer"] for s in r["sets"]]) for p, r in records.items()
+    }
+    assert shares["0.1"] < 0.4 < 0.6 < shares["0.9"]
+    learned = {p: [s["learned_p_per_layer"] for s in r["sets"]] for p, r in records.items()}
+    assert learned["0.1"] == learned["0.9"] == [[], []]
+    assert all(len(ps) == 2 and all(0 < p < 1 for p in ps) for ps in learned["learned"])
+    written = [path.stat().st_mtime_ns for path in paths]
+    assert run("priors.py", *arguments, cwd=tmp_path) == table
+    assert [path.stat().st_mtime_ns for path in paths] == written
+    assert run("priors.py", "--report", "results", cwd=tmp_path) == table
+
+
+def test_priors_decomposition_is_the_sum_written_out():
+    script = runpy.run_path(str(ROOT / "examples" / "benchmarks" / "priors.py"))
+    sets, draws, inputs = 3, 4, 5
+    probs = torch.rand(sets, draws, inputs, 6).softmax(-1)
+    y = torch.tensor([0, 5, 2, 2, 1])
+    found = script["brier_decomposition"](probs, y)
+    mean = {s: probs[s].mean(0) for s in range(sets)}
+    grand = sum(mean.values()) / sets
+    expected = dict.fromkeys(("brier", *PARTS), 0.0)
+    for s, k, n in itertools.product(range(sets), range(draws), range(inputs)):
+        target = torch.zeros(6)
+        target[y[n]] = 1.0
+        pairs = ((probs[s, k, n], target), (grand[n], target), (mean[s][n], grand[n]),
+                 (probs[s, k, n], mean[s][n]))  # fmt: skip
+        for name, (a, b) in zip(expected, pairs, strict=True):
+            expected[name] += ((a - b) ** 2).sum().item() / (sets * draws * inputs)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert sum(found[name] for name in PARTS) == pytest.approx(found["brier"], abs=1e-12)

@@ -174,13 +174,14 @@ def test_the_bits_of_a_weight_are_those_of_their_definition(shape, key):
 
 def test_thresholds_meet_the_probabilities():
     natural = torch.linspace(-14.0, 14.0, 4001)
-    mode, threshold = draws_module.modes_and_thresholds(natural)
+    thresholds = draws_module.Thresholds.of(natural)
+    mode, threshold = thresholds.mode, thresholds.flip
     other = threshold / 65536.0
     plus = np.where(mode, 1.0 - other, other)
     exact = torch.sigmoid(2.0 * natural).numpy()
     assert abs(plus - exact).max() <= 2.0**-17
     assert threshold.max() == 32768 and threshold.min() == 0
-    assert draws_module.modes_and_thresholds(torch.zeros(1))[0].all()
+    assert draws_module.Thresholds.of(torch.zeros(1)).mode.all()
 
 
 def test_the_bits_are_uniform_and_independent_of_their_neighbours():

@@ -1,6 +1,6 @@
 """Binary layers, conversion of torch networks, normalisation per weight state, and likelihoods."""
 
-from bayesbin.nn.architectures import mlp
+from bayesbin.nn.architectures import conv_net, mlp
 from bayesbin.nn.convert import to_binary_
 from bayesbin.nn.layers import (
     BinaryConv1d,
@@ -24,6 +24,7 @@ __all__ = [
     "StateBatchNorm",
     "Statistics",
     "binary_sites",
+    "conv_net",
     "mlp",
     "recalibrate",
     "to_binary_",

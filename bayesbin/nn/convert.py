@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn.utils import parametrize
 
 from bayesbin.nn.layers import (
@@ -13,6 +14,7 @@ from bayesbin.nn.layers import (
     BinaryConv2d,
     BinaryLinear,
     BinaryWeight,
+    LayerPrior,
     ScaledSigns,
     binary_sites,
     checked_prior,
@@ -21,7 +23,7 @@ from bayesbin.nn.layers import (
 
 Network = TypeVar("Network", bound=nn.Module)
 Predicate = Callable[[str, nn.Module], bool]
-Prior = float | Tensor | Mapping[str, Any] | Callable[[str, Tensor], "Tensor | float"]
+Prior = LayerPrior | Mapping[str, Any] | Callable[[str, Tensor], LayerPrior]
 
 _LAYERS: dict[type, type] = {
     nn.Linear: BinaryLinear,
@@ -50,8 +52,9 @@ def to_binary_(
 
     :param where: ``where(name, owner) -> bool`` for the dotted parameter name and the module that owns
         the parameter.
-    :param prior: natural parameter of the prior: a number for all, a mapping from site name to a
-        number, tensor or ``SignBernoulli`` (a ``BinaryPosterior`` is one), or ``prior(name, weight)``.
+    :param prior: natural parameter of the prior, half the log-odds of +1, or the prior itself:
+        ``SignBernoulli(probs=0.3)`` for P(w = +1) = 0.3. One number, tensor or law for all weights, a
+        mapping from site name to one (a ``BinaryPosterior`` is such), or ``prior(name, weight)``.
     :param scale: "fan-in" (1 / sqrt(inputs of a unit)) or a positive number.
     :raises ValueError: if nothing is chosen, a parameter is reached twice (tied weights, or a weight
         that is already binary), or a prior does not fit.
@@ -63,6 +66,10 @@ def to_binary_(
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
         >>> list(binary_sites(to_binary_(net, where=lambda name, owner: name == "0.weight")))
         ['0.weight']
+        >>> from bayesbin.distributions import SignBernoulli
+        >>> few = to_binary_(torch.nn.Linear(2, 8), prior=SignBernoulli(probs=0.1))
+        >>> round(binary_sites(few)["weight"].prior.item(), 4)
+        -1.0986
     """
     chosen = _choose(module, where)
     site_prior = _prior_lookup(prior, [name for name, _, _ in chosen])
@@ -123,12 +130,11 @@ def _choose(module: nn.Module, where: Predicate) -> list[tuple[str, nn.Module, s
     return chosen
 
 
-def _prior_lookup(prior: Prior, names: list[str]) -> Callable[[str, Tensor], Tensor | float]:
+def _prior_lookup(prior: Prior, names: list[str]) -> Callable[[str, Tensor], LayerPrior]:
     if isinstance(prior, Mapping):
         if missing := [name for name in names if name not in prior]:
             raise ValueError(f"The prior has no entry for {', '.join(missing)}.")
-        # A posterior's entries are laws; a plain mapping's are natural parameters.
-        return lambda name, weight: getattr(prior[name], "natural", prior[name])
-    if callable(prior):
+        return lambda name, weight: prior[name]
+    if callable(prior) and not isinstance(prior, Distribution):  # Pyro's laws can be called, too
         return prior
     return lambda name, weight: prior

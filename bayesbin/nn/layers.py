@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from bayesbin._numerics import sign_of
+from bayesbin.distributions import SignBernoulli
+
+LayerPrior = Tensor | float | SignBernoulli
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class BinaryWeight(nn.Module):
     prior: Tensor
     scale: float
 
-    def _make_binary(self, scale: float | str, prior: Tensor | float) -> None:
+    def _make_binary(self, scale: float | str, prior: LayerPrior) -> None:
         # The layer's constructor made a real weight; its signs replace it as a buffer, so that no
         # optimizer ever claims them.
         weight = self._parameters.pop("weight")
@@ -62,7 +65,8 @@ class BinaryLinear(BinaryWeight, nn.Linear):
     :param out_features: size of the last dimension of y.
     :param bias: whether a real-valued bias is learned.
     :param scale: s; "fan-in" is 1 / sqrt(number of inputs of a unit), or a positive number.
-    :param prior: natural parameter of the weights' prior, a number or a tensor of the weight's shape.
+    :param prior: natural parameter of the weights' prior, a number or a tensor of the weight's shape,
+        or the prior itself, ``SignBernoulli(probs=0.3)``.
     :raises ValueError: for a scale that is not positive or a prior of another shape or not finite.
 
     Example::
@@ -82,7 +86,7 @@ class BinaryLinear(BinaryWeight, nn.Linear):
         bias: bool = True,
         *,
         scale: float | str = "fan-in",
-        prior: Tensor | float = 0.0,
+        prior: LayerPrior = 0.0,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -109,7 +113,7 @@ class BinaryConv1d(BinaryWeight, nn.Conv1d):
     """
 
     def __init__(
-        self, *args: Any, scale: float | str = "fan-in", prior: Tensor | float = 0.0, **kwargs: Any
+        self, *args: Any, scale: float | str = "fan-in", prior: LayerPrior = 0.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self._make_binary(scale, prior)
@@ -133,7 +137,7 @@ class BinaryConv2d(BinaryWeight, nn.Conv2d):
     """
 
     def __init__(
-        self, *args: Any, scale: float | str = "fan-in", prior: Tensor | float = 0.0, **kwargs: Any
+        self, *args: Any, scale: float | str = "fan-in", prior: LayerPrior = 0.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self._make_binary(scale, prior)
@@ -147,7 +151,7 @@ class ScaledSigns(nn.Module):
 
     prior: Tensor
 
-    def __init__(self, weight: Tensor, scale: float | str, prior: Tensor | float) -> None:
+    def __init__(self, weight: Tensor, scale: float | str, prior: LayerPrior) -> None:
         super().__init__()
         self.scale = resolve_scale(scale, weight)
         self.register_buffer("prior", checked_prior(prior, weight))
@@ -217,17 +221,27 @@ def signs_of(weight: Tensor) -> Tensor:
     return sign_of(weight.detach())
 
 
-def checked_prior(prior: Tensor | float, weight: Tensor) -> Tensor:
+def checked_prior(prior: LayerPrior, weight: Tensor) -> Tensor:
     """A prior's natural parameter as a tensor that broadcasts to the weight, or an error."""
-    prior = torch.as_tensor(prior, dtype=weight.dtype, device=weight.device).detach().clone()
-    if prior.dim() and prior.shape != weight.shape:
+    if isinstance(prior, SignBernoulli):
+        prior = prior.natural
+    elif isinstance(prior, torch.distributions.Distribution):
+        raise ValueError(
+            f"The prior of binary weights is a natural parameter or a SignBernoulli, elementwise; got "
+            f"{type(prior).__name__}. A law of the prior itself is the model's hyperprior=."
+        )
+    natural = torch.as_tensor(prior, dtype=weight.dtype, device=weight.device).detach().clone()
+    if natural.dim() and natural.shape != weight.shape:
         raise ValueError(
             f"The prior of a weight of shape {tuple(weight.shape)} is one natural parameter or a "
-            f"tensor of that shape; got shape {tuple(prior.shape)}."
+            f"tensor of that shape; got shape {tuple(natural.shape)}."
         )
-    if not bool(torch.isfinite(prior).all()):
-        raise ValueError("The prior's natural parameter is finite; got NaN or infinity.")
-    return prior
+    if not bool(torch.isfinite(natural).all()):
+        raise ValueError(
+            "The prior's natural parameter is finite, its P(w = +1) strictly between 0 and 1; got NaN "
+            "or infinity. A weight that must not move has the natural parameter +-40."
+        )
+    return natural
 
 
 def resolve_scale(scale: float | str, weight: Tensor) -> float:

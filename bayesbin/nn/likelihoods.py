@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from bayesbin import _networks
 from bayesbin.distributions import SignBernoulli
 from bayesbin.nn.layers import binary_sites
+from bayesbin.nn.priors import checked_hyperpriors, sample_natural
 
 
 class _NetworkModel(PyroModule):
     """A network's binary weights as sample sites, declared with or without data."""
 
-    def __init__(self, net: nn.Module, dataset_size: int) -> None:
+    def __init__(self, net: nn.Module, dataset_size: int, hyperprior: Any = None) -> None:
         super().__init__()
         if not isinstance(dataset_size, int) or dataset_size < 1:
             raise ValueError(
@@ -32,18 +33,16 @@ class _NetworkModel(PyroModule):
             )
         self.net = net
         self.dataset_size = dataset_size
+        self.hyperpriors = checked_hyperpriors(hyperprior, binary_sites(net))
 
     def sample_weights(self) -> dict[str, Tensor]:
-        """One sample statement per binary weight tensor, with its prior."""
-        return {
-            site.name: pyro.sample(
-                site.name,
-                SignBernoulli(natural=site.prior, validate_args=False)
-                .expand(site.shape)
-                .to_event(len(site.shape)),
-            )
-            for site in binary_sites(self.net).values()
-        }
+        """One sample statement per binary weight tensor, after that of its prior's hyperparameter."""
+        values = {}
+        for site in binary_sites(self.net).values():
+            natural = sample_natural(site, self.hyperpriors.get(site.name))
+            law = SignBernoulli(natural=natural, validate_args=False).expand(site.shape)
+            values[site.name] = pyro.sample(site.name, law.to_event(len(site.shape)))
+        return values
 
     def outputs(self, values: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
         """The network's outputs for a checked batch."""
@@ -84,8 +83,15 @@ class Classifier(_NetworkModel):
 
     :param net: a network with binary weights; maps x (B, ...) to logits (B, C).
     :param dataset_size: N, the number of training data.
-    :raises ValueError: if the network has no binary weights; at a call, for an empty batch, NaN or
-        infinite inputs, logits that are not (B, C), labels that are not whole numbers in 0 .. C-1.
+    :param hyperprior: the law of a prior that is learned, one independent hyperparameter per layer:
+        a latent site ``"<weight>.prior"``, which the automatic guides approximate by a Normal in
+        unconstrained space. A scalar Pyro law on [0, 1], such as ``Beta(2., 2.)``, is that of
+        p = P(w = +1); one on the real line, such as ``Normal(0., 1.)``, that of a shift s of the
+        layer's own natural parameter, w ~ SignBernoulli(natural=prior + s). A mapping from the names of
+        some weights to laws learns the priors of those alone. None: the layers' priors stay.
+    :raises ValueError: if the network has no binary weights, or a hyperprior does not fit; at a call,
+        for an empty batch, NaN or infinite inputs, logits that are not (B, C), labels that are not
+        whole numbers in 0 .. C-1.
 
     Example::
 
@@ -94,6 +100,13 @@ class Classifier(_NetworkModel):
         >>> model = Classifier(BinaryLinear(4, 3), dataset_size=100)
         >>> model(torch.randn(5, 4)).shape
         torch.Size([5])
+        >>> import pyro.distributions as dist
+        >>> from bayesbin.guides import AutoSignBernoulli
+        >>> learned = Classifier(BinaryLinear(4, 3), 100, hyperprior=dist.Beta(2.0, 2.0))
+        >>> list(AutoSignBernoulli(learned).posterior().real)
+        ['weight.prior']
+
+    Source: Gelman et al. 2013, Bayesian Data Analysis, chapter 5 (hierarchical priors).
     """
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
@@ -121,6 +134,7 @@ class Regressor(_NetworkModel):
     :param dataset_size: N, the number of training data.
     :param noise: sigma, a positive number, or its prior, a law on the positive numbers: then "noise"
         is a latent site of its own. Default LogNormal(-1, 1), for standardised targets.
+    :param hyperprior: the law of priors that are learned, as for :class:`Classifier`.
     :raises ValueError: as :class:`Classifier`; for targets that are not finite or not (B,).
 
     Example::
@@ -132,8 +146,10 @@ class Regressor(_NetworkModel):
         torch.Size([5])
     """
 
-    def __init__(self, net: nn.Module, dataset_size: int, noise: Any = None) -> None:
-        super().__init__(net, dataset_size)
+    def __init__(
+        self, net: nn.Module, dataset_size: int, noise: Any = None, hyperprior: Any = None
+    ) -> None:
+        super().__init__(net, dataset_size, hyperprior)
         if isinstance(noise, (int, float)) and not noise > 0:
             raise ValueError(f"The noise is a positive standard deviation or a law; got {noise}.")
         self.noise = dist.LogNormal(-1.0, 1.0) if noise is None else noise

@@ -15,7 +15,7 @@ from bayesbin._numerics import LOG_2
 from bayesbin._summary import Summary, SummaryRow
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.posterior import file
-from bayesbin.posterior.draws import draw_noise, draw_signs, key_of
+from bayesbin.posterior.draws import Thresholds, draw_noise, key_of, signs_of
 from bayesbin.posterior.random_effects import expected_kl, marginal_natural
 from bayesbin.posterior.real_posterior import RealPosterior
 
@@ -72,7 +72,9 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
             raise ValueError(f"The sites {sorted(shared)} are given both as signs and as real.")
         for site, names in self.effects.items():
             self._check_effects(site, names)
+        # Both computed at the first look, and then kept.
         self._marginal: dict[str, SignBernoulli] = {}
+        self._thresholds: dict[str, Thresholds] = {}
 
     def _check_effects(self, site: str, names: tuple[str, ...]) -> None:
         if site not in self._given:
@@ -138,11 +140,20 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
         if index is None:
             return {site: self._mode(site) for site in self}
         return {
-            site: draw_signs(
-                self.natural_given_effects(site, index, seed=seed), key_of(seed, index, site)
+            site: signs_of(
+                self.thresholds(site, index, seed=seed).draw(key_of(seed, index, site)),
+                self._given[site].natural,
             )
             for site in self
         }
+
+    def thresholds(self, site: str, index: int, *, seed: int = 0) -> Thresholds:
+        """What the signs of draw ``index`` are drawn by: the same for all draws, but for effects."""
+        if site in self.effects:
+            return Thresholds.of(self.natural_given_effects(site, index, seed=seed))
+        if site not in self._thresholds:
+            self._thresholds[site] = Thresholds.of(self._given[site].natural)
+        return self._thresholds[site]
 
     def _mode(self, site: str) -> Tensor:
         if site not in self.effects:

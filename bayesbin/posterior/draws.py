@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -52,19 +53,31 @@ def half_words(key: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(halves[:, :inputs]).reshape(shape)
 
 
-def modes_and_thresholds(natural: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the mode is +1, and t, uint16 in 0 .. 2^15; both of the shape of ``natural``."""
-    lam = natural.detach().cpu().double()
-    other = torch.sigmoid(-2.0 * lam.abs())  # never above a half: t fits, and 0 is never to flip
-    return (lam >= 0).numpy(), (FLIPS * other).round().numpy().astype(np.uint16)
+@dataclass(frozen=True)
+class Thresholds:
+    """What the signs of a site are drawn by.
+
+    :param mode: whether the mode is +1. :param flip: t, uint16 in 0 .. 2^15; both of the site's shape.
+    """
+
+    mode: np.ndarray
+    flip: np.ndarray
+
+    @classmethod
+    def of(cls, natural: Tensor) -> Thresholds:
+        """Those of the given natural parameters."""
+        lam = natural.detach().cpu().double()
+        other = torch.sigmoid(-2.0 * lam.abs())  # never above a half: t fits, and 0 is never to flip
+        return cls((lam >= 0).numpy(), (FLIPS * other).round().numpy().astype(np.uint16))
+
+    def draw(self, key: int) -> np.ndarray:
+        """Whether each sign is +1 in the draw of a key."""
+        return np.asarray(self.mode ^ (half_words(key, self.mode.shape) < self.flip))
 
 
-def draw_signs(natural: Tensor, key: int) -> Tensor:
-    """Signs of the given natural parameters, in their type."""
-    mode, threshold = modes_and_thresholds(natural)
-    flip = half_words(key, tuple(natural.shape)) < threshold
-    plus = torch.from_numpy(np.asarray(mode ^ flip))
-    return torch.where(plus.to(natural.device), 1.0, -1.0).to(natural.dtype)
+def signs_of(plus: np.ndarray, like: Tensor) -> Tensor:
+    """-1 and +1 in the type and on the device of ``like``."""
+    return torch.from_numpy(plus).to(like.device, like.dtype).mul_(2.0).sub_(1.0)
 
 
 def draw_noise(like: Tensor, key: int) -> Tensor:
