@@ -1,5 +1,6 @@
 """Binary layers, conversion of torch networks, normalisation per weight state, and likelihoods."""
 
+from bayesbin.nn.activations import Sign
 from bayesbin.nn.architectures import conv_net, mlp
 from bayesbin.nn.convert import to_binary_
 from bayesbin.nn.layers import (
@@ -21,6 +22,7 @@ __all__ = [
     "Classifier",
     "Regressor",
     "Scale",
+    "Sign",
     "StateBatchNorm",
     "Statistics",
     "binary_sites",

@@ -7,9 +7,10 @@ from itertools import pairwise
 
 from torch import nn
 
+from bayesbin.nn.activations import Sign
 from bayesbin.nn.layers import Scale
 
-_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sign": Sign}
 _POOL = 2  # the factor by which a pooling layer shrinks height and width
 
 
@@ -30,7 +31,7 @@ def mlp(
 
     :param num_inputs: features of one input, (B, num_inputs).
     :param hidden: widths of the hidden layers. :param num_outputs: (B, num_outputs) comes out.
-    :param activation: "relu" or "tanh". :param normalize: whether to normalise by batch.
+    :param activation: "relu", "tanh" or "sign". :param normalize: whether to normalise by batch.
     :param dropout: probability of dropping an activation while training.
     :param output_scale: whether to end in a learned scale.
     :raises ValueError: for widths below 1, an unknown activation, or a dropout outside [0, 1).
@@ -77,7 +78,7 @@ def conv_net(
     :param channels: output channels of the stages. :param hidden: widths of the layers that follow.
     :param num_outputs: (B, num_outputs) comes out.
     :param kernel_size: of the convolutions, odd or even. :param padding: zeros added on each side.
-    :param activation: "relu" or "tanh". :param dropout: of the hidden layers, while training.
+    :param activation: "relu", "tanh" or "sign". :param dropout: of the hidden layers, while training.
     :param output_scale: whether to end in a learned scale.
     :raises ValueError: as :func:`mlp`; for a kernel or a pooling that nothing is left of the image for.
 

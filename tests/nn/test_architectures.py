@@ -50,7 +50,7 @@ def test_extents_are_those_of_the_image(image, options, features):
         ((1, 28, 28), {"channels": (8, 0)}, "Channels are whole numbers"),
         ((1, 28, 28), {"kernel_size": 0}, "Kernel sizes"),
         ((1, 28, 28), {"padding": -1}, "padding is a whole number of at least 0"),
-        ((1, 28, 28), {"activation": "gelu"}, "activation is one of relu, tanh"),
+        ((1, 28, 28), {"activation": "gelu"}, "activation is one of relu, tanh, sign"),
         ((1, 28, 28), {"dropout": 1.0}, "dropout is a probability"),
         ((1, 28, 28), {"hidden": (0,)}, "Layer sizes"),
     ],
