@@ -95,6 +95,29 @@ def test_estimators_training(tmp_path):
     assert table.endswith(again) and (tmp_path / "t.png").stat().st_size > 10_000
 
 
+def test_nested(tmp_path):
+    arguments = ("--smoke", "--out", "results", "--network", "mlp", "--posteriors", "mean-field",
+                 "nested, no weight level", "random effects")  # fmt: skip
+    run("nested.py", *arguments, cwd=tmp_path)
+    paths = sorted((tmp_path / "results").glob("*.json"))
+    records = {r["posterior"]: r for r in (json.loads(path.read_text()) for path in paths)}
+    assert len(records) == len(paths) == 3
+    sizes = {name: record["parameters"] for name, record in records.items()}
+    # Layers of 64-128-128-10: a parameter per weight; per layer and unit; location and scale of those.
+    shared = 3 + 128 + 128 + 10
+    assert sizes["mean-field"] == 64 * 128 + 128 * 128 + 128 * 10
+    assert sizes["nested, no weight level"] == shared
+    assert sizes["random effects"] == sizes["mean-field"] + 2 * shared
+    written = [path.stat().st_mtime_ns for path in paths]
+    run("nested.py", *arguments, cwd=tmp_path)
+    assert [path.stat().st_mtime_ns for path in paths] == written
+    table = run("nested.py", "--report", "results", cwd=tmp_path)
+    assert len(table.splitlines()) == 5 and "random effects" in table
+    (saved, *_) = (tmp_path / "results" / "checkpoints").rglob("posterior.safetensors")
+    run("nested.py", "--figure", str(saved), "levels.png", cwd=tmp_path)
+    assert (tmp_path / "levels.png").stat().st_size > 10_000
+
+
 PARTS = ("bias2", "variance_between_sets", "variance_between_draws")
 
 

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from bayesbin import _fused, _numerics
 from bayesbin.distributions import SignBernoulli
-from bayesbin.estimators import Enumerate
-from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import TraceBinary_ELBO
+from bayesbin.estimators import Enumerate, PseudoReward
+from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
+from bayesbin.infer import TraceBinary_ELBO, natural_rules
+from bayesbin.nn import BinaryLinear, Classifier
 from bayesbin.optim import BayesianLearningRule
+from bayesbin.posterior import BinaryPosterior
 
 
 def parameter(*values: float, dtype: torch.dtype = torch.float64) -> nn.Parameter:
@@ -306,6 +308,61 @@ def test_normalized_steps_do_not_depend_on_the_scale_of_the_loss(factor):
             rule.step()
         results.append(natural.detach().clone())
     assert_close(results[1], results[0], rtol=1e-9)
+
+
+def test_a_group_that_is_normalized_together_shares_one_size():
+    first, second = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))
+    third = nn.Parameter(torch.zeros(4))
+    rule = BayesianLearningRule(
+        [{"params": [first, second]}, {"params": [third]}],
+        lr=0.1,
+        normalize="group",
+        preconditioner=lambda gradients: gradients,
+    )
+    first.grad, second.grad = torch.tensor([1.0, -2.0, 2.0]), torch.tensor([0.0, 4.0])
+    third.grad = torch.full((4,), 7.0)
+    rule.step()
+    size = (3.0 + 8.0) ** 0.5  # mean squares add up
+    torch.testing.assert_close(first.detach(), -0.1 * first.grad / size)
+    torch.testing.assert_close(second.detach(), -0.1 * second.grad / size)
+    torch.testing.assert_close(third.detach(), torch.full((4,), -0.1))
+    # A tensor without a gradient neither steps nor counts.
+    before = first.detach().clone()
+    first.grad, second.grad, third.grad = None, torch.tensor([3.0, 3.0]), None
+    rule.step()
+    assert torch.equal(first, before)
+    with pytest.raises(ValueError, match='normalize is False, True or "group"'):
+        BayesianLearningRule([first], 0.1, normalize="site")
+
+
+def test_normalized_offsets_step_as_mean_field_does():
+    """Nested with the weight level: the step in lambda, normalised by site, is mean-field's."""
+    model = Classifier(BinaryLinear(6, 4, bias=False), dataset_size=20)
+    nested = AutoNestedSignBernoulli(model, init_scale=0.5, damping=1e-9)
+    mean_field = AutoSignBernoulli(model, init=nested.posterior())
+    x, y = torch.randn(20, 6), torch.arange(20) % 4
+    before = nested.posterior()["weight"].natural
+    for guide in (nested, mean_field):
+        torch.manual_seed(0)
+        (rule,) = natural_rules(guide, lr=0.05)
+        TraceBinary_ELBO(PseudoReward())(model, guide)(x, y).backward()
+        rule.step()
+    step, expected = (
+        guide.posterior()["weight"].natural - before for guide in (nested, mean_field)
+    )
+    # The direction is the same; the size, a sum over levels, leaves out the products between them.
+    ratio = (step / expected).mean().item()
+    torch.testing.assert_close(step, ratio * expected, rtol=1e-5, atol=1e-7)
+    assert 0.9 < ratio < 1.1
+    # A number for each tensor would turn the direction: the layer's noise would count as much as all.
+    twin = AutoNestedSignBernoulli(model, init=BinaryPosterior({"weight": before}), damping=1e-9)
+    torch.manual_seed(0)
+    TraceBinary_ELBO(PseudoReward())(model, twin)(x, y).backward()
+    BayesianLearningRule(
+        twin.offsets(), 0.05, 0.9, normalize=True, preconditioner=twin.natural_gradient
+    ).step()
+    turned = twin.posterior()["weight"].natural - before
+    assert torch.cosine_similarity(turned.flatten(), expected.flatten(), dim=0) < 0.95
 
 
 def test_normalized_steps_stand_still_without_a_gradient():
