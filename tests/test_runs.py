@@ -160,6 +160,7 @@ def test_every_estimator_and_optimizer_trains(tmp_path, estimator, optimizer):
         {"dataset": "cifar"},
         {"guide": "full"},
         {"levels": ("row",), "guide": "nested"},
+        {"levels": ("kernel",), "guide": "nested"},
         {"levels": ("filter", "filter"), "guide": "nested"},
         {"levels": ("weight",), "guide": "random-effects"},
         {"levels": ("filter",)},

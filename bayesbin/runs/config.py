@@ -73,8 +73,12 @@ class RunConfig:
             )
         if self.guide == "mean-field" and chosen != set(LEVELS):
             raise ValueError("expected levels with a nested guide only; add --guide nested.")
-        if self.guide == "random-effects" and chosen == {"weight"}:
+        if self.guide == "random-effects" and not chosen & {"layer", "filter"}:
             raise ValueError("expected levels above weight for random effects; add filter, say.")
+        if chosen == {"kernel"}:
+            raise ValueError(
+                "expected levels of linear layers, which have no kernels; add filter or weight."
+            )
         # Filled in here, so that a saved configuration does not change with the defaults.
         if self.lr is None:
             object.__setattr__(self, "lr", LEARNING_RATES[self.optimizer])
