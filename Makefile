@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint kernels sanitize clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -22,13 +22,25 @@ lint: $(VENV)/installed-dev  ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+kernels: $(VENV)/installed-dev  ## build the compiled kernels beside their sources, for working on them
+	$(PIP_INSTALL) nanobind
+	cmake -S . -B build/kernels -DBAYESBIN_INPLACE=ON -DBAYESBIN_WERROR=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	cmake --build build/kernels
+
+sanitize:  ## run the kernels' own tests under the address and undefined-behaviour sanitizers
+	cmake -S . -B build/sanitize -DBAYESBIN_SANITIZE=ON -DBAYESBIN_WERROR=ON
+	cmake --build build/sanitize
+	build/sanitize/test_driver
+
 clean:  ## remove the virtual environment, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache bayesbin/predict/_kernels*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are touched last: an installation that fails leaves none behind, so the next run tries
-# again. torch comes first and by itself, being by far the largest download.
-$(VENV)/installed: pyproject.toml constraints.txt
+# again. torch comes first and by itself, being by far the largest download. The package's own
+# installation compiles the kernels, or does without them where there is no compiler.
+KERNELS := CMakeLists.txt $(wildcard bayesbin/predict/csrc/*)
+$(VENV)/installed: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bayesbin needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.11 ...")'
 	rm -f $@
 	$(PYTHON) -m venv $(VENV)

@@ -22,8 +22,9 @@ def blocks(page: Path) -> list[str]:
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)  # as a reader has it; the fixture restores it
+    names = {"__name__": "__main__"}  # one for the page: a reader goes through it from the top
     for code in blocks(page):
-        exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
+        exec(compile(code, str(page), "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -38,6 +39,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         ("mnist_mlp", "mnist_mlp"),
         ("estimators", "estimators.json"),
         ("estimators_training", "estimators_training"),
+        ("nested", "nested"),
+        ("priors", "priors"),
         ("training_step", "training_step.json"),
         ("training_step", "training_step_compiled.json"),
     ],

@@ -1,5 +1,7 @@
 """Prediction with a posterior: averages over draws."""
 
+from bayesbin.predict.kernels import kernel_tier
+from bayesbin.predict.packed import PackedPredictive
 from bayesbin.predict.predictive import (
     Prediction,
     RegressionPrediction,
@@ -10,10 +12,12 @@ from bayesbin.predict.predictive import (
 )
 
 __all__ = [
+    "PackedPredictive",
     "Prediction",
     "RegressionPrediction",
     "draw_log_probs",
     "draw_outputs",
+    "kernel_tier",
     "predict",
     "predict_regression",
 ]

@@ -151,11 +151,7 @@ def predict_regression(
     :param noise: the noise standard deviation, or the name of the real-valued site that holds it.
     :raises ValueError: if that site is not in the posterior; otherwise as :func:`predict`.
     """
-    if isinstance(noise, str) and noise not in posterior.real:
-        raise ValueError(
-            f"The posterior has no real-valued site {noise!r} (it has "
-            f"{', '.join(posterior.real) or 'none'}); pass the noise standard deviation as a number."
-        )
+    check_noise(posterior, noise)
     outputs = draw_outputs(net, posterior, x, num_samples, seed, statistics)
     count, mean, squares, variance = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
     for index, output in enumerate(outputs):
@@ -200,6 +196,24 @@ def draw_outputs(
         _networks.write_(worker, posterior.signs(index, seed=seed), state)
         with torch.no_grad():
             yield torch.cat([worker(batch) for batch in batches])
+
+
+def check_noise(posterior: BinaryPosterior, noise: float | str) -> None:
+    """Refuse the name of a noise that the posterior does not have."""
+    if isinstance(noise, str) and noise not in posterior.real:
+        raise ValueError(
+            f"The posterior has no real-valued site {noise!r} (it has "
+            f"{', '.join(posterior.real) or 'none'}); pass the noise standard deviation as a number."
+        )
+
+
+def mean_noise_variance(
+    posterior: BinaryPosterior, noise: float | str, num_samples: int, seed: int
+) -> Tensor:
+    """The mean over draws of the noise variance, a scalar; of the median for the mode (0 draws)."""
+    draws = range(num_samples) if num_samples else [None]
+    values = [torch.as_tensor(_noise(posterior, noise, index, seed)) ** 2 for index in draws]
+    return torch.stack([value.double() for value in values]).mean()
 
 
 def _noise(

@@ -131,7 +131,7 @@ def run(args: argparse.Namespace, dataset: str, kind: str, name: str, seed: int)
     )  # fmt: skip
     posterior = guide.posterior()
     posterior.save(args.out / "checkpoints" / label / "posterior.safetensors")
-    draws = 2 if args.smoke else NUM_SAMPLES
+    draws = 2 if args.smoke else args.draws
     norms = recalibrate(net, posterior, x[:10_000], draws, seed)
     start = time.perf_counter()
     scores = evaluate(net, posterior, test_x, splits.test.y, draws, seed, norms)
@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", default=["mlp", "conv"], choices=["mlp", "conv"])
     parser.add_argument("--posteriors", nargs="+", default=list(POSTERIORS), choices=list(POSTERIORS))
     parser.add_argument("--epochs", type=int, help="default: 60 on digits, 20 on MNIST")
+    parser.add_argument("--draws", type=int, default=NUM_SAMPLES, help="to score (default: 32)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("nested_results"))
     parser.add_argument("--report", type=Path, help="print the table of a results folder")

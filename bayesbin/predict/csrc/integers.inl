@@ -1,0 +1,83 @@
+// Sums by look-up in integers: tables of narrow numbers, added up exactly in wide ones.
+
+// Lanes of WIDE numbers made of the even and of the odd lanes of a narrow vector: two shifts widen all
+// lanes without moving any across a register. `in_order` undoes that.
+template <class NARROW, class WIDE, int LANES>
+struct Widened {
+    typedef Lanes<NARROW, LANES> Narrow;
+    static constexpr int HALF = Narrow::WIDTH / 2;
+    static constexpr int SHIFT = 8 * int(sizeof(NARROW));
+    typedef typename VectorOf<WIDE, HALF>::type Wide;
+
+    static void add(const Narrow& sum, WIDE* to) {
+        Wide* into = reinterpret_cast<Wide*>(to);
+        for (int i = 0; i < Narrow::COUNT; ++i) {
+            const Wide both = reinterpret_cast<Wide>(sum.v[i]);
+            into[2 * i] += (both << SHIFT) >> SHIFT;
+            into[2 * i + 1] += both >> SHIFT;
+        }
+    }
+
+    // Numbers in the order of the wide sums, put into the order of the lanes.
+    static void in_order(const float* wide, float* out) {
+        for (int i = 0; i < LANES; i += Narrow::WIDTH)
+            for (int e = 0; e < HALF; ++e) {
+                out[i + 2 * e] = wide[i + e];
+                out[i + 2 * e + 1] = wide[i + HALF + e];
+            }
+    }
+    static void out_of_order(const float* lanes, float* out) {
+        for (int i = 0; i < LANES; i += Narrow::WIDTH)
+            for (int e = 0; e < HALF; ++e) {
+                out[i + e] = lanes[i + 2 * e];
+                out[i + HALF + e] = lanes[i + 2 * e + 1];
+            }
+    }
+};
+
+template <int BITS, class NARROW, class WIDE, int LANES>
+inline void add_panel_widened(const Lanes<NARROW, LANES>* tables, const uint64_t* words, int shift,
+                              int64_t units, WIDE* partial) {
+    for (int64_t n = 0; n < units; ++n, partial += LANES)
+        Widened<NARROW, WIDE, LANES>::add(
+            look_up<BITS>(tables, uint32_t(words[n] >> shift)), partial);
+}
+
+// Signs: a panel's sum is at most 32 and fits 8 bits; 1023 panels' sums fit 16 bits; their sum is exact
+// in float up to 2^24 inputs.
+template <int LANES>
+void sum_sign_lanes(const int8_t* const* inputs, int64_t count, const uint64_t* words, int64_t stride,
+                    int64_t units, float* out, int16_t* partial, void* scratch) {
+    typedef Lanes<int8_t, LANES> L;
+    constexpr int64_t FLUSH = 1023 * PANEL / 64 * 64;
+    L* tables = static_cast<L*>(scratch);
+    const bool bytes = by_bytes<L>(units);
+    for (int64_t i = 0; i < units * LANES; ++i) out[i] = 0.0f;
+    for (int64_t start = 0; start < count; start += FLUSH) {
+        for (int64_t i = 0; i < units * LANES; ++i) partial[i] = 0;
+        const int64_t end = start + FLUSH < count ? start + FLUSH : count;
+        for (int64_t k = start; k < end; k += PANEL) {
+            panel_tables<int8_t, LANES>(inputs + k, end - k, bytes, tables);
+            const uint64_t* column = words + k / 64 * stride;
+            if (bytes)
+                add_panel_widened<8, int8_t, int16_t, LANES>(tables, column, int(k % 64), units, partial);
+            else
+                add_panel_widened<4, int8_t, int16_t, LANES>(tables, column, int(k % 64), units, partial);
+        }
+        for (int64_t n = 0; n < units; ++n) {
+            float wide[LANES], sums[LANES];
+            for (int r = 0; r < LANES; ++r) wide[r] = float(partial[n * LANES + r]);
+            Widened<int8_t, int16_t, LANES>::in_order(wide, sums);
+            for (int r = 0; r < LANES; ++r) out[n * LANES + r] += sums[r];
+        }
+    }
+}
+
+void sum_sign(const int8_t* const* inputs, int64_t count, int lanes, const uint64_t* words,
+              int64_t stride, int64_t units, float* out, int16_t* partial, void* tables) {
+    switch (lanes) {
+        case 8: return sum_sign_lanes<8>(inputs, count, words, stride, units, out, partial, tables);
+        case 16: return sum_sign_lanes<16>(inputs, count, words, stride, units, out, partial, tables);
+        default: return sum_sign_lanes<32>(inputs, count, words, stride, units, out, partial, tables);
+    }
+}

@@ -1,0 +1,116 @@
+#include "single.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "canonical.h"
+
+namespace bayesbin {
+
+namespace {
+
+constexpr int64_t TILE = 16;  // features transposed at once: their lanes stay in the first-level cache
+constexpr int64_t PIECE = 1 << 22;  // weights or products between two looks at the watch
+
+// Load rows into lanes, apply the layer, store lanes into rows, in blocks of up to 32 rows.
+template <class Load, class Store>
+void in_blocks(const Tier& tier, Kind kind, const Geometry& g, int64_t rows, const uint64_t* bits,
+               int threads, Watch& watch, const Load& load, const Store& store) {
+    struct Worker {
+        Scratch scratch;
+        Buffer<float> x, out;
+    };
+    const int most = lanes_for(rows);
+    Buffer<uint64_t> columns(size_t(ceil_div(g.inputs(), 64) * column_stride(g.units)));
+    to_columns(bits, g.units, g.inputs(), columns.get());
+    const int64_t blocks = ceil_div(rows, MAX_LANES);
+    threads = int(std::clamp<int64_t>(threads, 1, std::max<int64_t>(blocks, 1)));
+    std::vector<Worker> workers(static_cast<size_t>(threads));
+    for (Worker& w : workers) {
+        w.scratch.announce(g, kind, most);
+        w.scratch.allocate();
+        w.x = Buffer<float>(size_t(g.features_in() * most));
+        w.out = Buffer<float>(size_t(g.features_out() * most));
+    }
+    run_units(blocks, threads, watch, [&](int64_t block, int worker) {
+        Worker& w = workers[size_t(worker)];
+        const int64_t first = block * MAX_LANES, count = std::min<int64_t>(rows - first, MAX_LANES);
+        const int lanes = lanes_for(count);
+        load(first, lanes, w.x.get());
+        apply_weights(tier, kind, g, {columns.get(), column_stride(g.units)}, w.x.get(), lanes,
+                      w.out.get(), w.scratch);
+        store(first, count, lanes, w.out.get());
+    });
+}
+
+template <class T>
+void from_lanes(const float* x, int64_t features, int lanes, int64_t first, int64_t count, T* out) {
+    for (int64_t k0 = 0; k0 < features; k0 += TILE)
+        for (int64_t r = 0; r < count; ++r)
+            for (int64_t k = k0; k < std::min(features, k0 + TILE); ++k)
+                out[(first + r) * features + k] = T(x[k * lanes + r]);
+}
+
+}  // namespace
+
+void to_lanes(const float* x, int64_t rows, int64_t first, int64_t features, int lanes, float* out) {
+    for (int64_t k0 = 0; k0 < features; k0 += TILE)
+        for (int r = 0; r < lanes; ++r) {
+            const bool there = first + r < rows;
+            const float* row = x + (first + r) * features;
+            for (int64_t k = k0; k < std::min(features, k0 + TILE); ++k)
+                out[k * lanes + r] = there ? row[k] : 0.0f;
+        }
+}
+
+void draw_rows(const Tier& tier, const uint64_t* mode, const uint16_t* thresholds, uint64_t key,
+               int64_t units, int64_t inputs, uint64_t* out, int threads, Watch& watch) {
+    const int64_t words = ceil_div(inputs, 64);
+    if (units == 0 || inputs == 0) return;
+    const int64_t piece = std::max<int64_t>(1, PIECE / inputs);
+    run_units(ceil_div(units, piece), threads, watch, [&](int64_t unit, int) {
+        tier.draw(mode, thresholds, key, inputs, unit * piece, std::min(units, (unit + 1) * piece),
+                  {out, words, 1});
+    });
+}
+
+void weighted_rows(const Tier& tier, Kind kind, const Geometry& g, const float* x, int64_t rows,
+                   const uint64_t* bits, float* out, int threads, Watch& watch) {
+    in_blocks(
+        tier, kind, g, rows, bits, threads, watch,
+        [&](int64_t first, int lanes, float* to) {
+            to_lanes(x, rows, first, g.features_in(), lanes, to);
+        },
+        [&](int64_t first, int64_t count, int lanes, const float* from) {
+            from_lanes(from, g.features_out(), lanes, first, count, out);
+        });
+}
+
+void weighted_bits(const Tier& tier, const Geometry& g, const uint64_t* x, int64_t rows,
+                   const uint64_t* bits, int32_t* out, int threads, Watch& watch) {
+    const int64_t features = g.features_in(), words = ceil_div(features, 64);
+    in_blocks(
+        tier, Kind::SIGN, g, rows, bits, threads, watch,
+        [&](int64_t first, int lanes, float* to) {
+            for (int r = 0; r < lanes; ++r) {
+                const uint64_t* row = x + std::min(first + r, rows - 1) * words;
+                for (int64_t k = 0; k < features; ++k)
+                    to[k * lanes + r] = row[k / 64] >> (k % 64) & 1 ? 1.0f : -1.0f;
+            }
+        },
+        [&](int64_t first, int64_t count, int lanes, const float* from) {
+            from_lanes(from, g.features_out(), lanes, first, count, out);
+        });
+}
+
+void xnor_rows(const Tier& tier, const uint64_t* x, int64_t rows, const uint64_t* bits, int64_t units,
+               int64_t inputs, int32_t* out, int threads, Watch& watch) {
+    const int64_t words = ceil_div(inputs, 64);
+    const int64_t piece = std::max<int64_t>(2, 64 * PIECE / std::max<int64_t>(1, units * inputs));
+    run_units(ceil_div(rows, piece), threads, watch, [&](int64_t unit, int) {
+        const int64_t first = unit * piece, count = std::min(rows - first, piece);
+        tier.xnor(x + first * words, count, bits, units, inputs, out + first * units);
+    });
+}
+
+}  // namespace bayesbin
