@@ -32,8 +32,8 @@ def plot_levels(
 
     >>> import torch
     >>> from bayesbin import BinaryPosterior
-    >>> len(plot_levels(BinaryPosterior({"w": torch.randn(3, 4)})).axes)  # lambda, 3 levels, a scale
-    5
+    >>> len(plot_levels(BinaryPosterior({"w": torch.randn(3, 4)})).axes)  # lambda, four levels, a scale
+    6
     """
     chosen = list(posterior) if sites is None else list(sites)
     if unknown := [site for site in chosen if site not in posterior]:

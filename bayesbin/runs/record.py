@@ -20,6 +20,7 @@ from bayesbin import __version__
 from bayesbin._files import CorruptFileError, sha256, write_atomically
 from bayesbin.nn import mlp, to_binary_
 from bayesbin.posterior import BinaryPosterior
+from bayesbin.predict import kernel_tier
 from bayesbin.runs.config import RunConfig
 
 FORMAT, VERSION = "bayesbin run", 1
@@ -90,10 +91,10 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def environment() -> dict[str, Any]:
-    """Versions of this package and what it rests on, and how many threads torch uses.
+    """Versions of this package and what it rests on, its kernels, and how many threads torch uses.
 
     >>> sorted(environment())
-    ['bayesbin', 'numpy', 'platform', 'pyro-ppl', 'python', 'safetensors', 'threads', 'torch']
+    ['bayesbin', 'kernels', 'numpy', 'platform', 'pyro-ppl', 'python', 'safetensors', 'threads', 'torch']
     """
     packages = ("numpy", "pyro-ppl", "safetensors", "torch")
     return {
@@ -101,6 +102,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
         "platform": f"{platform.system()} {platform.machine()}",
+        "kernels": kernel_tier(),
         "threads": torch.get_num_threads(),
     }
 
