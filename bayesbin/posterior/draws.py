@@ -67,7 +67,9 @@ class Thresholds:
     def of(cls, natural: Tensor) -> Thresholds:
         """Those of the given natural parameters."""
         lam = natural.detach().cpu().double()
-        other = torch.sigmoid(-2.0 * lam.abs())  # never above a half: t fits, and 0 is never to flip
+        other = torch.sigmoid(
+            -2.0 * lam.abs()
+        )  # never above a half: t fits, and 0 is never to flip
         return cls((lam >= 0).numpy(), (FLIPS * other).round().numpy().astype(np.uint16))
 
     def draw(self, key: int) -> np.ndarray:

@@ -13,10 +13,10 @@ from bayesbin.predict.kernels import (
     checked,
     kind_number,
     loaded,
-    num_words,
     thread_count,
     window_of,
 )
+from bayesbin.predict.packing import num_words
 
 _FIELDS = 16  # numbers of a step; csrc/program.h says what they are
 _WEIGHTS, _AFFINE, _RELU, _CLAMP, _TANH, _SIGN, _MAX_POOL, _AVG_POOL, _FLATTEN = range(9)

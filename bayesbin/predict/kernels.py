@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from bayesbin.predict.packing import num_words
+
 _module: Any = None
 _why_not: str | None = None
 try:
@@ -251,11 +253,6 @@ def loaded() -> Any:
     if _module is None:
         raise RuntimeError(_why_not)
     return _module
-
-
-def num_words(inputs: int) -> int:
-    """Words per row of packed signs."""
-    return -(-inputs // 64)
 
 
 def kind_number(kind: str) -> int:

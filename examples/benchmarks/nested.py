@@ -109,7 +109,9 @@ def run(args: argparse.Namespace, dataset: str, kind: str, name: str, seed: int)
     """Train and score one run; writes its JSON, and its posterior beside it."""
     settings = SETTINGS[f"{dataset} {kind}"]
     epochs = 1 if args.smoke else args.epochs or settings["epochs"]
-    label = f"{dataset}_{kind}_{name.replace(', ', '-').replace(' ', '-')}_{epochs}epochs_seed{seed}"
+    label = (
+        f"{dataset}_{kind}_{name.replace(', ', '-').replace(' ', '-')}_{epochs}epochs_seed{seed}"
+    )
     path = args.out / f"{label}.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -137,7 +139,9 @@ def run(args: argparse.Namespace, dataset: str, kind: str, name: str, seed: int)
     scores = evaluate(net, posterior, test_x, splits.test.y, draws, seed, norms)
     foreign = foreign_images(args, dataset)
     if foreign is not None:
-        scores["ood"] = separation(net, posterior, test_x, images(foreign, kind), draws, seed, norms)
+        scores["ood"] = separation(
+            net, posterior, test_x, images(foreign, kind), draws, seed, norms
+        )
     summary = posterior.summary()
     record = {
         "benchmark": "nested", "dataset": dataset, "network": kind, "posterior": name, "epochs": epochs,
@@ -222,7 +226,9 @@ def main() -> None:
     parser.add_argument("--data", help="folder with the idx files of mnist and fashion-mnist")
     parser.add_argument("--dataset", default="digits", choices=["digits", "mnist"])
     parser.add_argument("--network", nargs="+", default=["mlp", "conv"], choices=["mlp", "conv"])
-    parser.add_argument("--posteriors", nargs="+", default=list(POSTERIORS), choices=list(POSTERIORS))
+    parser.add_argument(
+        "--posteriors", nargs="+", default=list(POSTERIORS), choices=list(POSTERIORS)
+    )
     parser.add_argument("--epochs", type=int, help="default: 60 on digits, 20 on MNIST")
     parser.add_argument("--draws", type=int, default=NUM_SAMPLES, help="to score (default: 32)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
