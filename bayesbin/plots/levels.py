@@ -53,7 +53,7 @@ def _draw_site(figure: Figure, row: Any, site: str, natural: Tensor) -> None:
     shapes, shares = level_shapes(tuple(natural.shape)), level_shares(natural)
     parts = {level: e.expand(natural.shape) for level, e in level_effects(natural, shapes).items()}
     largest = max(natural.abs().quantile(0.99).item(), 1e-12) if natural.numel() < 1e7 else 3.0
-    image = None
+    image: Any = None
     for axes, level in zip(row, ("", *LEVELS), strict=True):
         if level and level not in parts:
             axes.set_axis_off()
