@@ -118,6 +118,15 @@ def test_nested(tmp_path):
     assert (tmp_path / "levels.png").stat().st_size > 10_000
 
 
+def test_predict(tmp_path):
+    table = run("predict.py", "--smoke", "--out", "p.json", cwd=tmp_path)
+    assert run("predict.py", "--report", "p.json", cwd=tmp_path) == table
+    record = json.loads((tmp_path / "p.json").read_text())
+    assert [block["network"] for block in record["blocks"]] == ["relu", "sign", "conv"]
+    for block in record["blocks"]:
+        assert all(second > 0 for seconds in block["seconds"].values() for second in seconds)
+
+
 PARTS = ("bias2", "variance_between_sets", "variance_between_draws")
 
 
