@@ -31,10 +31,14 @@ SIZES += [(1000, 10, 64), (2, 300, 130), (40, 128, 100)]
 
 
 # The kernels in a process of their own, without the rest of the package: torch takes long to import.
+# An editable installation has the compiled module elsewhere than its loader.
+PLACES = [str(Path(kernels.__file__).parent)]
+if kernels.available():
+    PLACES.append(str(Path(kernels.loaded().__file__).parent))
 ALONE = f"""
 import sys, types
 package = types.ModuleType("bayesbin.predict")
-package.__path__ = [{str(Path(kernels.__file__).parent)!r}]
+package.__path__ = {PLACES!r}
 sys.modules["bayesbin.predict"] = package
 """
 
