@@ -247,9 +247,9 @@ def test_the_weight_level_alone_is_mean_field_step_for_step():
 SMALL = {"0.weight": (2, 3), "2.weight": (1, 2)}
 
 
-def steps_to_the_optimum(make_optimizer, size: int = 20, seed: int = 0) -> int:
-    """Steps after which the exact loss of eight weights without a weight level stays within 1 % of its
-    fall; the labels are the sign of the sum of the inputs, which shared offsets can express."""
+def exact_losses(make_optimizer, seed: int) -> list[float]:
+    """Sixty steps of the exact loss of eight weights without a weight level; the labels are the sign of
+    the sum of the inputs, which shared offsets can express."""
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     y = torch.where(x.sum(1) > 0, 1.0, -1.0)
     states = all_states(8)
@@ -263,7 +263,7 @@ def steps_to_the_optimum(make_optimizer, size: int = 20, seed: int = 0) -> int:
 
     torch.manual_seed(seed)
     guide = AutoNestedSignBernoulli(model, ("layer", "filter"))
-    optimizer = make_optimizer(guide, size)
+    optimizer = make_optimizer(guide)
     losses = []
     for _ in range(60):
         optimizer.zero_grad()
@@ -276,26 +276,33 @@ def steps_to_the_optimum(make_optimizer, size: int = 20, seed: int = 0) -> int:
         loss.backward()
         losses.append(loss.item())
         optimizer.step()
-    enough = OPTIMUM + 0.01 * (losses[0] - OPTIMUM)
-    return max((i + 1 for i, value in enumerate(losses) if value > enough), default=0)
-
-
-OPTIMUM = 11.44  # the least loss that any of the optimizers below finds
+    return losses
 
 
 def test_without_the_weight_level_natural_steps_are_fewer_than_adams():
-    def natural(guide, size):
-        return BayesianLearningRule(
-            guide.offsets(), lr=10 / size, preconditioner=guide.natural_gradient
-        )
+    def natural(guide):
+        gradient = guide.natural_gradient
+        return BayesianLearningRule(guide.offsets(), lr=10 / 20, preconditioner=gradient)
 
-    ours = [steps_to_the_optimum(natural, seed=seed) for seed in range(5)]
-    for lr in (0.1, 0.2, 0.3, 0.5):  # Adam at its best is still slower
-        adam = [
-            steps_to_the_optimum(lambda g, size, lr=lr: torch.optim.Adam(g.offsets(), lr), seed=s)
-            for s in range(5)
-        ]
-        assert sum(adam) > 1.5 * sum(ours)
+    makers = {"natural": natural} | {
+        f"Adam {lr}": lambda guide, lr=lr: torch.optim.Adam(guide.offsets(), lr)
+        for lr in (0.1, 0.2, 0.3, 0.5)
+    }
+    runs = {name: [exact_losses(make, seed) for seed in range(5)] for name, make in makers.items()}
+    optimum = min(min(losses) for starts in runs.values() for losses in starts)
+
+    def steps(losses: list[float]) -> int:
+        """Steps after which the loss stays within 1 % of its fall to the optimum."""
+        enough = optimum + 0.01 * (losses[0] - optimum)
+        return max((i + 1 for i, value in enumerate(losses) if value > enough), default=0)
+
+    counts = {name: sorted(map(steps, starts)) for name, starts in runs.items()}
+    ours = counts.pop("natural")
+    # docs/guide/nested.md has these numbers.
+    assert (min(ours), max(ours)) == (6, 8), ours
+    medians = {name: adam[2] for name, adam in counts.items()}
+    assert min(medians.values()) == medians["Adam 0.3"] == 11, counts
+    assert all(sum(adam) > 1.5 * sum(ours) for adam in counts.values()), counts
 
 
 def test_the_diagonal_of_each_level_is_a_step_no_longer_than_the_joint_one():
