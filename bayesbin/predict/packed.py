@@ -46,7 +46,7 @@ class PackedPredictive:
     :param net: layers in a row, see :mod:`bayesbin.predict.program`; read now, not kept track of.
     :param num_samples: S; 0 predicts with the mode. :param seed: of the draws.
     :param precision: "exact" (float32 sums, relative error about 1e-6) or "fast" (16-bit activations,
-        about 3e-4). Layers that feed a sign, and layers of signs, are exact in both.
+        about 3e-4). Convolutions, layers that feed a sign, and layers of signs are exact in both.
     :param threads: None: as many as torch uses.
     :param backend: "cpu", the kernels; "torch", the streaming predictor; "auto", the first that is there.
     :param statistics: normalisation statistics of those draws, from :func:`bayesbin.nn.recalibrate`.

@@ -32,7 +32,7 @@ class PackedNetwork:
     """The operations of a network, and for each site how its signs are drawn.
 
     :param draws: indices of draws; [None] is the mode.
-    :param fast: whether layers of real inputs that feed no sign are summed in 16 bits.
+    :param fast: whether linear layers of real inputs that feed no sign are summed in 16 bits.
     :raises ValueError: for a site that the posterior does not have, or of another shape.
     """
 
@@ -119,7 +119,9 @@ def _kinds(operations: Sequence[Operation], fast: bool) -> list[str]:
     signs = False  # whether the values are all -1 and +1 at this place
     for place, step in enumerate(operations):
         if isinstance(step, Weighted):
-            exact = not fast or _feeds_a_sign(operations[place + 1 :])
+            # Convolutions have no 16-bit kernel: they are exact in either precision.
+            image = step.stride is not None
+            exact = not fast or image or _feeds_a_sign(operations[place + 1 :])
             kinds[place] = "sign" if signs else "real" if exact else "fast"
             signs = False
         elif isinstance(step, Activation):

@@ -103,6 +103,9 @@ def test_fast_is_close_and_what_feeds_a_sign_stays_exact():
     assert kinds == ["real", "sign", "sign"]
     exact = PackedPredictive(net, posterior, 20, backend="cpu").predict(x)
     assert torch.equal(exact.probs, packed.predict(x).probs)
+    net, posterior, x = example("of the literature")
+    packed = PackedPredictive(net, posterior, 2, precision="fast", backend="cpu")
+    assert [row.kind for row in packed.summary().rows] == ["real", "fast", "fast"]
 
 
 @needs_kernels
