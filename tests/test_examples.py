@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PICTURE = {
     "domain_shift.py": "scores.json",
+    "packed_layout.py": "picture.png",
     "two_moons.py": "picture.png",
     "regression.py": "picture.png",
     "mnist.py": "p.safetensors",

@@ -147,12 +147,16 @@ class PackedPredictive:
         ]
         return torch.from_numpy(np.concatenate([each for each in run if each is not None]))
 
-    def summary(self, x: Tensor | None = None) -> PackedSummary:
-        """Bits, bytes and operations of each layer; with inputs, also the microseconds it takes.
+    def summary(self, x: Tensor | None = None, *, profile: bool = False) -> PackedSummary:
+        """Bits, bytes and operations of each layer; with inputs, also the microseconds to expect.
 
-        :param x: a batch to measure with, or None.
+        :param x: a batch of the size to be predicted, or None. :param profile: measure them as well.
+        :raises ValueError: for a profile without inputs. :raises RuntimeError: without the kernels.
         """
-        return summarise(self._network, None if x is None else self._inputs(x), self._threads())
+        if profile and self.backend != "cpu":
+            raise RuntimeError("Layers are profiled with the compiled kernels: use backend=\"cpu\".")
+        inputs = None if x is None else self._inputs(x)
+        return summarise(self._network, inputs, self._threads(), profile)
 
     def _regress(
         self, x: np.ndarray, image: tuple[int, int, int], count: int

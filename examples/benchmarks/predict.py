@@ -7,8 +7,11 @@ ratios are medians over the turns. Machines are noisy: read the quartiles too.
 (a) naive: torch.bernoulli, to -1 and +1, F.linear, draw after draw
 (b) best torch: 16-bit random integers compared with thresholds, float32 matrix products at
     set_float32_matmul_precision("medium"), or bfloat16 ones, whichever is faster
-(c) vmap over all draws at once (small batches and few draws only: it holds every network in memory)
+(c) vmap over all draws at once (batches up to 32: it holds every network in memory)
 (d) pyro.infer.Predictive with the guide
+
+Beside the times: memory that a process needs more when it predicts, and the time per draw as draws are
+added. A file that is there already is continued.
 
     python examples/benchmarks/predict.py --out predict.json
     python examples/benchmarks/predict.py --report predict.json
@@ -18,9 +21,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +43,7 @@ from bayesbin.nn import Classifier, conv_net, mlp, to_binary_
 from bayesbin.predict import PackedPredictive
 
 Contender = Callable[[Tensor], Any]
+PRECISIONS = ("exact", "fast")
 
 
 def make(kind: str, width: int) -> tuple[nn.Module, bb.BinaryPosterior, Any]:
@@ -112,65 +119,127 @@ def by_pyro(net: nn.Module, guide: Any, num_samples: int) -> Contender:
     return lambda x: F.one_hot(predictive(x)["_RETURN"], 10).float().mean(0)
 
 
-def contenders(args: argparse.Namespace, kind: str, batch: int) -> dict[str, Contender]:
-    net, posterior, (guide, _) = make(kind, args.width)
+def contenders(kind: str, width: int, batch: int, draws: int, threads: int) -> dict[str, Contender]:
+    net, posterior, (guide, _) = make(kind, width)
     found: dict[str, Contender] = {
-        "naive torch": naive(net, posterior, args.draws),
-        "best torch, float32": best_torch(net, posterior, args.draws, torch.float32),
-        "best torch, bfloat16": best_torch(net, posterior, args.draws, torch.bfloat16),
-        "Pyro Predictive": by_pyro(net, guide, args.draws),
-        "streaming predict": lambda x: bb.predict.predict(net, posterior, x, args.draws),
+        "naive torch": naive(net, posterior, draws),
+        "best torch, float32": best_torch(net, posterior, draws, torch.float32),
+        "best torch, bfloat16": best_torch(net, posterior, draws, torch.bfloat16),
+        "Pyro Predictive": by_pyro(net, guide, draws),
+        "streaming predict": lambda x: bb.predict.predict(net, posterior, x, draws),
     }
-    if batch <= 32 and args.draws <= 8:
-        found["vmap"] = by_vmap(net, posterior, args.draws)
-    for precision in ("exact", "fast"):
-        packed = PackedPredictive(
-            net, posterior, args.draws, precision=precision, threads=args.threads
-        )
-        found[f"packed, {precision}"] = packed.predict
+    if batch <= 32 and kind != "conv":
+        found["vmap"] = by_vmap(net, posterior, draws)
+    for precision in PRECISIONS:
+        if kind != "conv" or precision == "exact":  # convolutions have no fast kernels
+            packed = PackedPredictive(net, posterior, draws, precision=precision, threads=threads)
+            found[f"packed, {precision}"] = packed.predict
     return found
 
 
-def measure(args: argparse.Namespace, kind: str, batch: int) -> dict[str, Any]:
-    """Seconds of every contender, taken in turns."""
+def time_block(args: argparse.Namespace, kind: str, batch: int, draws: int, threads: int) -> Any:
+    """Seconds of every contender, taken in turns after one draw each to warm up."""
+    torch.set_num_threads(threads)
     *_, (_, shape) = make(kind, args.width)
     x = torch.randn(batch, *shape)
-    runs = contenders(args, kind, batch)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    peaks: dict[str, float] = {}
     with torch.no_grad():
-        for turn in range(args.turns + 1):
+        for run in contenders(kind, args.width, batch, 1, threads).values():
+            run(x)
+        runs = contenders(kind, args.width, batch, draws, threads)
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(args.turns):
             for name, run in runs.items():
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 start = time.perf_counter()
                 run(x)
-                elapsed = time.perf_counter() - start
-                if turn == 0:  # not timed: it warms caches up, and shows the memory that is needed
-                    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                    peaks[name] = (after - before) / 1024
-                else:
-                    seconds[name].append(elapsed)
-    return {"network": kind, "batch": batch, "draws": args.draws, "threads": args.threads,
-            "seconds": seconds, "extra_peak_megabytes": peaks}  # fmt: skip
+                seconds[name].append(time.perf_counter() - start)
+    return {"network": kind, "batch": batch, "draws": draws, "threads": threads, "seconds": seconds}
+
+
+def grow_block(args: argparse.Namespace, draws: int) -> dict[str, Any]:
+    """Time per draw and extra memory of some contenders, in processes of their own, at batch 32."""
+    found = {}
+    for name in ("naive torch", "packed, exact", "packed, fast"):
+        if name == "naive torch" and draws > 100:
+            continue  # minutes, for a number that the others tell already
+        command = [sys.executable, __file__, "--alone", name, "--width", str(args.width)]
+        command += ["--draws", str(draws), "--batches", "32"]
+        found[name] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return {"draws": draws, "contenders": found}
+
+
+def alone(name: str, width: int, batch: int, draws: int) -> dict[str, float]:
+    """Milliseconds per draw, and how much the process's peak memory grows; all on one thread."""
+    torch.set_num_threads(1)
+    x = torch.randn(batch, 784)
+    run = contenders("relu", width, batch, draws, 1)[name]
+    with torch.no_grad():
+        torch.randn(256, 256) @ torch.randn(256, 256)  # what torch itself sets up
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
+        run(x)
+        seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"ms_per_draw": 1e3 * seconds / draws, "extra_megabytes": (after - before) / 1024}
 
 
 def report(record: dict[str, Any]) -> str:
-    """Milliseconds, and how many times faster the packed kernels are; medians over turns."""
+    """Milliseconds per draw, and how many times faster the packed kernels are; medians over turns."""
     lines = [
-        "| network, batch, draws, threads | contender | ms | exact is faster by | fast is faster by |",
-        "|---|---|---|---|---|",
+        f"Kernels: {record['kernel']}, on {record['machine']}.",
+        "",
+        "| network, batch (threads) | naive | best torch | vmap | Pyro | streaming | exact | fast | "
+        "exact over naive | over best | fast over naive | over best |",
+        "|" + "---|" * 12,
     ]
     for block in record["blocks"]:
-        key = f"{block['network']}, {block['batch']}, {block['draws']}, {block['threads']}"
-        for name, seconds in block["seconds"].items():
-            ratios = []
-            for precision in ("exact", "fast"):
-                ours = block["seconds"][f"packed, {precision}"]
-                ratio = [a / b for a, b in zip(seconds, ours, strict=True)]
-                ratios.append(f"{statistics.median(ratio):.3g}")
-            ms = 1000 * statistics.median(seconds)
-            lines.append(f"| {key} | {name} | {ms:.3g} | {ratios[0]} | {ratios[1]} |")
+        seconds, draws = block["seconds"], block["draws"]
+        best = min(
+            ("best torch, float32", "best torch, bfloat16"),
+            key=lambda name, seconds=seconds: statistics.median(seconds[name]),
+        )
+        cells = [
+            f"{1e3 * statistics.median(seconds[name]) / draws:.3g}" if name in seconds else "-"
+            for name in ("naive torch", best, "vmap", "Pyro Predictive", "streaming predict",
+                         "packed, exact", "packed, fast")
+        ]  # fmt: skip
+        for precision in PRECISIONS:
+            ours = seconds.get(f"packed, {precision}")
+            cells += [_ratio(seconds[name], ours) for name in ("naive torch", best)]
+        key = f"{block['network']}, {block['batch']} ({block['threads']})"
+        lines.append(f"| {key} | {' | '.join(cells)} |")
+    names = ("naive torch", "packed, exact", "packed, fast")
+    lines += [
+        "",
+        f"| draws | {' | '.join(f'{name}: ms per draw | extra MB' for name in names)} |",
+        "|" + "---|" * (1 + 2 * len(names)),
+    ]
+    for block in record["growth"]:
+        cells = []
+        for name in names:
+            row = block["contenders"].get(name)
+            cells += ["-", "-"] if row is None else [
+                f"{row['ms_per_draw']:.3g}", f"{row['extra_megabytes']:.1f}"
+            ]  # fmt: skip
+        lines.append(f"| {block['draws']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _ratio(theirs: list[float], ours: list[float] | None) -> str:
+    if ours is None:
+        return "-"
+    return f"{statistics.median(a / b for a, b in zip(theirs, ours, strict=True)):.3g}"
+
+
+def processor() -> str:
+    """The processor's name where the system tells, and its number of cores."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line
+        ]
+        name = names[0].strip() if names else name
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def main() -> None:
@@ -178,28 +247,42 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["relu", "sign", "conv"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 1000])
     parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--growth", type=int, nargs="*", default=[1, 10, 100, 1000])
     parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1])
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("predict.json"))
-    parser.add_argument("--report", type=Path, help="print the table of a JSON file")
+    parser.add_argument("--report", type=Path, help="print the tables of a JSON file")
     parser.add_argument("--smoke", action="store_true", help="small networks, one turn")
+    parser.add_argument("--alone", metavar="NAME", help="one contender in this process, as JSON")
     args = parser.parse_args()
     if args.report:
         print(report(json.loads(args.report.read_text())))
         return
+    if args.alone:
+        print(json.dumps(alone(args.alone, args.width, args.batches[0], args.draws)))
+        return
     if args.smoke:
         args.batches, args.draws, args.width, args.turns = [2], 3, 32, 1
-    torch.set_num_threads(args.threads)
+        args.threads, args.growth = [1], [1, 2]
     torch.set_float32_matmul_precision("medium")
     record: dict[str, Any] = {
-        "benchmark": "predict", "width": args.width, "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(), "kernel": bb.predict.kernel_tier(),
-        "blocks": [],
+        "benchmark": "predict", "width": args.width, "torch": torch.__version__, "turns": args.turns,
+        "machine": processor(), "kernel": bb.predict.kernel_tier(), "blocks": [], "growth": [],
     }  # fmt: skip
-    for kind in args.networks:
-        for batch in args.batches:
-            record["blocks"].append(measure(args, kind, batch))
+    if args.out.exists():
+        record = json.loads(args.out.read_text())
+    done = {tuple(b[k] for k in ("network", "batch", "threads")) for b in record["blocks"]}
+    for threads in args.threads:
+        for kind in args.networks:
+            for batch in args.batches:
+                if (kind, batch, threads) in done:
+                    continue
+                record["blocks"].append(time_block(args, kind, batch, args.draws, threads))
+                args.out.write_text(json.dumps(record, indent=1))
+    for draws in args.growth:
+        if draws not in {block["draws"] for block in record["growth"]}:
+            record["growth"].append(grow_block(args, draws))
             args.out.write_text(json.dumps(record, indent=1))
     print(report(record))
 

@@ -211,20 +211,3 @@ def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):
     assert packed.backend == "torch" and "torch" in repr(packed)
     expected = predict(net, posterior, x, 3)
     assert torch.equal(packed.predict(x).log_probs, expected.log_probs)
-
-
-@needs_kernels
-def test_summary_counts_and_measures():
-    net, posterior, x = example("of the literature")
-    packed = PackedPredictive(net, posterior, 6, backend="cpu")
-    rows = {row.site: row for row in packed.summary().rows}
-    assert rows["0.weight"].bits == 4 * 25 and rows["0.weight"].operations is None
-    assert (
-        rows["0.weight"].bytes == 2 * 100 + 4 * 8
-    )  # a threshold per weight, a word of modes per unit
-    measured = {row.site: row for row in packed.summary(x).rows}
-    assert measured["0.weight"].operations == 2 * 100 * 12 * 12
-    assert all((row.microseconds or 0.0) > 0.0 for row in measured.values())
-    assert "us/draw, 11 inputs" in str(packed.summary(x))
-    assert "6 draws of seed 0" in repr(packed) and kernels.tier() in repr(packed)
-    assert np.isfinite(packed.predict(x).probs.numpy()).all()
