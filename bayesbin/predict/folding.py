@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from bayesbin.nn.state_norm import Statistics
-from bayesbin.predict.program import Activation, Flatten, Line, Pool, Step, Weighted, line_at
+from bayesbin.predict.program import (
+    Activation,
+    Add,
+    Flatten,
+    Line,
+    Pool,
+    Push,
+    Step,
+    Swap,
+    Weighted,
+    line_at,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class Folded:
     shift: np.ndarray
 
 
-Operation = Weighted | Folded | Activation | Pool | Flatten
+Operation = Weighted | Folded | Activation | Pool | Flatten | Push | Swap | Add
 
 
 def fold(

@@ -13,14 +13,25 @@ from bayesbin.predict.kernels import (
     checked,
     kind_number,
     loaded,
+    pixels_of,
     thread_count,
     window_of,
 )
 from bayesbin.predict.packing import num_words
-
-_FIELDS = 16  # numbers of a step; csrc/program.h says what they are
-_WEIGHTS, _AFFINE, _RELU, _CLAMP, _TANH, _SIGN, _MAX_POOL, _AVG_POOL, _FLATTEN = range(9)
-_SIMPLE = {"relu": _RELU, "tanh": _TANH, "sign": _SIGN}
+from bayesbin.predict.program_rows import (
+    ADD,
+    AFFINE,
+    AVG_POOL,
+    CLAMP,
+    FLATTEN,
+    MAX_POOL,
+    PUSH,
+    SIMPLE,
+    SWAP,
+    WEIGHTS,
+    rows_of,
+    with_addresses,
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +59,10 @@ class RegressionSums:
 
 
 class Program:
-    """A network as steps in a row, to be run for S draws; each method but the last two adds a step.
+    """A network as steps in a row, to be run for S draws; all methods but those named run add a step.
 
     Arrays that differ by draw have S as their first dimension, or 1 where all draws share them. They
-    are kept by the program, so that what the steps point at stays where it is.
+    are kept by the program, not copied. It can be made without the compiled kernels, but not run.
 
     :param shape: of one input, (C, H, W); a vector of n inputs is (n, 1, 1).
     :param draws: S, at least 1.
@@ -73,11 +84,12 @@ class Program:
                 f"A program is for inputs (C, H, W) of at least 1 each, and for at least 1 draw; got "
                 f"{shape} and {draws}."
             )
+        self.input = shape
         self.shape = shape  # of one input to the next step
         self.draws = draws
-        self._input = shape
         self._steps: list[list[int]] = []
         self._kept: list[np.ndarray] = []
+        self._stack: list[tuple[int, int, int]] = []  # the shapes of values put aside
 
     def drawn(
         self,
@@ -100,7 +112,7 @@ class Program:
             checked("thresholds", thresholds, np.uint16, (units, inputs)),
             checked("keys", keys, np.uint64, (self.draws,)),
         )
-        self._weights(shape, stride, padding, kind, [*self._addresses(*arrays), 0, 0])
+        self._weights(shape, stride, padding, kind, [*self._keep(*arrays), 0, 0])
 
     def given(
         self,
@@ -113,26 +125,26 @@ class Program:
         """Weights of ``shape`` from packed bits, (S or 1, N, words)."""
         bits = checked("bits", bits, np.uint64, (None, shape[0], num_words(math.prod(shape[1:]))))
         step = self._step("bits", bits)
-        self._weights(shape, stride, padding, kind, [0, 0, 0, *self._addresses(bits), step])
+        self._weights(shape, stride, padding, kind, [0, 0, 0, *self._keep(bits), step])
 
     def affine(self, slope: np.ndarray, shift: np.ndarray) -> None:
         """slope x + shift for each channel; float32 (S or 1, channels or 1)."""
-        addresses, steps = [], []
+        numbers, steps = [], []
         for name, array in (("slope", slope), ("shift", shift)):
             if isinstance(array, np.ndarray) and array.ndim == 2 and array.shape[1] == 1:
                 array = np.repeat(array, self.shape[0], axis=1)
             array = checked(name, array, np.float32, (None, self.shape[0]))
-            addresses += self._addresses(array)
+            numbers += self._keep(array)
             steps.append(self._step(name, array))
-        self._add([_AFFINE, *addresses, *steps], self.shape)
+        self._add([AFFINE, *numbers, *steps], self.shape)
 
     def activation(self, kind: str, low: float = -1.0, high: float = 1.0) -> None:
         """ "relu", "tanh", "sign" (+1 at 0), or "hardtanh" between ``low`` and ``high``."""
         if kind == "hardtanh":
             bounds = np.array([low, high], dtype=np.float32)
-            self._add([_CLAMP, *self._addresses(bounds)], self.shape)
-        elif kind in _SIMPLE:
-            self._add([_SIMPLE[kind]], self.shape)
+            self._add([CLAMP, *self._keep(bounds)], self.shape)
+        elif kind in SIMPLE:
+            self._add([SIMPLE[kind]], self.shape)
         else:
             raise ValueError(f"An activation is one of relu, tanh, sign, hardtanh; got {kind!r}.")
 
@@ -147,17 +159,49 @@ class Program:
         """The maximum ("max") or mean ("avg") over windows of images, as torch's without ceil_mode."""
         if kind not in ("max", "avg"):
             raise ValueError(f'Pooling is "max" or "avg"; got {kind!r}.')
-        op = _MAX_POOL if kind == "max" else _AVG_POOL
+        op = MAX_POOL if kind == "max" else AVG_POOL
         window = window_of(size, stride, padding)
         if 2 * padding[0] > size[0] or 2 * padding[1] > size[1]:
             raise ValueError(
                 f"The padding of a pool is at most half its size; got {padding} for a size of {size}."
             )
-        self._add([op, int(count_include_pad), 0, 0, *window])
+        shape = (self.shape[0], *pixels_of(self.shape[1:], window))
+        self._add([op, int(count_include_pad), 0, 0, *window], shape)
 
     def flatten(self) -> None:
         """(C, H, W) to (C H W, 1, 1), in that order."""
-        self._add([_FLATTEN])
+        self._add([FLATTEN], (math.prod(self.shape), 1, 1))
+
+    def push(self) -> None:
+        """Put a copy of the values on the stack, for a later swap or add."""
+        self._add([PUSH], self.shape)
+        self._stack.append(self.shape)
+
+    def swap(self) -> None:
+        """Exchange the values with those on top of the stack."""
+        top = self._pop()
+        self._stack.append(self.shape)
+        self._add([SWAP], top)
+
+    def add(self) -> None:
+        """Take the values on top off the stack and add them to the current ones, of the same shape."""
+        top = self._pop()
+        if top != self.shape:
+            raise ValueError(
+                f"An addition is of values of one shape; got {self.shape} and {top}. Give the shortcut "
+                "the outputs of the body."
+            )
+        self._add([ADD], self.shape)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The steps as csrc/program.h has them, int64 (steps, 16), but arrays by their numbers from 1 on."""
+        return rows_of(self._steps)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """What the numbers in the rows stand for."""
+        return tuple(self._kept)
 
     def run_classes(
         self, x: np.ndarray, *, threads: int = 1, tier: str | None = None, outputs: bool = False
@@ -181,15 +225,13 @@ class Program:
     def _run(
         self, x: np.ndarray, head: int, threads: int, tier: str | None, outputs: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        x = checked("x", x, np.float32, (None, math.prod(self._input)))
+        x = checked("x", x, np.float32, (None, math.prod(self.input)))
         rows, size = len(x), math.prod(self.shape)
         sums = [np.empty(shape) for shape in ((rows, size), (rows, size), (rows,), (rows, size))]
         each = np.empty((self.draws, rows, size), dtype=np.float32) if outputs else None
-        program = np.zeros((len(self._steps), _FIELDS), dtype=np.int64)
-        for row, step in zip(program, self._steps, strict=True):
-            row[: len(step)] = step
+        program = with_addresses(self.rows, self._kept)
         loaded().fused(
-            tier or "", address(program), len(program), self._input, address(x), rows, self.draws, head,
+            tier or "", address(program), len(program), self.input, address(x), rows, self.draws, head,
             *map(address, sums), 0 if each is None else address(each), thread_count(threads),
         )  # fmt: skip
         return sums[0], sums[1], sums[2], sums[3], each
@@ -203,19 +245,29 @@ class Program:
             )
         if len(shape) == 2 and self.shape[1:] != (1, 1):
             raise ValueError(f"A linear layer follows flatten(); got images {self.shape}.")
+        if shape[1] != self.shape[0]:
+            raise ValueError(
+                f"A layer has weights for {shape[1]} channels, but gets {self.shape[0]}; it is used with "
+                "inputs as the network was trained on."
+            )
         window = window_of(shape[2:] if len(shape) == 4 else (1, 1), stride, padding)  # pyright: ignore
-        self._add([_WEIGHTS, kind_number(kind), shape[0], shape[1], *window, *source])
+        step = [WEIGHTS, kind_number(kind), shape[0], shape[1], *window, *source]
+        self._add(step, (shape[0], *pixels_of(self.shape[1:], window)))
 
-    def _add(self, step: list[int], shape: tuple[int, int, int] | None = None) -> None:
-        """Add a step; the C++ side says what comes out of it, or why it does not fit."""
-        program = np.zeros((1, _FIELDS), dtype=np.int64)
-        program[0, : len(step)] = step
-        self.shape = shape or tuple(loaded().step_shape(address(program), self.shape))
+    def _add(self, step: list[int], shape: tuple[int, int, int]) -> None:
+        """Add a step, and what comes out of it."""
         self._steps.append(step)
+        self.shape = shape
 
-    def _addresses(self, *arrays: np.ndarray) -> list[int]:
+    def _pop(self) -> tuple[int, int, int]:
+        if not self._stack:
+            raise ValueError("The stack is empty; push values before they are swapped or added.")
+        return self._stack.pop()
+
+    def _keep(self, *arrays: np.ndarray) -> list[int]:
+        """The numbers, from 1 on, of arrays in ``self.arrays``."""
         self._kept += arrays
-        return [address(array) for array in arrays]
+        return list(range(len(self._kept) - len(arrays) + 1, len(self._kept) + 1))
 
     def _step(self, name: str, array: np.ndarray) -> int:
         """Elements from one draw to the next: 0 for values that all draws share."""

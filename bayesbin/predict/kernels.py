@@ -205,7 +205,7 @@ def _weighted(
     threads: int,
 ) -> np.ndarray:
     """Outputs of a layer in rows, (M, all the others)."""
-    pixels = math.prod(_pixels(image[1:], window))
+    pixels = math.prod(pixels_of(image[1:], window))
     out = np.empty((len(x), len(bits) * pixels), dtype=np.float32)
     loaded().weighted(
         tier or "", kind_number(kind), image, len(bits), window, address(x), len(x), address(bits),
@@ -220,7 +220,17 @@ def _convolution(
     """Checked bits, the shape of the outputs, and the window, of images of ``shape`` (M, C, H, W)."""
     window = window_of(kernel, stride, padding)
     bits = checked("bits", bits, np.uint64, (None, num_words(shape[1] * math.prod(kernel))))
-    return bits, (shape[0], len(bits), *_pixels(shape[2:], window)), window
+    return bits, (shape[0], len(bits), *pixels_of(shape[2:], window)), window
+
+
+# What stands between an array and its address; shared with kernel_program.py
+
+
+def loaded() -> Any:
+    """The extension module. :raises RuntimeError: with the reason, if it was not built."""
+    if _module is None:
+        raise RuntimeError(_why_not)
+    return _module
 
 
 def window_of(kernel: Pair, stride: Pair, padding: Pair) -> tuple[int, ...]:
@@ -234,7 +244,7 @@ def window_of(kernel: Pair, stride: Pair, padding: Pair) -> tuple[int, ...]:
     return window
 
 
-def _pixels(image: tuple[int, ...], window: tuple[int, ...]) -> Pair:
+def pixels_of(image: tuple[int, ...], window: tuple[int, ...]) -> Pair:
     """Height and width of the outputs for images (H, W)."""
     padded = [image[i] + 2 * window[4 + i] for i in (0, 1)]
     if padded[0] < window[0] or padded[1] < window[1]:
@@ -243,16 +253,6 @@ def _pixels(image: tuple[int, ...], window: tuple[int, ...]) -> Pair:
             f"padding {window[4:]}."
         )
     return tuple((padded[i] - window[i]) // window[2 + i] + 1 for i in (0, 1))  # pyright: ignore
-
-
-# What stands between an array and its address; shared with kernel_program.py
-
-
-def loaded() -> Any:
-    """The extension module. :raises RuntimeError: with the reason, if it was not built."""
-    if _module is None:
-        raise RuntimeError(_why_not)
-    return _module
 
 
 def kind_number(kind: str) -> int:

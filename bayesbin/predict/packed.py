@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,9 @@ from torch import Tensor, nn
 from bayesbin.nn.state_norm import Statistics, input_batches
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import kernels
+from bayesbin.predict.backends import chosen, triton_device
 from bayesbin.predict.folding import fold
+from bayesbin.predict.fused_op import FusedPredictive, input_shape
 from bayesbin.predict.kernel_program import Program
 from bayesbin.predict.packed_layers import PackedNetwork
 from bayesbin.predict.packed_summary import PackedSummary, summarise
@@ -27,8 +32,8 @@ from bayesbin.predict.predictive import (
     predict_regression,
 )
 from bayesbin.predict.program import steps_of
+from bayesbin.predict.triton_backend import TritonProgram
 
-BACKENDS = ("auto", "cpu", "torch")
 PRECISIONS = ("exact", "fast")
 _CHUNK = 8  # draws whose bits are packed at a time, where each has log-odds of its own
 
@@ -48,12 +53,14 @@ class PackedPredictive:
     :param precision: "exact" (float32 sums, relative error about 1e-6) or "fast" (16-bit activations,
         about 3e-4). Convolutions, layers that feed a sign, and layers of signs are exact in both.
     :param threads: None: as many as torch uses.
-    :param backend: "cpu", the kernels; "torch", the streaming predictor; "auto", the first that is there.
+    :param backend: "cpu", the kernels; "torch", the streaming predictor; "triton", the kernels for a GPU;
+        "auto", the first of those that is there for the device: the CPU until :meth:`to` is called.
     :param statistics: normalisation statistics of those draws, from :func:`bayesbin.nn.recalibrate`.
     :param noise: of a regressor, as for :func:`predict_regression`; None: a classifier.
     :raises ValueError: for a module that the kernels do not run (with "auto" and "torch" too: use
         :func:`predict` for such a network), sites that do not fit, or arguments out of range.
-    :raises RuntimeError: for ``backend="cpu"`` where the kernels were not built.
+    :raises RuntimeError: for ``backend="cpu"`` where the kernels were not built, ``backend="triton"``
+        without Triton or a GPU.
 
     Example::
 
@@ -83,12 +90,8 @@ class PackedPredictive:
         statistics: Statistics | None = None,
         noise: float | str | None = None,
     ) -> None:
-        for what, value, known in (
-            ("precision", precision, PRECISIONS),
-            ("backend", backend, BACKENDS),
-        ):
-            if value not in known:
-                raise ValueError(f"{what} is one of {', '.join(known)}; got {value!r}.")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}.")
         if num_samples < 0:
             raise ValueError(f"num_samples is at least 0 (0: the mode); got {num_samples}.")
         if threads is not None and threads < 1:
@@ -97,9 +100,8 @@ class PackedPredictive:
             check_noise(posterior, noise)
         if statistics is not None and num_samples:
             statistics.of_draw(num_samples - 1, seed)  # refuses those of other draws, now
-        if backend == "cpu" and not kernels.available():
-            raise RuntimeError(kernels.why_not())
-        self.backend = ("cpu" if kernels.available() else "torch") if backend == "auto" else backend
+        self.device = triton_device() if backend == "triton" else torch.device("cpu")
+        self.backend, self._asked = chosen(backend, self.device), backend
         self.num_samples, self.seed, self.precision = num_samples, seed, precision
         self.threads = threads
         self._net, self._posterior, self._statistics = net, posterior, statistics
@@ -107,6 +109,21 @@ class PackedPredictive:
         draws: list[int | None] = list(range(num_samples)) or [None]
         operations = fold(net, steps_of(net), draws, seed, statistics)
         self._network = PackedNetwork(operations, posterior, draws, seed, precision == "fast")
+        self._on_device: dict[tuple[int, int, int], TritonProgram] = {}
+
+    def to(self, device: str | torch.device) -> PackedPredictive:
+        """The same predictor on another device, with the same draws; its answers are on the CPU.
+
+        On a GPU ``backend="auto"`` is Triton's kernels where they run, and torch where they do not.
+
+        :raises ValueError: for ``backend="cpu"`` and another device.
+        :raises RuntimeError: for a GPU that is not there, ``backend="triton"`` where it does not run.
+        """
+        moved = copy.copy(self)
+        moved.device, moved._on_device = torch.device(device), {}
+        moved.backend = chosen(self._asked, moved.device)
+        moved._net = copy.deepcopy(self._net).to(moved.device)
+        return moved
 
     @torch.no_grad()
     def predict(self, x: Tensor | Iterable[Any]) -> Prediction | RegressionPrediction:
@@ -136,16 +153,30 @@ class PackedPredictive:
     def outputs(self, x: Tensor | Iterable[Any]) -> Tensor:
         """What the network of each draw puts out, before any softmax: float32 (S, B, C)."""
         if self.backend == "torch":
-            found = draw_outputs(
-                self._net, self._posterior, x, self.num_samples, self.seed, self._statistics
-            )
-            return torch.stack([output.flatten(1).float() for output in found])
+            draws = (self.num_samples, self.seed, self._statistics)
+            found = draw_outputs(self._net, self._posterior, self._where_net_is(x), *draws)
+            return torch.stack([output.flatten(1).float().cpu() for output in found])
         values, image = self._inputs(x)
         run = [
             program.run_regression(values, threads=self._threads(), outputs=True).outputs
             for program in self._programs(image)
         ]
         return torch.from_numpy(np.concatenate([each for each in run if each is not None]))
+
+    def module(self, shape: Sequence[int] | None = None) -> FusedPredictive:
+        """This predictor as a module around one operator, for torch.compile and torch.export.
+
+        The backend is the module's own choice, by the device of its inputs. Of a posterior with random
+        effects it holds the bits of all draws.
+
+        :param shape: of one input, (features,) or (channels, height, width); None: what the linear layer
+            that comes first takes.
+        :raises ValueError: for a regressor; for no shape where another layer comes first.
+        """
+        if self._noise is not None:
+            raise ValueError("The module is of classifiers; use predict() of a regressor.")
+        image = input_shape(self._network.operations, shape)
+        return FusedPredictive(self._network.program(image, 0, max(self.num_samples, 1)))
 
     def summary(self, x: Tensor | None = None, *, profile: bool = False) -> PackedSummary:
         """Bits, bytes and operations of each layer; with inputs, also the microseconds to expect.
@@ -154,7 +185,7 @@ class PackedPredictive:
         :raises ValueError: for a profile without inputs. :raises RuntimeError: without the kernels.
         """
         if profile and self.backend != "cpu":
-            raise RuntimeError("Layers are profiled with the compiled kernels: use backend=\"cpu\".")
+            raise RuntimeError('Layers are profiled with the compiled kernels: use backend="cpu".')
         inputs = None if x is None else self._inputs(x)
         return summarise(self._network, inputs, self._threads(), profile)
 
@@ -182,15 +213,35 @@ class PackedPredictive:
 
     def _predict_in_torch(self, x: Tensor | Iterable[Any]) -> Prediction | RegressionPrediction:
         draws = (self.num_samples, self.seed, self._statistics)
+        found: Any
         if self._noise is not None:
-            return predict_regression(self._net, self._posterior, x, self._noise, *draws)
-        return predict(self._net, self._posterior, x, *draws)
+            moved = self._where_net_is(x)
+            found = predict_regression(self._net, self._posterior, moved, self._noise, *draws)
+        else:
+            found = predict(self._net, self._posterior, self._where_net_is(x), *draws)
+        tensors = {
+            name: value.cpu() for name, value in vars(found).items() if isinstance(value, Tensor)
+        }
+        return replace(found, **tensors)
 
-    def _programs(self, image: tuple[int, int, int]) -> Iterator[Program]:
+    def _where_net_is(self, x: Tensor | Iterable[Any]) -> list[Tensor]:
+        device = next(itertools.chain(self._net.parameters(), self._net.buffers())).device
+        return [batch.to(device) for batch in input_batches(x)]
+
+    def _programs(self, image: tuple[int, int, int]) -> Iterator[Program | TritonProgram]:
         """Programs that together run all draws: one, or one for every few draws with effects."""
-        size = _CHUNK if self._posterior.effects else max(self.num_samples, 1)
-        for first in range(0, max(self.num_samples, 1), size):
-            yield self._network.program(image, first, min(first + size, max(self.num_samples, 1)))
+        count = max(self.num_samples, 1)
+        size = _CHUNK if self._posterior.effects else count
+        if image in self._on_device:
+            yield self._on_device[image]
+            return
+        for first in range(0, count, size):
+            program = self._network.program(image, first, min(first + size, count))
+            if self.backend == "triton":
+                program = TritonProgram(program, self.device)
+                if size == count:
+                    self._on_device[image] = program  # thresholds are sent there once
+            yield program
 
     def _inputs(self, x: Tensor | Iterable[Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Inputs in rows, and the shape (channels, height, width) of one."""
@@ -215,6 +266,7 @@ class PackedPredictive:
 
     def __repr__(self) -> str:
         what = f"{self.num_samples} draws of seed {self.seed}" if self.num_samples else "the mode"
-        how = kernels.tier() if self.backend == "cpu" else "torch"
+        where = f"{self.backend} on {self.device}" if self.device.type != "cpu" else self.backend
+        how = kernels.tier() if self.backend == "cpu" else where
         weights = self._posterior.num_weights
         return f"PackedPredictive({what}, {weights:,} weights, {self.precision}, {how})"

@@ -13,7 +13,7 @@ from bayesbin.posterior.draws import key_of
 from bayesbin.predict.folding import Folded, Operation
 from bayesbin.predict.kernel_program import Program
 from bayesbin.predict.packing import pack
-from bayesbin.predict.program import Activation, Pool, Weighted
+from bayesbin.predict.program import Activation, Add, Pool, Push, Swap, Weighted
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,12 @@ class PackedNetwork:
             program.activation(step.kind, step.low, step.high)
         elif isinstance(step, Pool):
             program.pool(step.kind, step.size, step.stride, step.padding)
+        elif isinstance(step, Push):
+            program.push()
+        elif isinstance(step, Swap):
+            program.swap()
+        elif isinstance(step, Add):
+            program.add()
         else:
             program.flatten()
 
@@ -117,23 +123,36 @@ def _kinds(operations: Sequence[Operation], fast: bool) -> list[str]:
     """How the sums of each weighted step are computed; "" for the others."""
     kinds = ["" for _ in operations]
     signs = False  # whether the values are all -1 and +1 at this place
+    stack: list[bool] = []  # and those that were put aside
     for place, step in enumerate(operations):
         if isinstance(step, Weighted):
             # Convolutions have no 16-bit kernel: they are exact in either precision.
             image = step.stride is not None
-            exact = not fast or image or _feeds_a_sign(operations[place + 1 :])
+            exact = not fast or image or _may_feed_a_sign(operations[place + 1 :])
             kinds[place] = "sign" if signs else "real" if exact else "fast"
             signs = False
         elif isinstance(step, Activation):
             signs = step.kind == "sign"
         elif isinstance(step, Folded) or (isinstance(step, Pool) and step.kind == "avg"):
             signs = False
+        elif isinstance(step, Push):
+            stack.append(signs)
+        elif isinstance(step, Swap):
+            signs, stack[-1] = stack[-1], signs
+        elif isinstance(step, Add):
+            stack.pop()
+            signs = False
     return kinds
 
 
-def _feeds_a_sign(rest: Sequence[Operation]) -> bool:
-    """Whether the next activation is a sign: a sum rounded across 0 would be another answer."""
+def _may_feed_a_sign(rest: Sequence[Operation]) -> bool:
+    """Whether the next activation is a sign: a sum rounded across 0 would be another answer.
+
+    Values put aside may come to a sign on another way than those that go on: they count as if they did.
+    """
     for step in rest:
+        if isinstance(step, (Push, Swap)):
+            return True
         if isinstance(step, Activation):
             return step.kind == "sign"
         if isinstance(step, Weighted):

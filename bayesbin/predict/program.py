@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin.nn.activations import Sign
 from bayesbin.nn.layers import BinaryConv2d, BinaryLinear, Scale
+from bayesbin.nn.residual import Residual
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,35 @@ class Flatten:
     """(B, C, H, W) to (B, C H W)."""
 
 
-Step = Weighted | Line | Activation | Pool | Flatten
+@dataclass(frozen=True)
+class Push:
+    """Put a copy of the current values on the stack."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Exchange the current values with those on top of the stack."""
+
+
+@dataclass(frozen=True)
+class Add:
+    """Take the values on top off the stack, and add them to the current ones, of the same shape."""
+
+
+Step = Weighted | Line | Activation | Pool | Flatten | Push | Swap | Add
 
 
 def steps_of(net: nn.Module) -> list[Step]:
     """The steps of a network of layers in a row, in evaluation mode.
 
+    body(x) + shortcut(x) of a :class:`bayesbin.nn.Residual` is ``Push``, the body, ``Swap``, the
+    shortcut, ``Add``; without a shortcut ``Push``, the body, ``Add``.
+
     :raises ValueError: for a module that no step stands for, naming it.
     """
-    return [step for name, module in _in_a_row(net, "") for step in _steps(name, module)]
+    # A layer used twice has one name, the first: that of its site and of its statistics.
+    names = {module: name for name, module in net.named_modules()}
+    return list(_in_a_row(net, names))
 
 
 def line_of(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,12 +122,19 @@ def line_at(
     return line_of(norm, state[f"{prefix}running_mean"], state[f"{prefix}running_var"])
 
 
-def _in_a_row(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+def _in_a_row(module: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[Step]:
     if isinstance(module, nn.Sequential):
-        for child_name, child in module.named_children():
-            yield from _in_a_row(child, f"{name}.{child_name}" if name else child_name)
+        for child in module:  # children() leaves out a layer's second use
+            yield from _in_a_row(child, names)
+    elif isinstance(module, Residual):
+        yield Push()
+        yield from _in_a_row(module.body, names)
+        if module.shortcut is not None:
+            yield Swap()
+            yield from _in_a_row(module.shortcut, names)
+        yield Add()
     else:
-        yield name, module
+        yield from _steps(names[module], module)
 
 
 def _steps(name: str, module: nn.Module) -> list[Step]:
@@ -193,5 +221,5 @@ def _unsupported(name: str, module: nn.Module, why: str) -> ValueError:
     return ValueError(
         f"{where} is {type(module).__name__}, which packed prediction does not run: {why}. Layers in a row "
         "of BinaryLinear, BinaryConv2d, BatchNorm, Scale, ReLU, Hardtanh, Tanh, Sign, MaxPool2d, AvgPool2d, "
-        "Flatten and Dropout work; for all others use bayesbin.predict.predict."
+        "Flatten, Dropout and Residual work; for all others use bayesbin.predict.predict."
     )

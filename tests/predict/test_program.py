@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from bayesbin import BinaryPosterior
 from bayesbin.nn import (
+    Residual,
     Scale,
     Sign,
     StateBatchNorm,
@@ -24,11 +25,22 @@ from bayesbin.nn import (
 )
 from bayesbin.predict.folding import Folded, fold
 from bayesbin.predict.packing import num_words, pack, unpack
-from bayesbin.predict.program import Activation, Flatten, Pool, Weighted, steps_of
+from bayesbin.predict.program import (
+    Activation,
+    Add,
+    Flatten,
+    Line,
+    Pool,
+    Push,
+    Swap,
+    Weighted,
+    steps_of,
+)
 
 
 def run(operations, signs: dict[str, Tensor], place: int, x: Tensor) -> Tensor:
     """The operations in torch, in float64."""
+    stack: list[Tensor] = []
     for operation in operations:
         if isinstance(operation, Weighted):
             w = signs[operation.site].double()
@@ -53,9 +65,16 @@ def run(operations, signs: dict[str, Tensor], place: int, x: Tensor) -> Tensor:
         elif isinstance(operation, Pool):
             pool = F.max_pool2d if operation.kind == "max" else F.avg_pool2d
             x = pool(x, operation.size, operation.stride, operation.padding)
+        elif isinstance(operation, Push):
+            stack.append(x)
+        elif isinstance(operation, Swap):
+            x, stack[-1] = stack[-1], x
+        elif isinstance(operation, Add):
+            x = x + stack.pop()
         else:
             assert isinstance(operation, Flatten)
             x = x.flatten(1)
+    assert not stack
     return x
 
 
@@ -70,6 +89,24 @@ def convolutional() -> nn.Module:
     return net
 
 
+def residual() -> nn.Module:
+    inner = Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)))
+    body = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), inner, nn.Tanh()
+    )
+    shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), Residual(body, shortcut),
+        nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), Residual(nn.Linear(36, 36), nn.Identity()),
+        nn.Linear(36, 3),
+    )  # fmt: skip
+
+
+def reused() -> nn.Module:
+    layer, norm, relu = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU()
+    return nn.Sequential(layer, norm, relu, layer, norm, relu, nn.Linear(6, 3))
+
+
 NETWORKS = {
     "mlp": (lambda: mlp(6, [8, 7], 3), (6,)),
     "tanh, no normalisation": (lambda: mlp(6, [8], 3, activation="tanh", normalize=False), (6,)),
@@ -77,6 +114,9 @@ NETWORKS = {
     "state norm": (lambda: to_state_batch_norm_(mlp(6, [8], 3)), (6,)),
     "convolutional": (convolutional, (2, 9, 9)),
     "of the literature": (lambda: conv_net((1, 12, 12), (4,), (6,), 3), (1, 12, 12)),
+    "residual": (residual, (2, 6, 6)),
+    "residual, state norm": (lambda: to_state_batch_norm_(residual()), (2, 6, 6)),
+    "layers used twice": (reused, (6,)),
     "one layer": (lambda: nn.Linear(4, 2), (4,)),
 }
 
@@ -115,6 +155,25 @@ def test_the_steps_are_the_network(name, with_statistics):
                    for a, b in itertools.pairwise(operations))  # fmt: skip
 
 
+def test_a_residual_block_is_a_detour_over_the_stack():
+    net = to_binary_(residual())
+    steps = [step for step in steps_of(net) if not isinstance(step, Line)]
+    sites = [step.site if isinstance(step, Weighted) else type(step).__name__ for step in steps]
+    assert sites == [
+        "0.weight", "Push", "2.body.0.weight", "Push", "2.body.2.body.0.weight", "Add", "Activation",
+        "Swap", "Pool", "2.shortcut.1.weight", "Add", "Activation", "Flatten", "Push", "6.body.weight",
+        "Swap", "Add", "7.weight",
+    ]  # fmt: skip
+    norms = [step.norm for step in steps_of(net) if isinstance(step, Line) and step.norm]
+    assert norms == ["1", "2.body.1", "2.body.2.body.1", "2.shortcut.2", "3"]
+    # A sum stands between the lines of a body and those that follow it.
+    operations = fold(net, steps_of(net), [None], 0, None)
+    places = [place for place, op in enumerate(operations) if isinstance(op, Add)]
+    assert isinstance(operations[places[1] - 1], Folded) and isinstance(
+        operations[places[1] + 1], Folded
+    )
+
+
 @pytest.mark.parametrize(
     "module, message",
     [
@@ -132,6 +191,10 @@ def test_the_steps_are_the_network(name, with_statistics):
             "by the batch",
         ),
         (nn.Sequential(nn.Linear(3, 2), nn.Flatten(0)), "flattens other dimensions"),
+        (
+            nn.Sequential(Residual(nn.Sequential(nn.Linear(2, 2), nn.GELU()))),
+            r"'0\.body\.1' is GELU",
+        ),
         (nn.Bilinear(2, 2, 2), "The network is Bilinear"),
     ],
     ids=str,

@@ -1,9 +1,9 @@
 #include "network.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "canonical.h"
+#include "pool.h"
 #include "single.h"
 
 namespace bayesbin {
@@ -17,16 +17,20 @@ constexpr int64_t DRAWN_AT_ONCE = 1 << 22;  // weights between two looks at the 
 Network::Network(const Tier& tier, const std::vector<Step>& steps, Shape input, int lanes)
     : tier_(tier), steps_(steps), input_(input) {
     int64_t largest = input.size();
+    size_t depth = 0, deepest = 0;
     for (const Step& step : steps) {
         largest = std::max(largest, step.out.size());
         const bool weights = step.op == Op::WEIGHTS;
         const int64_t words = weights ? ceil_div(step.geometry.inputs(), 64) : 0;
         columns_.emplace_back(weights ? size_t(words * column_stride(step.geometry.units)) : 0);
         if (weights) scratch_.announce(step.geometry, step.kind, lanes);
+        if (step.op == Op::PUSH) deepest = std::max(deepest, ++depth);
+        if (step.op == Op::ADD) --depth;
     }
     scratch_.allocate();
     from_ = Buffer<float>(size_t(largest * lanes));
     to_ = Buffer<float>(size_t(largest * lanes));
+    for (size_t i = 0; i < deepest; ++i) stack_.emplace_back(size_t(largest * lanes));
 }
 
 bool Network::set_draw(int64_t draw, Watch& watch) {
@@ -51,6 +55,7 @@ bool Network::set_draw(int64_t draw, Watch& watch) {
 
 const float* Network::run(const float* x, int64_t rows, int64_t first, int lanes, Watch& watch) {
     to_lanes(x, rows, first, input_.size(), lanes, from_.get());
+    size_t depth = 0;
     for (size_t i = 0; i < steps_.size(); ++i) {
         if (watch.stopped()) return nullptr;
         const Step& step = steps_[i];
@@ -79,39 +84,12 @@ const float* Network::run(const float* x, int64_t rows, int64_t first, int lanes
                 std::swap(from_, to_);
                 break;
             case Op::FLATTEN: break;  // values lie in that order already
+            case Op::PUSH: std::copy_n(values, count, stack_[depth++].get()); break;
+            case Op::SWAP: std::swap(from_, stack_[depth - 1]); break;
+            case Op::ADD: tier_.add(values, stack_[--depth].get(), count); break;
         }
     }
     return from_.get();
-}
-
-// Padding is left out of a maximum and of a sum; an average divides by the window's area, padding
-// included or not. (As in torch without ceil_mode.)
-void Network::pool(const Step& step, int lanes, const float* x, float* out) const {
-    const Window& w = step.window;
-    const Shape &in = step.in, &to = step.out;
-    const bool maximum = step.op == Op::MAX_POOL;
-    const float start = maximum ? -std::numeric_limits<float>::infinity() : 0.0f;
-    for (int64_t c = 0; c < in.channels; ++c)
-        for (int64_t oy = 0; oy < to.height; ++oy)
-            for (int64_t ox = 0; ox < to.width; ++ox, out += lanes) {
-                const int64_t top = oy * w.step_y - w.pad_y, left = ox * w.step_x - w.pad_x;
-                const int64_t y0 = std::max<int64_t>(top, 0), x0 = std::max<int64_t>(left, 0);
-                const int64_t y1 = std::min(top + w.height, in.height);
-                const int64_t x1 = std::min(left + w.width, in.width);
-                std::fill_n(out, lanes, start);
-                for (int64_t y = y0; y < y1; ++y)
-                    for (int64_t xx = x0; xx < x1; ++xx) {
-                        const float* value = x + ((c * in.height + y) * in.width + xx) * lanes;
-                        if (maximum)
-                            tier_.maximum(out, value, lanes);
-                        else
-                            tier_.add(out, value, lanes);
-                    }
-                if (maximum) continue;
-                const int64_t area =
-                    step.count_padding ? w.height * w.width : (y1 - y0) * (x1 - x0);
-                for (int r = 0; r < lanes; ++r) out[r] /= float(area);
-            }
 }
 
 }  // namespace bayesbin

@@ -21,8 +21,6 @@ public:
     const float* run(const float* x, int64_t rows, int64_t first, int lanes, Watch& watch);
 
 private:
-    void pool(const Step& step, int lanes, const float* x, float* out) const;
-
     const Tier& tier_;
     const std::vector<Step>& steps_;
     Shape input_;
@@ -30,6 +28,7 @@ private:
     Scratch scratch_;
     std::vector<Buffer<uint64_t>> columns_;  // of each step; empty where it has no weights
     Buffer<float> from_, to_;
+    std::vector<Buffer<float>> stack_;  // as many as the steps ever put there; in use from the first on
 };
 
 }  // namespace bayesbin

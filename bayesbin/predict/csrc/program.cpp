@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace bayesbin {
 
@@ -9,6 +10,11 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& what) {
     throw std::invalid_argument("A step of the program " + what + ".");
+}
+
+std::string text(const Shape& s) {
+    return "(" + std::to_string(s.channels) + ", " + std::to_string(s.height) + ", " +
+           std::to_string(s.width) + ")";
 }
 
 Window window_at(const int64_t* field) {
@@ -56,10 +62,28 @@ void read_pool(Step& step, const int64_t* row) {
     step.out = {step.in.channels, g.out_height(), g.out_width()};
 }
 
+// The stack of shapes, the one on top last.
+void read_stack(Step& step, std::vector<Shape>& stack) {
+    if (step.op == Op::PUSH) {
+        stack.push_back(step.in);
+        return;
+    }
+    if (stack.empty()) refuse("takes values from an empty stack");
+    if (step.op == Op::SWAP) {
+        std::swap(step.out, stack.back());
+        return;
+    }
+    const Shape &to = step.in, &from = stack.back();
+    if (to.channels != from.channels || to.height != from.height || to.width != from.width)
+        refuse("adds values of the shape " + text(from) + " to values of the shape " + text(to));
+    stack.pop_back();
+}
+
 }  // namespace
 
 std::vector<Step> read_program(const int64_t* rows, int64_t count, Shape shape) {
     std::vector<Step> steps;
+    std::vector<Shape> stack;
     for (int64_t index = 0; index < count; ++index) {
         const int64_t* row = rows + index * PROGRAM_FIELDS;
         Step step{};
@@ -77,6 +101,9 @@ std::vector<Step> read_program(const int64_t* rows, int64_t count, Shape shape) 
             case Op::MAX_POOL:
             case Op::AVG_POOL: read_pool(step, row); break;
             case Op::FLATTEN: step.out = {shape.size(), 1, 1}; break;
+            case Op::PUSH:
+            case Op::SWAP:
+            case Op::ADD: read_stack(step, stack); break;
             case Op::RELU:
             case Op::TANH:
             case Op::SIGN: break;
@@ -85,6 +112,9 @@ std::vector<Step> read_program(const int64_t* rows, int64_t count, Shape shape) 
         shape = step.out;
         steps.push_back(step);
     }
+    if (!stack.empty())
+        throw std::invalid_argument("The program leaves " + std::to_string(stack.size()) +
+                                    " values on the stack; add them.");
     return steps;
 }
 

@@ -24,6 +24,9 @@ enum class Op : int64_t {
     MAX_POOL = 6, // 0, 0, 0, window
     AVG_POOL = 7, // whether padding counts, 0, 0, window
     FLATTEN = 8,  // every value becomes a channel
+    PUSH = 9,     // a copy of the values goes on a stack
+    SWAP = 10,    // the values and those on top of the stack change places
+    ADD = 11,     // the values on top of the stack are taken off it and added
 };
 
 struct Shape {
@@ -50,7 +53,8 @@ struct Step {
     bool count_padding = true;
 };
 
-// The steps with their shapes. Throws std::invalid_argument, in a sentence, where they do not fit.
+// The steps with their shapes. Throws std::invalid_argument, in a sentence, where they do not fit or
+// leave values on the stack.
 std::vector<Step> read_program(const int64_t* rows, int64_t count, Shape input);
 
 }  // namespace bayesbin
