@@ -173,3 +173,15 @@ def test_priors_decomposition_is_the_sum_written_out():
             expected[name] += ((a - b) ** 2).sum().item() / (sets * draws * inputs)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     assert sum(found[name] for name in PARTS) == pytest.approx(found["brier"], abs=1e-12)
+
+
+def test_ship(images, tmp_path):
+    arguments = ("--smoke", "--data", str(images), "--out", "s.json")
+    table = run("ship.py", *arguments, cwd=tmp_path)
+    assert run("ship.py", "--report", "s.json", cwd=tmp_path) == table
+    record = json.loads((tmp_path / "s.json").read_text())
+    for row in record["sizes"]:
+        assert row["bytes"] > row["bits"] / 8 > 0
+    (cold,), (blocks,) = record["cold_starts"], record["throughput"]
+    assert set(cold["seconds"]) == {"interpreter", "numpy", "file", "torch"}
+    assert blocks["images"] == 90 and len(blocks["seconds"]) == 3

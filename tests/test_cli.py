@@ -37,7 +37,7 @@ def test_help_needs_no_torch():
 def test_the_names_offered_are_those_of_the_data_module():
     from bayesbin import cli
 
-    assert cli._NAMES == NAMES
+    assert cli.training.NAMES == NAMES
 
 
 @pytest.mark.parametrize("name", ["two-moons", "regression"])

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesbin._preprocessing import Preprocessing
+
 
 class DataError(ValueError):
     """A data set is not what it should be: what was expected, what came, what to do."""
@@ -53,6 +55,8 @@ class Dataset:
 class Splits:
     """A training and a test set of one kind; DataError if their input shapes or classes differ.
 
+    ``preprocessing`` says how x came from the source's pixels; None: it is as the source has it.
+
     >>> from bayesbin.data import digits
     >>> splits, validation = digits().hold_out(0.1)  # choose by this set, never by the test set
     >>> len(splits.train), len(validation), len(splits.test)
@@ -61,6 +65,7 @@ class Splits:
 
     train: Dataset
     test: Dataset
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         train, test = ((part.x.shape[1:], part.num_classes) for part in (self.train, self.test))
@@ -74,7 +79,7 @@ class Splits:
         Raises DataError for a fraction outside (0, 1) or classes too small to be split.
         """
         parts = split(self.train, fraction, seed)
-        return Splits(parts.train, self.test), parts.test
+        return Splits(parts.train, self.test, self.preprocessing), parts.test
 
 
 def require_pairs(x: Tensor, y: Tensor, name: str) -> None:
@@ -96,14 +101,19 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Splits:
         wanted = f"{dataset.name}: expected a fraction that leaves each class on both sides"
         came = f"{fraction} of {len(dataset)} examples ({error})"
         raise DataError(f"{wanted}, got {came}; change it or use more data") from error
-    return Splits(*(replace(dataset, x=dataset.x[i], y=dataset.y[i]) for i in pieces))
+    rest, part = (replace(dataset, x=dataset.x[i], y=dataset.y[i]) for i in pieces)
+    return Splits(rest, part)
 
 
-def standardize(splits: Splits) -> Splits:
-    """Shift and scale both sets by the training set's one mean and one standard deviation."""
+def standardize(splits: Splits, divisor: float) -> Splits:
+    """Shift and scale both sets by the training set's one mean and one standard deviation.
+
+    :param divisor: that the pixels have been divided by already.
+    """
     std, mean = torch.std_mean(splits.train.x, correction=0)
     if std == 0:
         name = splits.train.name
         raise DataError(f"{name}: expected images, got one brightness in all; check the files")
     sets = (splits.train, splits.test)
-    return Splits(*(replace(part, x=(part.x - mean).div_(std)) for part in sets))
+    train, test = (replace(part, x=(part.x - mean).div_(std)) for part in sets)
+    return Splits(train, test, Preprocessing(divisor, mean.item(), std.item()))

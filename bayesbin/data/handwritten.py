@@ -21,4 +21,4 @@ def digits(seed: int = 0, test_fraction: float = 0.2) -> Splits:
 
     x, y = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     whole = Dataset(x.float(), y.long(), "digits", num_classes=10)
-    return standardize(split(whole, test_fraction, seed))
+    return standardize(split(whole, test_fraction, seed), divisor=1.0)

@@ -14,6 +14,8 @@ from torch import Tensor
 from bayesbin.data.dataset import DataError, Dataset, Splits, standardize
 from bayesbin.data.folders import data_folder, file_in
 
+_WHITE = 255.0
+
 
 def idx_folder(
     folder: str | Path,
@@ -39,9 +41,9 @@ def idx_folder(
             came = f"{len(images)} images and {len(labels)} labels; take both from one source"
             raise DataError(f"expected one label per image in {root}/{part}-*, got {came}")
         num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
-        x = images.to(torch.float32).div_(255.0)
+        x = images.to(torch.float32).div_(_WHITE)
         sets.append(Dataset(x.flatten(1) if flatten else x, labels, root.name, num_classes))
-    return standardize(Splits(*sets)) if normalize else Splits(*sets)
+    return standardize(Splits(*sets), _WHITE) if normalize else Splits(*sets)
 
 
 def _read_idx(folder: Path, stem: str, num_dims: int) -> Tensor:

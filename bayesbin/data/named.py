@@ -46,4 +46,5 @@ def load(name: str, folder: str | Path | None = None, seed: int = 0) -> Splits:
     checksum = zlib.crc32(bytes(splits.train.y.tolist()))
     if (other := _LABEL_CHECKSUMS.get(checksum, name)) != name:
         raise DataError(f"expected {name} in {root}, got {other}; name the folder of {name}")
-    return Splits(replace(splits.train, name=name), replace(splits.test, name=name))
+    train, test = (replace(part, name=name) for part in (splits.train, splits.test))
+    return replace(splits, train=train, test=test)

@@ -56,7 +56,7 @@ def usps_folder(folder: str | Path, *, normalize: bool = True, flatten: bool = T
         x = torch.from_numpy(images.astype(np.float32)).div_(WHITE).reshape(-1, 16, 16)
         y = torch.from_numpy(labels.astype(np.int64))
         sets.append(Dataset(x.flatten(1) if flatten else x, y, "usps", num_classes=10))
-    return standardize(Splits(*sets)) if normalize else Splits(*sets)
+    return standardize(Splits(*sets), WHITE) if normalize else Splits(*sets)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -32,10 +32,11 @@ from bayesbin.predict.predictive import (
     predict_regression,
 )
 from bayesbin.predict.program import steps_of
+from bayesbin.predict.quantities import probs_std_of
 from bayesbin.predict.triton_backend import TritonProgram
 
 PRECISIONS = ("exact", "fast")
-_CHUNK = 8  # draws whose bits are packed at a time, where each has log-odds of its own
+DRAWS_AT_ONCE = 8  # draws whose bits are packed at a time, where each has log-odds of its own
 
 
 class PackedPredictive:
@@ -145,9 +146,10 @@ class PackedPredictive:
             sums = program.run_classes(values, threads=self._threads())
             log_probs = np.logaddexp(log_probs, sums.log_probs)
             squares, entropies = squares + sums.squares, entropies + sums.entropies
-        mean = torch.from_numpy(np.asarray(log_probs)) - math.log(count)
-        spread = (torch.from_numpy(squares) / count - mean.exp().square()).clamp(min=0.0).sqrt()
-        return Prediction(mean, torch.from_numpy(entropies) / count, spread, count)
+        mean = log_probs - math.log(count)
+        spread = probs_std_of(mean, squares / count)
+        mean, entropies, spread = map(torch.from_numpy, (mean, entropies / count, spread))
+        return Prediction(mean, entropies, spread, count)
 
     @torch.no_grad()
     def outputs(self, x: Tensor | Iterable[Any]) -> Tensor:
@@ -231,7 +233,7 @@ class PackedPredictive:
     def _programs(self, image: tuple[int, int, int]) -> Iterator[Program | TritonProgram]:
         """Programs that together run all draws: one, or one for every few draws with effects."""
         count = max(self.num_samples, 1)
-        size = _CHUNK if self._posterior.effects else count
+        size = DRAWS_AT_ONCE if self._posterior.effects else count
         if image in self._on_device:
             yield self._on_device[image]
             return

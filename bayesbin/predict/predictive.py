@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bayesbin import _networks
 from bayesbin.nn.state_norm import Statistics, input_batches
 from bayesbin.posterior import BinaryPosterior
+from bayesbin.predict.quantities import entropy_of, mutual_information_of, probs_of
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,17 @@ class Prediction:
     @property
     def probs(self) -> Tensor:
         """Probabilities averaged over draws, (B, C)."""
-        return self.log_probs.exp()
+        return _by(probs_of, self.log_probs)
 
     @property
     def entropy(self) -> Tensor:
         """Entropy of the averaged probabilities, (B,): the total uncertainty."""
-        return torch.special.entr(self.probs).sum(-1)
+        return _by(entropy_of, self.log_probs)
 
     @property
     def mutual_information(self) -> Tensor:
         """entropy - expected_entropy, (B,), at least 0: what the draws disagree about."""
-        return (self.entropy - self.expected_entropy).clamp(min=0.0)
+        return _by(mutual_information_of, self.log_probs, self.expected_entropy)
 
 
 @dataclass(frozen=True)
@@ -224,3 +226,9 @@ def _noise(
     if index is None:
         return posterior.real[noise].at(0.0).double()
     return posterior.sample_real(noise, index, seed=seed).double()
+
+
+def _by(formula: Callable[..., np.ndarray], *quantities: Tensor) -> Tensor:
+    """A formula of numpy's as a tensor: predictors without torch give the same, to the last bit."""
+    found = formula(*(each.detach().cpu().numpy() for each in quantities))
+    return torch.from_numpy(np.asarray(found)).to(quantities[0].device)

@@ -19,7 +19,7 @@ from bayesbin.estimators import Estimator, named_estimator
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
 from bayesbin.guides.base import SignGuide
 from bayesbin.infer import fit, natural_rules
-from bayesbin.nn import Classifier, recalibrate
+from bayesbin.nn import Classifier, Statistics, recalibrate
 from bayesbin.runs.config import RunConfig
 from bayesbin.runs.record import (
     RECORD,
@@ -133,6 +133,16 @@ def evaluate_run(
     :raises ValueError: for fewer than 1 draw. :raises DataError: if the data cannot be read or are not
         those of the run.
     """
+    splits = splits_of(run, data_folder)
+    if num_samples < 1:
+        raise ValueError(f"expected num_samples of at least 1; got {num_samples}.")
+    statistics = calibrated(run, splits, num_samples, seed)
+    x, y = splits.test.x, splits.test.y
+    return evaluate(run.net, run.posterior, x, y, num_samples, seed, statistics)
+
+
+def splits_of(run: Run, data_folder: str | os.PathLike[str] | None) -> data.Splits:
+    """The data of a run. :raises DataError: if they cannot be read or are others."""
     config = run.config
     splits = data.load(
         config.dataset, None if data_folder is None else Path(data_folder), config.data_seed
@@ -141,14 +151,14 @@ def evaluate_run(
         wanted = f"the {config.dataset} data that the run was trained on"
         came = f"others (SHA-256 {digest[:12]}...); name their folder"
         raise data.DataError(f"expected {wanted}, got {came}.")
-    if num_samples < 1:
-        raise ValueError(f"expected num_samples of at least 1; got {num_samples}.")
-    train = splits.hold_out(config.validation, config.data_seed)[0].train
-    statistics = recalibrate(
-        run.net, run.posterior, train.x[:_CALIBRATION_DATA], num_samples=num_samples, seed=seed
-    )
-    x, y = splits.test.x, splits.test.y
-    return evaluate(run.net, run.posterior, x, y, num_samples, seed, statistics)
+    return splits
+
+
+def calibrated(run: Run, splits: data.Splits, num_samples: int, seed: int) -> Statistics:
+    """Normalisation statistics of the mode and of the draws, from training data."""
+    train = splits.hold_out(run.config.validation, run.config.data_seed)[0].train
+    inputs = train.x[:_CALIBRATION_DATA]
+    return recalibrate(run.net, run.posterior, inputs, num_samples=num_samples, seed=seed)
 
 
 def _guide(config: RunConfig, model: nn.Module) -> SignGuide:

@@ -226,7 +226,7 @@ def test_the_mode_and_a_joint_posterior(monkeypatch):
     joint = BinaryPosterior(
         {site: law.natural, **{s: q.natural for s, q in rest}}, {"a": effect}, {site: ["a"]}
     )
-    monkeypatch.setattr("bayesbin.predict.packed._CHUNK", 2)
+    monkeypatch.setattr("bayesbin.predict.packed.DRAWS_AT_ONCE", 2)
     triton, cpu = both(net, joint, 3, 2)
     assert_same(triton.predict(x[:2]), cpu.predict(x[:2]))
     torch.testing.assert_close(triton.outputs(x[:2]), cpu.outputs(x[:2]), rtol=2e-5, atol=2e-5)
