@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what the names below are, for type checkers and editors
     from bayesbin import (
+        continual,
         data,
         diagnostics,
         distributions,
@@ -44,6 +45,7 @@ __all__ = [
     "SignBernoulli",
     "TraceBinary_ELBO",
     "__version__",
+    "continual",
     "data",
     "diagnostics",
     "distributions",

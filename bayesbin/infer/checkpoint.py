@@ -50,6 +50,23 @@ def save_checkpoint(
     """
     if keep < 1:
         raise ValueError(f"expected to keep at least 1 checkpoint, got keep={keep}; use 2.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_stale_temporaries(folder)
+    path = folder / _file_name(state["epoch"], state["batch"], state["step"])
+    write_checkpoint(path, state)
+    # Files that sort after this one are damaged ones that were passed over: not ours to count.
+    older = [other for other in checkpoints(folder) if _age(other) <= _age(path)]
+    for other in older[:-keep]:
+        other.unlink(missing_ok=True)
+    return path
+
+
+def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write ``state`` to one file, atomically, under a header with its digest.
+
+    Arguments and errors as :func:`save_checkpoint`.
+    """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     payload = buffer.getvalue()
@@ -65,16 +82,7 @@ def save_checkpoint(
         "size": len(payload),
     }
     header["sha256"] = _digest(header, payload)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_stale_temporaries(folder)
-    path = folder / _file_name(state["epoch"], state["batch"], state["step"])
     write_atomically(path, _json_line(header) + payload)
-    # Files that sort after this one are damaged ones that were passed over: not ours to count.
-    older = [other for other in checkpoints(folder) if _age(other) <= _age(path)]
-    for other in older[:-keep]:
-        other.unlink(missing_ok=True)
-    return path
 
 
 def load_latest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -1,0 +1,248 @@
+"""Sequences of tasks made from one data set: pixels permuted, classes split, images rotated."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bayesbin._files import sha256
+from bayesbin.continual.tasks import Task
+from bayesbin.data import Dataset, Splits
+
+SCENARIOS = ("task", "domain", "class")
+
+
+class TaskStream(Sequence[Task]):
+    """Tasks made when they are asked for: none is kept, and each is the same every time."""
+
+    def __init__(self, splits: Splits, num_tasks: int) -> None:
+        if not isinstance(num_tasks, int) or num_tasks < 1:
+            raise ValueError(f"expected num_tasks as a whole number from 1; got {num_tasks!r}.")
+        self.splits, self._length = splits, num_tasks
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._task(i, self.splits) for i in range(*index.indices(len(self)))]
+        return self._task(self._checked(index), self.splits)
+
+    def exam(self, index: int) -> Task:
+        """Task ``index`` without training data: made from the test set alone."""
+        test = self.splits.test
+        return self._task(self._checked(index), Splits(test, test)).exam()
+
+    def _checked(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"expected a task in 0 .. {len(self) - 1}, got {index}.")
+        return index % len(self)
+
+    @abstractmethod
+    def _task(self, index: int, splits: Splits) -> Task: ...
+
+
+class PermutedPixels(TaskStream):
+    """The same data with their pixels in another order in each task; labels and head are shared.
+
+    Permutation t is that of ``Generator(PCG64(SeedSequence([seed, t])))``: a function of seed and task
+    alone, identical for training and test set; its SHA-256 is the task's digest.
+
+    :param splits: inputs (N, ...), whose dimensions but the first are permuted together.
+    :param num_tasks: T. :param seed: of the permutations, at least 0.
+    :param identity_first: leave the pixels of the first task where they are.
+    :raises ValueError: for less than one task or a negative seed.
+
+    >>> from bayesbin.data import digits
+    >>> stream = PermutedPixels(digits(), num_tasks=5, seed=0)
+    >>> len(stream), stream[4].name, stream[4].digest[:8]
+    (5, 'permutation 5', '95b5b175')
+
+    Source: Goodfellow et al. 2014, arXiv 1312.6211.
+    """
+
+    def __init__(
+        self, splits: Splits, num_tasks: int, seed: int, identity_first: bool = False
+    ) -> None:
+        super().__init__(splits, num_tasks)
+        self.seed, self.identity_first = _checked_seed(seed), identity_first
+
+    def permutation(self, index: int) -> Tensor:
+        """Where the pixels of task ``index`` come from, (D,)."""
+        size = self.splits.train.x[0].numel()
+        if self.identity_first and index == 0:
+            return torch.arange(size)
+        return torch.from_numpy(_generator(self.seed, index).permutation(size))
+
+    def _task(self, index: int, splits: Splits) -> Task:
+        order = self.permutation(index)
+
+        def permuted(x: Tensor) -> Tensor:
+            return x.flatten(1).index_select(1, order.to(x.device)).reshape(x.shape)
+
+        train, test = _mapped(splits, permuted)
+        return Task(f"permutation {index + 1}", train, test, digest=_digest(order))
+
+
+class RotatedPixels(TaskStream):
+    """The same images turned by another angle in each task; labels and head are shared.
+
+    Without a seed the angles are evenly spaced from 0 to ``max_degrees``, both included; with one they
+    are drawn uniformly from that range, by ``Generator(PCG64(SeedSequence([seed, t])))``. Turned with
+    bilinear interpolation; what comes from outside the image is the pixel at its edge.
+
+    :param splits: square images (N, side**2) or (N, channels, side, side).
+    :param num_tasks: T. :param max_degrees: the largest angle, counter-clockwise.
+    :raises ValueError: for less than one task, a negative seed, or inputs that are no square images.
+
+    >>> from bayesbin.data import digits
+    >>> [RotatedPixels(digits(), 3, max_degrees=90.0)[t].name for t in range(3)]
+    ['rotation by 0', 'rotation by 45', 'rotation by 90']
+
+    Source: Lopez-Paz and Ranzato 2017, arXiv 1706.08840.
+    """
+
+    def __init__(
+        self, splits: Splits, num_tasks: int, max_degrees: float = 180.0, seed: int | None = None
+    ) -> None:
+        super().__init__(splits, num_tasks)
+        self.max_degrees = float(max_degrees)
+        self.seed = None if seed is None else _checked_seed(seed)
+        shape = tuple(splits.train.x.shape[1:])
+        side = math.isqrt(math.prod(shape))
+        if len(shape) == 1 and side**2 == shape[0]:
+            self._image = (1, side, side)
+        elif len(shape) == 3 and shape[1] == shape[2]:
+            self._image = shape
+        else:
+            raise ValueError(
+                f"expected square images, (side * side,) or (channels, side, side); got {shape}."
+            )
+
+    def degrees(self, index: int) -> float:
+        """The angle of task ``index``."""
+        if self.seed is not None:
+            return float(_generator(self.seed, index).uniform(0.0, self.max_degrees))
+        return self.max_degrees * index / max(len(self) - 1, 1)
+
+    def _task(self, index: int, splits: Splits) -> Task:
+        degrees = self.degrees(index)
+
+        def rotated(x: Tensor) -> Tensor:
+            return _rotate(x.reshape(-1, *self._image), degrees).reshape(x.shape)
+
+        digest = _digest(torch.tensor(degrees, dtype=torch.float64))
+        train, test = _mapped(splits, rotated)
+        return Task(f"rotation by {degrees:.4g}", train, test, digest=digest)
+
+
+class SplitClasses(TaskStream):
+    """The classes of one data set in groups, a task each.
+
+    :param classes_per_task: k; a remainder that does not fill a task is left out.
+    :param scenario: "task": labels 0 .. k-1 and a head per task, which is known at test; "domain": the
+        same labels through one head; "class": the original labels through one head that must tell all
+        classes apart. The last is expected to fail with nothing but a prior to remember by: a posterior
+        as prior, even an exact one, forgets classes that the new data do not contain.
+    :param seed: shuffles the order of the classes; None: as they are numbered.
+    :raises ValueError: for an unknown scenario, a data set without classes, or k out of range.
+
+    >>> from bayesbin.data import digits
+    >>> task = SplitClasses(digits())[1]
+    >>> task.name, task.head, task.train.num_classes, sorted(set(task.train.y.tolist()))
+    ('classes 2, 3', 1, 2, [0, 1])
+
+    Source: van de Ven and Tolias 2019, arXiv 1904.07734 (scenarios); Farquhar and Gal 2018, arXiv
+    1805.09733, and Kessler et al. 2023, arXiv 2301.01828 (why class-incremental learning fails).
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        classes_per_task: int = 2,
+        scenario: str = "task",
+        seed: int | None = None,
+    ) -> None:
+        if scenario not in SCENARIOS:
+            raise ValueError(f"scenario is one of {', '.join(SCENARIOS)}; got {scenario!r}.")
+        count = splits.train.num_classes
+        if count is None or not 1 <= classes_per_task <= count:
+            raise ValueError(
+                f"expected 1 to {count or 0} classes per task, the number in {splits.train.name}; got "
+                f"{classes_per_task}."
+            )
+        super().__init__(splits, count // classes_per_task)
+        self.classes_per_task, self.scenario = classes_per_task, scenario
+        order = np.arange(count)
+        self._order = (
+            order if seed is None else _generator(_checked_seed(seed), 0).permutation(order)
+        )
+
+    def classes(self, index: int) -> list[int]:
+        """The classes of task ``index``, in the order of their new labels."""
+        start = index * self.classes_per_task
+        return self._order[start : start + self.classes_per_task].tolist()
+
+    def _task(self, index: int, splits: Splits) -> Task:
+        classes = self.classes(index)
+        name = f"classes {', '.join(map(str, classes))}"
+        train, test = (self._part(part, classes) for part in (splits.train, splits.test))
+        head = index if self.scenario == "task" else None
+        return Task(name, train, test, head=head, digest=_digest(torch.tensor(classes)))
+
+    def _part(self, dataset: Dataset, classes: list[int]) -> Dataset:
+        chosen = torch.isin(dataset.y, torch.tensor(classes, device=dataset.y.device))
+        x, y = dataset.x[chosen], dataset.y[chosen]
+        if self.scenario == "class":
+            return replace(dataset, x=x, y=y)
+        labels = torch.full((int(dataset.num_classes or 0),), -1)
+        labels[torch.tensor(classes)] = torch.arange(len(classes))
+        y = labels.to(y.device)[y]
+        return Dataset(x, y, dataset.name, num_classes=len(classes))
+
+
+def _checked_seed(seed: int) -> int:
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"expected a seed as a whole number from 0; got {seed!r}.")
+    return seed
+
+
+def _generator(seed: int, index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
+
+
+def _mapped(splits: Splits, change: Callable[[Tensor], Tensor]) -> list[Dataset]:
+    if splits.train is splits.test:  # made for its test set only
+        part = replace(splits.test, x=change(splits.test.x))
+        return [part, part]
+    return [replace(part, x=change(part.x)) for part in (splits.train, splits.test)]
+
+
+def _digest(values: Tensor) -> str:
+    return sha256(
+        values.numpy().astype(f"<{'f' if values.is_floating_point() else 'i'}8").tobytes()
+    )
+
+
+def _rotate(images: Tensor, degrees: float) -> Tensor:
+    if degrees == 0:
+        return images.clone()
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    matrix = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).to(images)
+    grid = F.affine_grid(matrix[None], [1, *images.shape[1:]], align_corners=False)
+    pieces = [  # the grid is the same for all, but grid_sample wants one of each image
+        F.grid_sample(
+            piece, grid.expand(len(piece), -1, -1, -1), padding_mode="border", align_corners=False
+        )
+        for piece in images.split(10_000)
+    ]
+    return torch.cat(pieces)
