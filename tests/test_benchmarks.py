@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,18 @@ def test_predict(tmp_path):
     assert [block["network"] for block in record["blocks"]] == ["relu", "sign", "conv"]
     for block in record["blocks"]:
         assert all(second > 0 for seconds in block["seconds"].values() for second in seconds)
+
+
+@pytest.mark.skipif(
+    not shutil.which("cmake"), reason="the benchmark compiles its program with cmake"
+)
+def test_kernels(tmp_path):
+    table = run("kernels.py", "--smoke", "--out", "k.json", cwd=tmp_path)
+    assert run("kernels.py", "--report", "k.json", cwd=tmp_path) == table
+    record = json.loads((tmp_path / "k.json").read_text())
+    assert len(record["peaks"]["kernels"]) == 5 and len(record["convolutions"]) == 3
+    for row in record["peaks"]["kernels"]:
+        assert row["ratio"] is None or 0.0 < row["ratio"] < 1.5
 
 
 PARTS = ("bias2", "variance_between_sets", "variance_between_draws")

@@ -10,13 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bayesbin.predict.kernel_program import Program
-from bayesbin.predict.kernels import available, tier
-from bayesbin.predict.packing import num_words
+from bayesbin.predict.kernels import available, draw_bits, tier
+from bayesbin.predict.packing import num_words, pack
 
 _UNITS = _INPUTS = 512
-_DRAWS = 4
-_FEW, _MANY = 8, 128  # rows: 8 are the fewest that the kernels add up at once
-_LANES = 8
+_ROWS = 128
+_LANES = 8  # the fewest rows that the kernels add up at once
 
 
 class Rates(NamedTuple):
@@ -41,8 +40,8 @@ def microseconds_of(kind: str, drawn: int, sums: int, batch: int) -> float | Non
 def rates(kind: str) -> Rates:
     """Rates of a kind of sums ("real", "fast" or "sign"), measured once per process in some 50 ms.
 
-    A linear layer of 512 units and inputs is timed with 8 and with 128 rows: the difference is the
-    adding, what is left the drawing. Convolutions and other sizes differ somewhat.
+    The bits of a linear layer of 512 units and inputs are drawn, and given ones applied to 128 rows.
+    Convolutions and other sizes differ somewhat.
 
     :raises ValueError: for an unknown kind. :raises RuntimeError: where there are no kernels.
     """
@@ -51,27 +50,29 @@ def rates(kind: str) -> Rates:
 
 def median_seconds(run: Callable[[], object], turns: int = 5) -> float:
     """The median time of some runs."""
-    seconds = []
-    for _ in range(turns):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds)[turns // 2]
+    return sorted(_seconds(run, turns))[turns // 2]
 
 
 @lru_cache
 def _rates(kind: str, _tier: str) -> Rates:
-    few, many = (1e9 * _seconds(kind, rows) / _DRAWS for rows in (_FEW, _MANY))
-    added = max(many - few, 0.0) / (_MANY - _FEW) / (_UNITS * _INPUTS)
-    return Rates(max(few / (_UNITS * _INPUTS) - added * _FEW, 0.0), added)
-
-
-def _seconds(kind: str, rows: int) -> float:
     noise = np.random.default_rng(0)
     thresholds = noise.integers(0, 32768, (_UNITS, _INPUTS), dtype=np.uint16)
     mode = np.zeros((_UNITS, num_words(_INPUTS)), dtype=np.uint64)
-    keys = np.arange(_DRAWS, dtype=np.uint64)
-    program = Program((_INPUTS, 1, 1), _DRAWS)
-    program.drawn(mode, thresholds, keys, (_UNITS, _INPUTS), (1, 1), (0, 0), kind)
-    x = np.sign(noise.standard_normal((rows, _INPUTS))).astype(np.float32)
-    return median_seconds(lambda: program.run_regression(x))
+    bits = pack(noise.random((_UNITS, _INPUTS)) < 0.5)
+    x = np.sign(noise.standard_normal((_ROWS, _INPUTS))).astype(np.float32)
+    program = Program((_INPUTS, 1, 1), 1)
+    program.given(bits[None], (_UNITS, _INPUTS), (1, 1), (0, 0), kind)
+    # What disturbs a run makes it longer: the shortest of some is the machine's own.
+    drawing = min(_seconds(lambda: draw_bits(mode, thresholds, 0), 15))
+    adding = min(_seconds(lambda: program.run_regression(x), 15))
+    weights = _UNITS * _INPUTS
+    return Rates(1e9 * drawing / weights, 1e9 * adding / weights / _ROWS)
+
+
+def _seconds(run: Callable[[], object], turns: int) -> list[float]:
+    found = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return found

@@ -197,11 +197,17 @@ CONVOLUTIONS = [
     ((65, 4, 4), 33, (1, 1), (1, 1), (0, 0)),
     ((2, 5, 6), 130, (5, 5), (1, 1), (4, 4)),
     ((4, 9, 9), 5, (4, 3), (3, 2), (3, 2)),
+    ((1, 28, 28), 32, (5, 5), (1, 1), (0, 0)),
+    ((1, 7, 13), 6, (3, 2), (1, 2), (1, 1)),
+    ((3, 5, 3), 4, (2, 2), (1, 1), (0, 1)),
+    ((2, 6, 23), 130, (3, 3), (1, 3), (1, 1)),
+    ((2, 1, 37), 3, (1, 4), (1, 1), (0, 0)),
+    ((5, 3, 11), 7, (3, 3), (1, 4), (0, 0)),
 ]
 
 
 @pytest.mark.parametrize(("shape", "units", "kernel", "stride", "padding"), CONVOLUTIONS)
-@pytest.mark.parametrize("rows", [0, 1, 9, 35])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 9, 35])
 def test_convolutions(rows, shape, units, kernel, stride, padding):
     inputs = shape[0] * kernel[0] * kernel[1]
     x = guarded(rows, int(np.prod(shape))).reshape(rows, *shape)
@@ -236,7 +242,56 @@ def test_a_row_is_the_same_alone_and_in_any_batch(kind):
         same(kernels.linear(x[shuffled], bits, kind), whole[shuffled])
 
 
+@pytest.mark.parametrize("kind", ["real", "sign"])
+@pytest.mark.parametrize(("shape", "units", "kernel", "stride", "padding"), CONVOLUTIONS)
+def test_an_image_is_the_same_alone_and_in_any_batch(shape, units, kernel, stride, padding, kind):
+    x = guarded(35, int(np.prod(shape))).reshape(35, *shape)
+    bits = weights(units, shape[0] * kernel[0] * kernel[1])[0]
+    whole = kernels.conv2d(x, bits, kernel, stride, padding, kind)
+    for rows in (1, 2, 3, 4, 5, 8, 9, 17, 33):
+        for threads in (1, 3):
+            found = kernels.conv2d(x[-rows:], bits, kernel, stride, padding, kind, threads=threads)
+            same(found, whole[-rows:])
+
+
+def test_shares_of_the_units_are_the_whole():
+    """Few rows over many threads are split by units."""
+    x, bits = guarded(9, 100), weights(1000, 100)[0]
+    for kind in ("real", "fast", "sign"):
+        whole = kernels.linear(x, bits, kind)
+        for threads in (2, 3, 8, 40):
+            same(kernels.linear(x, bits, kind, threads=threads), whole)
+
+
 # Values
+
+
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_one_nan_or_infinity_in_an_image(rows):
+    """It reaches the outputs whose windows hold it, and no others."""
+    x = np.random.default_rng(11).standard_normal((rows, 2, 6, 19)).astype(np.float32)
+    x[0, 1, 2, 9], x[-1, 0, 5, 18] = np.nan, np.inf
+    for stride in ((1, 1), (2, 3)):
+        bits, w = weights(9, 18)
+        with np.errstate(invalid="ignore"):
+            expected = oracle.conv2d(x, w.reshape(9, 2, 3, 3), stride, (1, 1))
+        for tier in TIERS:
+            found = kernels.conv2d(x, bits, (3, 3), stride, (1, 1), tier=tier)
+            same(np.isnan(found), np.isnan(expected))
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 16, 33])
+def test_nan_is_the_largest_and_stays_in_its_window(rows):
+    x = np.random.default_rng(12).standard_normal((rows, 1, 4, 6)).astype(np.float32)
+    x[0, 0, 1, 1], x[-1, 0, 2, 5], x[-1, 0, 3, 0] = np.nan, np.inf, -np.inf
+    for kind in ("max", "avg"):
+        program = Program((1, 4, 6), 1)
+        program.pool(kind, (2, 2), (2, 2), (0, 0))
+        found = program.run_regression(x.reshape(rows, 24), outputs=True).outputs
+        assert found is not None
+        expected = oracle.pool(x.astype(np.float64), kind, (2, 2), (2, 2), (0, 0))
+        np.testing.assert_allclose(found[0].reshape(expected.shape), expected, rtol=0, atol=1e-6)
 
 
 def test_infinity_nan_and_zero_are_summed_as_they_are():
@@ -412,11 +467,12 @@ def test_a_network_gives_the_same_numbers_on_every_tier_and_any_number_of_thread
         for a, b in zip(arrays(run), arrays(first), strict=True):
             same(a, b)
     one = program.run_regression(x, threads=1)
-    for count in (2, 3, 8):
+    for count in (2, 3, 8, 40):  # more threads than draws: the rows are split too
         for a, b in zip(arrays(program.run_regression(x, threads=count)), arrays(one), strict=True):
             same(a, b)
     for rows in (1, 9, 33):
         part = program.run_classes(x[:rows], outputs=True)
+        assert first.outputs is not None
         same(part.probs, first.probs[:rows])
         same(part.outputs, np.ascontiguousarray(first.outputs[:, :rows]))
 
@@ -429,7 +485,9 @@ def test_more_draws_begin_with_the_same_ones():
     def outputs(draws):
         program = Program((30, 1, 1), draws)
         program.drawn(oracle.pack(mode), thresholds, keys[:draws], (5, 30))
-        return program.run_classes(x, outputs=True).outputs
+        found = program.run_classes(x, outputs=True).outputs
+        assert found is not None
+        return found
 
     many = outputs(100)
     for draws in (1, 3, 7):
@@ -446,6 +504,7 @@ def test_given_bits_and_rows_beyond_a_segment():
         program.given(given, (3, 20))
         sums = program.run_regression(x, threads=2, outputs=True)
         wanted = expected if len(given) == 5 else expected[:1].repeat(5, 0)
+        assert sums.outputs is not None
         np.testing.assert_allclose(sums.outputs, wanted, atol=1e-4)
         np.testing.assert_allclose(sums.mean, wanted.mean(0), atol=1e-5)
 

@@ -57,11 +57,6 @@ void to_int8(const float* x, int64_t count, int8_t* out) {
     for (int64_t i = 0; i < count; ++i) out[i] = x[i] >= 0.0f ? 1 : -1;
 }
 
-void maximum(float* into, const float* x, int64_t count) {
-    for (int64_t i = 0; i < count; ++i)
-        into[i] = (x[i] > into[i]) | (x[i] != x[i]) ? x[i] : into[i];
-}
-
 void add(float* into, const float* x, int64_t count) {
     for (int64_t i = 0; i < count; ++i) into[i] += x[i];
 }

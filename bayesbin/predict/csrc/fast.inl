@@ -95,24 +95,27 @@ template <int LANES>
 inline void centred_tables(const int16_t* q, const int16_t* c, bool bytes,
                            Lanes<uint16_t, LANES>* tables) {
     typedef Lanes<uint16_t, LANES> L;
+    typedef typename L::Vector V;
     L nibbles[8][16];
     L(*into)[16] = bytes ? nibbles : reinterpret_cast<L(*)[16]>(tables);
     for (int group = 0; group < 8; ++group) {
-        L x[4];
-        for (int i = 0; i < 4; ++i)
-            x[i] = L::load(reinterpret_cast<const uint16_t*>(q + (4 * group + i) * LANES));
-        const L none = L::zero() - L::load(reinterpret_cast<const uint16_t*>(c + group * LANES));
-        const L low[4] = {L::zero(), x[0], x[1], x[0] + x[1]};
-        const L high[4] = {none, none + x[2], none + x[3], none + x[2] + x[3]};
-        for (int h = 0; h < 4; ++h)
-            for (int l = 0; l < 4; ++l) into[group][4 * h + l] = low[l] + high[h];
+        const uint16_t* x = reinterpret_cast<const uint16_t*>(q) + 4 * group * LANES;
+        const uint16_t* centre = reinterpret_cast<const uint16_t*>(c) + group * LANES;
+        const L xs[4] = {L::load(x), L::load(x + LANES), L::load(x + 2 * LANES), L::load(x + 3 * LANES)};
+        const L none = L::zero() - L::load(centre);
+        for (int i = 0; i < L::COUNT; ++i) {
+            const V x0 = xs[0].v[i], x1 = xs[1].v[i], x2 = xs[2].v[i], x3 = xs[3].v[i], n = none.v[i];
+            const V low[4] = {V{}, x0, x1, x0 + x1}, high[4] = {n, n + x2, n + x3, n + x2 + x3};
+            for (int h = 0; h < 4; ++h)
+                for (int l = 0; l < 4; ++l) into[group][4 * h + l].v[i] = low[l] + high[h];
+        }
     }
     if (bytes) widen_tables(nibbles, tables);
 }
 
 template <int LANES>
 void sum_fast_lanes(const float* const* inputs, int64_t count, const uint64_t* words, int64_t stride,
-                    int64_t units, float* out, void* scratch, void* table_scratch) {
+                    int64_t units, SumsOut out, void* scratch, void* table_scratch) {
     typedef Lanes<uint16_t, LANES> L;
     typedef Widened<uint16_t, int32_t, LANES> Wide;
     FastScratch s(scratch, count, units, LANES);
@@ -137,16 +140,17 @@ void sum_fast_lanes(const float* const* inputs, int64_t count, const uint64_t* w
         float sums[LANES];
         for (int r = 0; r < LANES; ++r)
             sums[r] = float((2.0 * s.partial[n * LANES + r] + parity[r]) * step[r]);
-        Wide::in_order(sums, out + n * LANES);
+        Wide::in_order(sums, out.data + n * out.step);
     }
     if (!some_exact) return;
-    sum_real(inputs, count, LANES, words, stride, units, s.exact, table_scratch);
-    for (int64_t i = 0; i < units * LANES; ++i)
-        if (s.per_step[i % LANES] < 0.0f) out[i] = s.exact[i];
+    sum_real(inputs, count, LANES, words, stride, units, {s.exact, LANES, s.exact}, table_scratch);
+    for (int64_t n = 0; n < units; ++n)
+        for (int r = 0; r < LANES; ++r)
+            if (s.per_step[r] < 0.0f) out.data[n * out.step + r] = s.exact[n * LANES + r];
 }
 
 void sum_fast(const float* const* inputs, int64_t count, int lanes, const uint64_t* words,
-              int64_t stride, int64_t units, float* out, void* scratch, void* tables) {
+              int64_t stride, int64_t units, SumsOut out, void* scratch, void* tables) {
     switch (lanes) {
         case 8: return sum_fast_lanes<8>(inputs, count, words, stride, units, out, scratch, tables);
         case 16: return sum_fast_lanes<16>(inputs, count, words, stride, units, out, scratch, tables);

@@ -43,41 +43,55 @@ inline void add_panel_widened(const Lanes<NARROW, LANES>* tables, const uint64_t
             look_up<BITS>(tables, uint32_t(words[n] >> shift)), partial);
 }
 
-// Signs: a panel's sum is at most 32 and fits 8 bits; 1023 panels' sums fit 16 bits; their sum is exact
-// in float up to 2^24 inputs.
+// Add a word's sums, two panels', which are at most 64 and fit 8 bits, to 16-bit numbers. Bytes pick the
+// sums where lanes are few; with many, nibbles are as fast for many units and faster for few.
+template <int LANES>
+inline void add_word(const int8_t* const* inputs, int64_t count, const uint64_t* words, int64_t units,
+                     int16_t* partial, Lanes<int8_t, LANES>* tables) {
+    if (LANES == FEWEST_LANES && by_bytes<Lanes<int8_t, LANES>>(units)) {
+        for (int k = 0; k < 64 && k < count; k += PANEL) {
+            panel_tables<int8_t, LANES>(inputs + k, count - k, true, tables);
+            add_panel_widened<8, int8_t, int16_t, LANES>(tables, words, k, units, partial);
+        }
+        return;
+    }
+    Lanes<int8_t, LANES>* more = tables + PANEL / 4 * 16;  // the second panel's
+    panel_tables<int8_t, LANES>(inputs, count, false, tables);
+    panel_tables<int8_t, LANES>(inputs + PANEL, count - PANEL, false, more);
+    for (int64_t n = 0; n < units; ++n, partial += LANES)
+        Widened<int8_t, int16_t, LANES>::add(
+            look_up<4>(tables, uint32_t(words[n])) + look_up<4>(more, uint32_t(words[n] >> 32)), partial);
+}
+
+// Signs: 511 words' sums fit 16 bits, in the memory of the partial sums; their sum is exact in float up
+// to 2^24 inputs.
 template <int LANES>
 void sum_sign_lanes(const int8_t* const* inputs, int64_t count, const uint64_t* words, int64_t stride,
-                    int64_t units, float* out, int16_t* partial, void* scratch) {
+                    int64_t units, SumsOut out, void* scratch) {
     typedef Lanes<int8_t, LANES> L;
-    constexpr int64_t FLUSH = 1023 * PANEL / 64 * 64;
+    constexpr int64_t FLUSH = 511 * 64;
     L* tables = static_cast<L*>(scratch);
-    const bool bytes = by_bytes<L>(units);
-    for (int64_t i = 0; i < units * LANES; ++i) out[i] = 0.0f;
+    int16_t* partial = reinterpret_cast<int16_t*>(out.partial);
     for (int64_t start = 0; start < count; start += FLUSH) {
         for (int64_t i = 0; i < units * LANES; ++i) partial[i] = 0;
         const int64_t end = start + FLUSH < count ? start + FLUSH : count;
-        for (int64_t k = start; k < end; k += PANEL) {
-            panel_tables<int8_t, LANES>(inputs + k, end - k, bytes, tables);
-            const uint64_t* column = words + k / 64 * stride;
-            if (bytes)
-                add_panel_widened<8, int8_t, int16_t, LANES>(tables, column, int(k % 64), units, partial);
-            else
-                add_panel_widened<4, int8_t, int16_t, LANES>(tables, column, int(k % 64), units, partial);
-        }
+        for (int64_t k = start; k < end; k += 64)
+            add_word<LANES>(inputs + k, end - k, words + k / 64 * stride, units, partial, tables);
         for (int64_t n = 0; n < units; ++n) {
             float wide[LANES], sums[LANES];
+            float* to = out.data + n * out.step;
             for (int r = 0; r < LANES; ++r) wide[r] = float(partial[n * LANES + r]);
             Widened<int8_t, int16_t, LANES>::in_order(wide, sums);
-            for (int r = 0; r < LANES; ++r) out[n * LANES + r] += sums[r];
+            for (int r = 0; r < LANES; ++r) to[r] = start > 0 ? to[r] + sums[r] : sums[r];
         }
     }
 }
 
 void sum_sign(const int8_t* const* inputs, int64_t count, int lanes, const uint64_t* words,
-              int64_t stride, int64_t units, float* out, int16_t* partial, void* tables) {
+              int64_t stride, int64_t units, SumsOut out, void* tables) {
     switch (lanes) {
-        case 8: return sum_sign_lanes<8>(inputs, count, words, stride, units, out, partial, tables);
-        case 16: return sum_sign_lanes<16>(inputs, count, words, stride, units, out, partial, tables);
-        default: return sum_sign_lanes<32>(inputs, count, words, stride, units, out, partial, tables);
+        case 8: return sum_sign_lanes<8>(inputs, count, words, stride, units, out, tables);
+        case 16: return sum_sign_lanes<16>(inputs, count, words, stride, units, out, tables);
+        default: return sum_sign_lanes<32>(inputs, count, words, stride, units, out, tables);
     }
 }

@@ -19,5 +19,5 @@
 
 constexpr Tier make_tier(const char* name, bool (*runs_here)()) {
     return {name,   runs_here, draw, sum_real, sum_sign, sum_fast, xnor, affine,
-            relu,   clamp,     tanh, sign,     to_int8,  maximum,  add};
+            relu,   clamp,     tanh, sign,     to_int8,  add};
 }

@@ -13,6 +13,7 @@ struct Lanes {
     static constexpr int WIDTH = BYTES / int(sizeof(T));  // lanes of one register
     static constexpr int COUNT = LANES / WIDTH;           // registers
     typedef typename VectorOf<T, WIDTH>::type Vector;
+    typedef Vector Anywhere __attribute__((aligned(1)));
     Vector v[COUNT];
 
     static Lanes zero() {
@@ -22,11 +23,11 @@ struct Lanes {
     }
     static Lanes load(const T* from) {
         Lanes z;
-        for (int i = 0; i < COUNT; ++i) z.v[i] = *reinterpret_cast<const Vector*>(from + i * WIDTH);
+        for (int i = 0; i < COUNT; ++i) z.v[i] = *reinterpret_cast<const Anywhere*>(from + i * WIDTH);
         return z;
     }
     void store(T* to) const {
-        for (int i = 0; i < COUNT; ++i) *reinterpret_cast<Vector*>(to + i * WIDTH) = v[i];
+        for (int i = 0; i < COUNT; ++i) *reinterpret_cast<Anywhere*>(to + i * WIDTH) = v[i];
     }
     friend Lanes operator+(const Lanes& a, const Lanes& b) {
         Lanes z;

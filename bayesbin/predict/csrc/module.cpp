@@ -113,10 +113,6 @@ NB_MODULE(_kernels, m) {
         for (const Tier* tier : tiers()) names.emplace_back(tier->name);
         return names;
     }, "The tiers that this machine can run, best last.");
-    m.def("step_shape", [](uintptr_t step, const Triple& image) {
-        const Shape out = steps_of(step, 1, image).back().out;
-        return Triple{out.channels, out.height, out.width};
-    }, "The shape that comes out of one step, a program of a single row.");
     m.def("draw_bits", &draw_bits);
     m.def("weighted", &weighted);
     m.def("weighted_signs", &weighted_signs);

@@ -10,12 +10,16 @@ constexpr int PANEL = 32;
 
 // The 16 signed sums of four inputs, entry e having +x_i where bit i of e is set: the second two plus
 // the first two. Sums of infinities are formed as IEEE 754 has it, never by differences of entries.
-template <class L>
-inline void signed_sums(const L x[4], L table[16]) {
-    const L low[4] = {-x[0] - x[1], x[0] - x[1], x[1] - x[0], x[0] + x[1]};
-    const L high[4] = {-x[2] - x[3], x[2] - x[3], x[3] - x[2], x[2] + x[3]};
-    for (int h = 0; h < 4; ++h)
-        for (int l = 0; l < 4; ++l) table[4 * h + l] = low[l] + high[h];
+// A register at a time: all the sums of one fit the registers there are.
+template <class T, int LANES>
+inline void signed_sums(const Lanes<T, LANES> x[4], Lanes<T, LANES> table[16]) {
+    typedef typename Lanes<T, LANES>::Vector V;
+    for (int i = 0; i < Lanes<T, LANES>::COUNT; ++i) {
+        const V a = x[0].v[i], b = x[1].v[i], c = x[2].v[i], d = x[3].v[i];
+        const V low[4] = {-a - b, a - b, b - a, a + b}, high[4] = {-c - d, c - d, d - c, c + d};
+        for (int h = 0; h < 4; ++h)
+            for (int l = 0; l < 4; ++l) table[4 * h + l].v[i] = low[l] + high[h];
+    }
 }
 
 // The tables of bytes, each from its two tables of nibbles.
@@ -28,6 +32,14 @@ inline void widen_tables(const L nibbles[8][16], L* tables) {
                     nibbles[2 * byte][low] + nibbles[2 * byte + 1][high];
 }
 
+// Entry e of the nibbles' table `group`, where e are four bits of the weights. Weights come shifted by
+// the size of an entry, so that masking them leaves the entry's distance in bytes.
+template <class L>
+inline const L& entry(const L* tables, uint64_t shifted, int group) {
+    const char* table = reinterpret_cast<const char*>(tables + 16 * group);
+    return *reinterpret_cast<const L*>(table + (shifted >> 4 * group & 15 * sizeof(L)));
+}
+
 // One unit's sum over a panel.
 template <int BITS, class L>
 inline L look_up(const L* tables, uint32_t weights) {
@@ -37,10 +49,11 @@ inline L look_up(const L* tables, uint32_t weights) {
         sum = sum + tables[512 + (weights >> 16 & 255)];
         return sum + tables[768 + (weights >> 24)];
     } else {
-        L sum = tables[weights & 15] + tables[16 + (weights >> 4 & 15)];
-        sum = sum + (tables[32 + (weights >> 8 & 15)] + tables[48 + (weights >> 12 & 15)]);
-        sum = sum + (tables[64 + (weights >> 16 & 15)] + tables[80 + (weights >> 20 & 15)]);
-        return sum + (tables[96 + (weights >> 24 & 15)] + tables[112 + (weights >> 28)]);
+        const uint64_t w = uint64_t(weights) * sizeof(L);
+        L sum = entry(tables, w, 0) + entry(tables, w, 1);
+        sum = sum + (entry(tables, w, 2) + entry(tables, w, 3));
+        sum = sum + (entry(tables, w, 4) + entry(tables, w, 5));
+        return sum + (entry(tables, w, 6) + entry(tables, w, 7));
     }
 }
 
@@ -59,38 +72,47 @@ inline void panel_tables(const T* const* inputs, int64_t count, bool bytes, Lane
         L x[4];
         for (int i = 0; i < 4; ++i)
             x[i] = 4 * group + i < count ? L::load(inputs[4 * group + i]) : L::zero();
-        signed_sums(x, into[group]);
+        signed_sums<T, LANES>(x, into[group]);
     }
     if (bytes) widen_tables(nibbles, tables);
 }
 
+// to[n] = from[n] + the unit's sum over the panel, where the sums of units lie `step` apart; the first
+// panel starts from zero.
 template <int BITS, int LANES>
 inline void add_panel(const Lanes<float, LANES>* tables, const uint64_t* words, int shift,
-                      int64_t units, float* out) {
+                      int64_t units, const float* from, float* to, int64_t step) {
     typedef Lanes<float, LANES> L;
-    for (int64_t n = 0; n < units; ++n, out += LANES)
-        (L::load(out) + look_up<BITS>(tables, uint32_t(words[n] >> shift))).store(out);
+    if (!from)
+        for (int64_t n = 0; n < units; ++n, to += step)
+            (L::zero() + look_up<BITS>(tables, uint32_t(words[n] >> shift))).store(to);
+    else
+        for (int64_t n = 0; n < units; ++n, from += LANES, to += step)
+            (L::load(from) + look_up<BITS>(tables, uint32_t(words[n] >> shift))).store(to);
 }
 
 template <int LANES>
 void sum_real_lanes(const float* const* inputs, int64_t count, const uint64_t* words, int64_t stride,
-                    int64_t units, float* out, void* scratch) {
+                    int64_t units, SumsOut out, void* scratch) {
     typedef Lanes<float, LANES> L;
     L* tables = static_cast<L*>(scratch);
     const bool bytes = by_bytes<L>(units);
-    for (int64_t i = 0; i < units * LANES; ++i) out[i] = 0.0f;
     for (int64_t k = 0; k < count; k += PANEL) {
         panel_tables<float, LANES>(inputs + k, count - k, bytes, tables);
         const uint64_t* column = words + k / 64 * stride;
+        const float* from = k > 0 ? out.partial : nullptr;
+        const bool last = k + PANEL >= count;
+        float* to = last ? out.data : out.partial;
+        const int64_t step = last ? out.step : LANES;
         if (bytes)
-            add_panel<8, LANES>(tables, column, int(k % 64), units, out);
+            add_panel<8, LANES>(tables, column, int(k % 64), units, from, to, step);
         else
-            add_panel<4, LANES>(tables, column, int(k % 64), units, out);
+            add_panel<4, LANES>(tables, column, int(k % 64), units, from, to, step);
     }
 }
 
 void sum_real(const float* const* inputs, int64_t count, int lanes, const uint64_t* words,
-              int64_t stride, int64_t units, float* out, void* tables) {
+              int64_t stride, int64_t units, SumsOut out, void* tables) {
     switch (lanes) {
         case 8: return sum_real_lanes<8>(inputs, count, words, stride, units, out, tables);
         case 16: return sum_real_lanes<16>(inputs, count, words, stride, units, out, tables);

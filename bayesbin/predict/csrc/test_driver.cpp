@@ -116,6 +116,38 @@ void test_linear(const Tier& tier, int64_t rows, int64_t units, int64_t inputs) 
     }
 }
 
+// Padding, steps, images narrower than a vector: against plain sums, with one thread and with three.
+void test_convolution(const Tier& tier, int64_t rows, const Geometry& g) {
+    const Window& w = g.window;
+    const int64_t inputs = g.inputs(), words = ceil_div(inputs, 64), in = g.features_in();
+    const int64_t out_width = g.out_width(), pixels = g.out_height() * out_width;
+    Guarded<uint64_t> bits(g.units * words);
+    Guarded<float> x(rows * in), out(rows * g.units * pixels), again(rows * g.units * pixels);
+    for (int64_t i = 0; i < g.units * words; ++i) bits[i] = random_word();
+    for (int64_t i = 0; i < rows * in; ++i) x[i] = float(int64_t(random_word() % 65) - 32);
+    Watch watch;
+    for (const Kind kind : {Kind::REAL, Kind::SIGN}) {
+        weighted_rows(tier, kind, g, x.get(), rows, bits.get(), out.get(), 1, watch);
+        weighted_rows(tier, kind, g, x.get(), rows, bits.get(), again.get(), 3, watch);
+        bool exact = true;  // sums of small whole numbers have no rounding
+        for (int64_t i = 0; i < rows * g.units * pixels; ++i) {
+            const int64_t m = i / (g.units * pixels), n = i / pixels % g.units, p = i % pixels;
+            float sum = 0.0f;
+            for (int64_t k = 0; k < inputs; ++k) {
+                const int64_t c = k / (w.height * w.width), tap = k % (w.height * w.width);
+                const int64_t y = p / out_width * w.step_y - w.pad_y + tap / w.width;
+                const int64_t xx = p % out_width * w.step_x - w.pad_x + tap % w.width;
+                if (y < 0 || y >= g.height || xx < 0 || xx >= g.width) continue;
+                const float v = x[m * in + (c * g.height + y) * g.width + xx];
+                const float value = kind == Kind::REAL ? v : v >= 0.0f ? 1.0f : -1.0f;
+                sum += bit(bits.get(), n, k, inputs) ? value : -value;
+            }
+            exact = exact && out[i] == sum && again[i] == sum;
+        }
+        check(exact, "convolution", tier.name, rows, g.units, inputs);
+    }
+}
+
 // Every kind of step over images, twice: with one thread and with three.
 void test_network(const Tier& tier, int64_t rows) {
     const int64_t draws = 6, outputs = 3;
@@ -133,7 +165,9 @@ void test_network(const Tier& tier, int64_t rows) {
         {0, 0, 7, 2, 3, 3, 1, 1, 1, 1, at(mode), at(thresholds), at(keys), 0, 0},
         {1, at(a), at(b), 0, 0},
         {2},
+        {9}, {9}, {11},  // twice itself, with one copy left below
         {6, 0, 0, 0, 3, 2, 2, 2, 1, 1},
+        {10}, {6, 0, 0, 0, 3, 2, 2, 2, 1, 1}, {11},
         {4},
         {7, 1, 0, 0, 2, 2, 1, 1, 1, 0},
         {3, at(bounds)},
@@ -147,7 +181,7 @@ void test_network(const Tier& tier, int64_t rows) {
         std::memcpy(program.get() + i * PROGRAM_FIELDS, steps[i].data(), steps[i].size() * 8);
     const Shape input{2, 6, 5};
     const std::vector<Step> read = read_program(program.get(), int64_t(steps.size()), input);
-    check(read.back().out.size() == outputs, "shape", tier.name, rows, 0, read[8].in.size());
+    check(read.back().out.size() == outputs, "shape", tier.name, rows, 0, read[14].in.size());
     for (const Head head : {Head::CLASSES, Head::REGRESSION}) {
         Guarded<double> sums[2] = {Guarded<double>(rows * 10), Guarded<double>(rows * 10)};
         for (const int which : {0, 1}) {
@@ -170,7 +204,13 @@ int main() {
                 test_draws(*tier, units, inputs);
                 for (const int64_t rows : {1, 8, 9, 17, 33}) test_linear(*tier, rows, units, inputs);
             }
-        for (const int64_t rows : {1, 8, 31, 70}) test_network(*tier, rows);
+        for (const int64_t rows : {1, 2, 3, 5, 9, 33})
+            for (const Geometry& g : {Geometry{1, 9, 28, 3, {5, 5, 1, 1, 0, 0}},
+                                      Geometry{2, 6, 23, 130, {3, 3, 1, 3, 1, 1}},
+                                      Geometry{3, 5, 3, 4, {2, 2, 1, 1, 0, 1}},
+                                      Geometry{7, 7, 13, 66, {3, 2, 2, 2, 2, 1}}})
+                test_convolution(*tier, rows, g);
+        for (const int64_t rows : {1, 2, 8, 31, 70}) test_network(*tier, rows);
         std::printf("tier %s done\n", tier->name);
     }
     std::printf("%d failures\n", failures);

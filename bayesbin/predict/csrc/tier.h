@@ -1,9 +1,10 @@
 // A tier: the kernels compiled for one set of instructions. All tiers compute the same numbers, bit for
 // bit; they differ in speed alone.
 //
-// Activations are kept in lanes: 8, 16 or 32 rows of the batch side by side, value k of row r at
-// x[k * lanes + r]. Every step of a network is then a loop over contiguous vectors, and a row's result
-// cannot depend on its neighbours. Weights are words of 64 bits in columns: word w of unit n is
+// Activations are kept in lanes: 1, 2, 4, 8, 16 or 32 rows of the batch side by side, value k of row r
+// at x[k * lanes + r]. Every step of a network is then a loop over contiguous vectors, and a row's
+// result cannot depend on its neighbours. The sums take 8, 16 or 32 lanes, which may be rows or, in an
+// image, neighbouring pixels of one or more rows (convolution.h). Weights are words of 64 bits in columns: word w of unit n is
 // words[w * stride + n], bit k % 64 of word k / 64 belonging to input k.
 #pragma once
 
@@ -14,16 +15,28 @@
 
 namespace bayesbin {
 
-constexpr int MAX_LANES = 32;
+constexpr int MAX_LANES = 32, FEWEST_LANES = 8;  // of the sums
 constexpr size_t TABLE_BYTES = 32768;  // as much of the first-level cache as the tables may fill
 
 // The fewest lanes that hold `rows` rows.
-static inline int lanes_for(int64_t rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : 32; }
+static inline int lanes_for(int64_t rows) {
+    int lanes = 1;
+    while (lanes < rows && lanes < MAX_LANES) lanes *= 2;
+    return lanes;
+}
 
 // Where drawn or given bits go: word w of unit n is at data[n * unit_step + w * word_step].
 struct BitsOut {
     uint64_t* data;
     int64_t unit_step, word_step;
+};
+
+// Where sums go: unit n's lanes at data + n * step. `partial` is scratch for units * lanes numbers, and
+// may be `data` where the step is the number of lanes.
+struct SumsOut {
+    float* data;
+    int64_t step;
+    float* partial;
 };
 
 struct Tier {
@@ -34,16 +47,16 @@ struct Tier {
     void (*draw)(const uint64_t* mode, const uint16_t* thresholds, uint64_t key, int64_t inputs,
                  int64_t first, int64_t last, BitsOut out);
 
-    // out[n * lanes + r] = sum_k w_nk x_kr, where inputs[k] points at the lanes of x_k. `tables` is
-    // scratch of TABLE_BYTES. Signs are -1, 0 (padding) or +1, and `partial` has N * lanes numbers.
+    // out_nr = sum_k w_nk x_kr, where inputs[k] points at the lanes of x_k: at least one input. `tables`
+    // is scratch of TABLE_BYTES. Signs are -1, 0 (padding) or +1, summed exactly.
     void (*sum_real)(const float* const* inputs, int64_t count, int lanes, const uint64_t* words,
-                     int64_t stride, int64_t units, float* out, void* tables);
+                     int64_t stride, int64_t units, SumsOut out, void* tables);
     void (*sum_sign)(const int8_t* const* inputs, int64_t count, int lanes, const uint64_t* words,
-                     int64_t stride, int64_t units, float* out, int16_t* partial, void* tables);
+                     int64_t stride, int64_t units, SumsOut out, void* tables);
 
     // As sum_real in 16-bit numbers: see fast.inl. `scratch` has fast_bytes(K, N, lanes) bytes.
     void (*sum_fast)(const float* const* inputs, int64_t count, int lanes, const uint64_t* words,
-                     int64_t stride, int64_t units, float* out, void* scratch, void* tables);
+                     int64_t stride, int64_t units, SumsOut out, void* scratch, void* tables);
 
     // out (M, N) = sum_k x_mk w_nk, both operands in rows of ceil(K/64) words.
     void (*xnor)(const uint64_t* x, int64_t rows, const uint64_t* w, int64_t units, int64_t inputs,
@@ -56,7 +69,6 @@ struct Tier {
     void (*tanh)(float* x, int64_t count);
     void (*sign)(float* x, int64_t count);
     void (*to_int8)(const float* x, int64_t count, int8_t* out);  // signs, as integers
-    void (*maximum)(float* into, const float* x, int64_t count);  // NaN wins, as in torch
     void (*add)(float* into, const float* x, int64_t count);
 };
 

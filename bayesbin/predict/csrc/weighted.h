@@ -56,13 +56,13 @@ public:
     void allocate();
 
     Buffer<uint8_t> tables, fast;
-    Buffer<float> sums, zeros;
+    Buffer<float> sums, partial, plane, gathered;
     Buffer<int8_t> signs;
-    Buffer<int16_t> partial;
     Buffer<const void*> inputs;
+    Buffer<int64_t> places;
 
 private:
-    size_t fast_ = 0, sums_ = 0, signs_ = 0, partial_ = 0, inputs_ = 0;
+    size_t fast_ = 0, sums_ = 0, plane_ = 0, gathered_ = 0, signs_ = 0, inputs_ = 0;
 };
 
 // out = the layer's outputs (units, out_height, out_width) of x (channels, height, width), in lanes.
