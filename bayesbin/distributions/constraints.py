@@ -1,7 +1,8 @@
-"""The support of a binary weight."""
+"""The support of a binary weight, and of one with a few levels."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
@@ -26,7 +27,22 @@ class _ClosedUnit(Constraint):
         return (value >= -1) & (value <= 1)
 
 
+class LevelSet(Constraint):
+    """A finite set of levels, to the rounding of the value's type."""
+
+    is_discrete = True
+    event_dim = 0
+
+    def __init__(self, levels: tuple[float, ...]) -> None:
+        self.levels = levels
+
+    def check(self, value: Tensor) -> Tensor:
+        levels = torch.tensor(self.levels, dtype=torch.float64, device=value.device)
+        close = 4 * torch.finfo(value.dtype).eps * max(map(abs, self.levels))
+        return ((value[..., None].double() - levels).abs() <= close).any(-1)
+
+
 signs = _Signs()
 relaxed_signs = _ClosedUnit()
 
-__all__ = ["relaxed_signs", "signs"]
+__all__ = ["LevelSet", "relaxed_signs", "signs"]

@@ -5,6 +5,7 @@ from bayesbin.estimators.base import BatchObjective, Estimator
 from bayesbin.estimators.baselines import Baseline, Learned, LeaveOneOut, MovingAverage
 from bayesbin.estimators.control_variate import REBAR, RELAX
 from bayesbin.estimators.exact import Enumerate, LocalExpectation
+from bayesbin.estimators.expected_weight import ExpectedWeight
 from bayesbin.estimators.gumbel_rao import GumbelRao
 from bayesbin.estimators.local_reparam import LocalReparameterization
 from bayesbin.estimators.named import named_estimator
@@ -23,6 +24,7 @@ __all__ = [
     "DisARM",
     "Enumerate",
     "Estimator",
+    "ExpectedWeight",
     "GumbelRao",
     "Learned",
     "LeaveOneOut",

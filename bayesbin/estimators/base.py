@@ -39,7 +39,8 @@ class Estimator(nn.Module, ABC):
         of the site's shape, and returns a tensor (S,) with a live graph. It may be called several
         times (control variates, flipped weights), and draws of all sites belong together: value s of
         one site goes with value s of every other.
-    :param natural: ``{site: lambda}``, live tensors.
+    :param natural: ``{site: lambda}``, live tensors; for a site of weights with a few levels, which an
+        estimator takes if its ``low_bit`` says so, the ``LowBitCategorical`` itself, with live logits.
 
     The number of draws and any parameters to learn (control variates, baselines) belong to the
     estimator; the surrogate carries their gradients too, at no change of its value. ``unbiased`` says
@@ -47,6 +48,7 @@ class Estimator(nn.Module, ABC):
     """
 
     unbiased: ClassVar[bool]
+    low_bit: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:

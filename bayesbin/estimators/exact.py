@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesbin import _numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.estimators.site_laws import all_states, count_states
 from bayesbin.estimators.surrogate import draw_signs, with_gradient
 
 
@@ -20,7 +22,8 @@ class Enumerate(Estimator):
     Exact in value and gradient, and the oracle against which the other estimators are tested. The cost
     doubles with each weight.
 
-    :param max_weights: the largest D accepted. :raises ValueError: for more weights than that.
+    :param max_weights: the largest D accepted; of weights with K levels each, D log2 K.
+    :raises ValueError: for more weights than that.
 
     Example::
 
@@ -33,12 +36,15 @@ class Enumerate(Estimator):
     """
 
     unbiased = True
+    low_bit = True
 
     def __init__(self, max_weights: int = 16) -> None:
         super().__init__()
         self.max_weights = checked_count("max_weights", max_weights)
 
-    def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
+        if not all(isinstance(entry, Tensor) for entry in natural.values()):
+            return self._over_levels(objective, natural)
         sizes = {name: lam.numel() for name, lam in natural.items()}
         total = sum(sizes.values())
         if total > self.max_weights:
@@ -53,6 +59,15 @@ class Enumerate(Estimator):
             flat = lam.reshape(1, -1).expand(len(states), -1)
             log_q = log_q + _numerics.log_prob(flat, pieces[name]).sum(1)
         values = {name: list(pieces[name].reshape(-1, *lam.shape)) for name, lam in natural.items()}
+        return (log_q.exp() * objective(values)).sum()
+
+    def _over_levels(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
+        if (bits := count_states(natural)) > self.max_weights:
+            raise ValueError(
+                f"Enumerate sums over all states and takes at most 2^{self.max_weights}; the guide has "
+                f"2^{bits:.1f}. Use a sampling estimator, or raise max_weights."
+            )
+        values, log_q = all_states(natural)
         return (log_q.exp() * objective(values)).sum()
 
     def extra_repr(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class LocalReparameterization(Estimator):
     .. math::
         a_{bo} = \sum_i x_{bi} \mu_{oi} + \epsilon_{bo} \sqrt{\sum_i x_{bi}^2 F_{oi}}, \qquad
         \epsilon \sim N(0, 1), \quad F = \mathrm{sech}^2 \lambda = 1 - \mu^2
+
+    For weights with a few levels mu and F are the mean and the variance of their law.
 
     Works for weights that enter one ``linear``, ``conv1d``, ``conv2d`` or ``matmul`` (after scaling or
     reshaping, if any). Any other use of a weight, and a second use of the same weight, whose two
@@ -50,6 +53,7 @@ class LocalReparameterization(Estimator):
     """
 
     unbiased = False
+    low_bit = True
 
     def __init__(self, num_samples: int = 1, variance_dtype: torch.dtype | None = None) -> None:
         super().__init__()
@@ -61,11 +65,12 @@ class LocalReparameterization(Estimator):
             )
         self.variance_dtype = variance_dtype
 
-    def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
         moments = {}
         for name, lam in natural.items():
-            mean, variance = _fused.moments(lam)
-            moments[name] = (mean, variance.to(self.variance_dtype or lam.dtype))
+            # Of a law on a few levels: exact as those of signs are.
+            mean, variance = _fused.moments(lam) if isinstance(lam, Tensor) else lam.moments()
+            moments[name] = (mean, variance.to(self.variance_dtype or mean.dtype))
         values = {
             name: [WeightMoments.of(name, *pair) for _ in range(self.num_samples)]
             for name, pair in moments.items()

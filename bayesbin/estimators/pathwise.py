@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from bayesbin import _fused, _numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.estimators.site_laws import relaxed_weights
 
 
 class Concrete(Estimator):
@@ -42,6 +44,7 @@ class Concrete(Estimator):
     """
 
     unbiased = False
+    low_bit = True
 
     def __init__(self, temperature: float = 0.5, num_samples: int = 1) -> None:
         super().__init__()
@@ -53,14 +56,16 @@ class Concrete(Estimator):
         self.temperature = float(temperature)
         self.num_samples = checked_count("num_samples", num_samples)
 
-    def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
         values = {
             name: [self._draw(lam) for _ in range(self.num_samples)]
             for name, lam in natural.items()
         }
         return objective(values).mean()
 
-    def _draw(self, natural: Tensor) -> Tensor:
+    def _draw(self, natural: Any) -> Tensor:
+        if not isinstance(natural, Tensor):
+            return relaxed_weights(natural, self.temperature)
         return _fused.relaxed_draw(natural, _numerics.uniform_noise(natural), self.temperature)
 
     def extra_repr(self) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesbin.estimators.base import Estimator, Objective, checked_count
 from bayesbin.estimators.baselines import Baseline, LeaveOneOut
-from bayesbin.estimators.surrogate import draw_signs, weighted_score, with_gradient
+from bayesbin.estimators.site_laws import draw_weights, parameters_of, score_gradient
+from bayesbin.estimators.surrogate import with_gradient
 
 
 class ScoreFunction(Estimator):
@@ -43,6 +45,7 @@ class ScoreFunction(Estimator):
     """
 
     unbiased = True
+    low_bit = True
 
     def __init__(
         self, num_samples: int = 4, baseline: Baseline | str | None = "leave-one-out"
@@ -63,9 +66,9 @@ class ScoreFunction(Estimator):
             )
         self.baseline = baseline
 
-    def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
-        signs = draw_signs(natural, self.num_samples)
-        results = objective(signs)
+    def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
+        draws = draw_weights(natural, self.num_samples)
+        results = objective(draws)
         loss = None
         weights = results.detach()
         if self.baseline is not None:
@@ -73,10 +76,10 @@ class ScoreFunction(Estimator):
             weights = weights - baseline
         centred = isinstance(self.baseline, LeaveOneOut)
         gradients = {
-            name: weighted_score(weights / self.num_samples, signs[name], lam, centred=centred)
-            for name, lam in natural.items()
+            name: score_gradient(weights / self.num_samples, draws[name], entry, centred=centred)
+            for name, entry in natural.items()
         }
-        surrogate = with_gradient(results.mean(), natural, gradients)
+        surrogate = with_gradient(results.mean(), parameters_of(natural), gradients)
         if loss is not None and torch.is_grad_enabled():
             surrogate = surrogate - (
                 loss - loss.detach()

@@ -103,7 +103,7 @@ class SignGuide(AutoGuide):
             )
 
     def _describe(self, name: str, message: Any) -> Site:
-        binary = sign_law(message["fn"]) is not None
+        binary = self.is_weight(message["fn"])
         frames = [frame for frame in message["cond_indep_stack"] if frame.vectorized]
         for frame in frames:
             self._prototype_frames[frame.name] = frame
@@ -119,6 +119,10 @@ class SignGuide(AutoGuide):
             )
         support = None if binary else Support.of(message["fn"].support, name)
         return Site(name, message["fn"].event_dim, tuple(frame.name for frame in frames), support)
+
+    def is_weight(self, law: Any) -> bool:
+        """Whether a site of the model with this law is one of the binary sites."""
+        return sign_law(law) is not None
 
     # Parameters. A guide whose natural parameters are computed from others overrides these.
 
@@ -162,17 +166,24 @@ class SignGuide(AutoGuide):
 
     def posterior(self) -> BinaryPosterior:
         """The guide's law as a frozen :class:`BinaryPosterior`, by value."""
-        signs, real = {}, {}
-        for name, site in self.sites.items():
-            if site.support is None:
-                signs[name] = self.natural_of(name, self._without_effects).detach().clone()
-            else:
-                real[name] = RealPosterior(
-                    self._parameter("loc", name).detach().clone(),
-                    self._parameter("log_scale", name).detach().exp(),
-                    site.support,
-                )
-        return BinaryPosterior(signs, real, self.effects())
+        signs = {
+            name: self.natural_of(name, self._without_effects).detach().clone()
+            for name, site in self.sites.items()
+            if site.is_binary
+        }
+        return BinaryPosterior(signs, self.real_posterior(), self.effects())
+
+    def real_posterior(self) -> dict[str, RealPosterior]:
+        """The laws of the real-valued sites, by value."""
+        return {
+            name: RealPosterior(
+                self._parameter("loc", name).detach().clone(),
+                self._parameter("log_scale", name).detach().exp(),
+                site.support,
+            )
+            for name, site in self.sites.items()
+            if site.support is not None
+        }
 
     def effects(self) -> dict[str, tuple[str, ...]]:
         """Binary site -> the real-valued sites that are added to its natural parameters."""
@@ -180,6 +191,10 @@ class SignGuide(AutoGuide):
 
     def effect_priors(self) -> dict[str, Any]:
         """The prior laws of those real-valued sites that are the guide's own, not the model's."""
+        return {}
+
+    def prior_levels(self) -> dict[str, tuple[float, ...]]:
+        """Binary site -> the levels that the guide gives its weights, where they are not signs."""
         return {}
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -192,6 +207,10 @@ class SignGuide(AutoGuide):
     def sign_law(self, natural: Tensor) -> Any:
         """The law of a binary site given its natural parameters, elementwise."""
 
+    def law_of(self, name: str, read: Read) -> Any:
+        """The law of one binary site, elementwise, from the parameters that ``read`` gives."""
+        return self.sign_law(self.natural_of(name, read))
+
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         plates = self._create_plates(*args, **kwargs)
         result: dict[str, Tensor] = {}
@@ -202,7 +221,7 @@ class SignGuide(AutoGuide):
 
         for name, site in self.sites.items():
             if site.support is None:
-                law = self.sign_law(self.natural_of(name, read)).to_event(site.event_dim)
+                law = self.law_of(name, read).to_event(site.event_dim)
             else:
                 scale = self._announced("log_scale", name).exp()
                 law = unconstrained_normal(

@@ -1,4 +1,4 @@
-"""A model together with the random effects of its guide."""
+"""A model together with what its guide adds to it: random effects, and levels in place of signs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
+from pyro.poutine.messenger import Messenger
 from torch import nn
 
+from bayesbin.distributions import LowBitCategorical
+from bayesbin.distributions.low_bit import unexpanded
 from bayesbin.guides.base import SignGuide
+from bayesbin.guides.laws import sign_law
 
 
 def with_effects(model: Callable[..., Any], guide: Any) -> Callable[..., Any]:
     """The model preceded by the prior of the guide's random effects; the model itself without any.
+
+    Where the guide has weights of a few levels and the model has signs, the prior becomes one of levels.
 
     For losses of Pyro's own, ``SVI(with_effects(model, guide), guide, ...)``; ``TraceBinary_ELBO`` does
     it by itself.
@@ -30,7 +36,11 @@ def with_effects(model: Callable[..., Any], guide: Any) -> Callable[..., Any]:
         ['weight.filter', 'weight']
     """
     parts = guide.modules() if isinstance(guide, nn.Module) else ()
-    guides = [part for part in parts if isinstance(part, SignGuide) and part.effect_priors()]
+    guides = [
+        part
+        for part in parts
+        if isinstance(part, SignGuide) and (part.effect_priors() or part.prior_levels())
+    ]
     if not guides or isinstance(model, _WithEffects):
         return model
     return _WithEffects(model, guides)
@@ -44,4 +54,28 @@ class _WithEffects:
         for guide in self.guides:
             for name, law in guide.effect_priors().items():
                 pyro.sample(name, law)
-        return self.model(*args, **kwargs)
+        levels = {
+            site: found for guide in self.guides for site, found in guide.prior_levels().items()
+        }
+        with _LevelPriors(levels):
+            return self.model(*args, **kwargs)
+
+
+class _LevelPriors(Messenger):
+    """A sign's prior of natural parameter lambda_p becomes p(l) proportional to exp(lambda_p l).
+
+    On the levels -1 and +1 that is the prior of the sign; at lambda_p = 0 all levels are equally likely.
+    """
+
+    def __init__(self, levels: dict[str, tuple[float, ...]]) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.levels or (law := sign_law(msg["fn"])) is None:
+            return
+        natural, shape = unexpanded(law.natural), msg["fn"].shape()
+        levels = self.levels[msg["name"]]
+        logits = natural[..., None] * natural.new_tensor(levels)
+        prior: Any = LowBitCategorical(levels, logits, validate_args=False).expand(shape)
+        msg["fn"] = prior.to_event(msg["fn"].event_dim)

@@ -19,12 +19,15 @@ from bayesbin.estimators import BatchObjective, Estimator
 from bayesbin.guides.announcing import announce
 from bayesbin.guides.base import SignGuide
 from bayesbin.guides.effects import with_effects
-from bayesbin.guides.laws import sign_law
+from bayesbin.guides.laws import weight_law
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.several_draws import SeveralDraws
 from bayesbin.infer.sites import (
     LocalParameters,
     PlaceholderDraws,
+    any_value,
+    check_levels,
+    estimator_entry,
     kl_of_site,
     kl_of_sites,
     latent_sites,
@@ -180,10 +183,11 @@ class TraceBinary_ELBO(ELBO):
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         guided = latent_sites(guide_trace)
         natural = {
-            name: law.natural.expand(site["fn"].shape())
+            name: entry
             for name, site in guided.items()
-            if (law := sign_law(site["fn"])) is not None and not site["fn"].has_rsample
+            if not site["fn"].has_rsample and (entry := estimator_entry(site["fn"])) is not None
         }
+        check_levels(self.estimator, natural)
         fixed = {name: site["value"] for name, site in guided.items() if name not in natural}
         _check_pathwise(guided, natural)
         subsamples = _subsamples(guide_trace)
@@ -215,7 +219,7 @@ class TraceBinary_ELBO(ELBO):
             surrogate = objective({"": [torch.zeros(())]}).mean()
         if prior_kl is None:
             # Outside autograd, or with an estimator that never evaluates with gradients.
-            hard = {name: torch.ones_like(lam) for name, lam in natural.items()}
+            hard = {name: any_value(entry) for name, entry in natural.items()}
             trace = run_at(whole, fixed | hard, subsamples, args, kwargs)
             prior_kl = kl_of_sites(guided, latent_sites(trace), dependent)
         loss = self.kl_weight * prior_kl - surrogate
@@ -266,7 +270,7 @@ def _subsamples(trace: Any) -> dict[str, Tensor]:
     }
 
 
-def _check_pathwise(guided: Mapping[str, Any], natural: Mapping[str, Tensor]) -> None:
+def _check_pathwise(guided: Mapping[str, Any], natural: Mapping[str, Any]) -> None:
     for name, site in guided.items():
         if name not in natural and not site["fn"].has_rsample:
             raise ValueError(
@@ -280,6 +284,6 @@ def _downstream_of_signs(program: Any, args: Any, kwargs: Any) -> frozenset[str]
     with torch.no_grad(), torch.random.fork_rng():  # the first step draws what any other would
         trace = poutine.trace(program).get_trace(*args, **kwargs)
     latents = latent_sites(trace)
-    signs = {name for name, site in latents.items() if sign_law(site["fn"]) is not None}
+    signs = {name for name, site in latents.items() if weight_law(site["fn"]) is not None}
     upstream: Any = get_dependencies(program, args, dict(kwargs))["prior_dependencies"]
     return frozenset(name for name in latents if signs & (upstream.get(name, {}).keys() - {name}))

@@ -30,7 +30,8 @@ class FitResult:
 
     :param history: a row per epoch: ``epoch`` (from 1), ``loss``, ``nll``, ``kl`` (means over the
         steps, nats per datum; loss = nll + kl_weight kl), ``kl_weight``, ``lr`` (a list: the first
-        group of each optimizer), ``seconds`` and, where validated, ``validation_...``.
+        group of each optimizer, None where it has no lr), ``seconds`` and, where validated,
+        ``validation_...``.
     :param epochs: finished epochs. :param steps: optimizer steps, both over all resumed runs.
     :param stopped_early: whether patience or a callback ended it before the last epoch.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from bayesbin.guides.low_bit import AutoLowBit
 from bayesbin.guides.nested import AutoNestedSignBernoulli
 from bayesbin.optim import BayesianLearningRule
 
@@ -41,8 +43,8 @@ def resolve_dataset_size(argument: int | None, model: Any) -> int:
 def natural_rules(guide: Any, lr: float, momentum: float = 0.9) -> list[Optimizer]:
     """The Bayesian learning rule for what a guide computes its signs' laws from, in relative steps.
 
-    One rule for natural parameters, or for the offsets of a nested guide with their natural gradient;
-    none for a guide that has neither.
+    One rule for natural parameters, or for the offsets of a nested guide or the logits of weights with a
+    few levels, with their natural gradient; none for a guide that has neither.
 
     :param lr: the typical change of lambda in one step, see ``normalize`` of the rule.
     """
@@ -55,6 +57,13 @@ def natural_rules(guide: Any, lr: float, momentum: float = 0.9) -> list[Optimize
         gradient = guide.natural_gradient
         rules.append(
             BayesianLearningRule(groups, lr, momentum, normalize="group", preconditioner=gradient)
+        )
+    if isinstance(guide, AutoLowBit):
+        gradient = guide.natural_gradient
+        rules.append(
+            BayesianLearningRule(
+                guide.logits(), lr, momentum, normalize=True, preconditioner=gradient
+            )
         )
     return rules
 
@@ -105,7 +114,8 @@ def describe(
     for i, optimizer in enumerate(optimizers):
         for j, group in enumerate(optimizer.param_groups):
             what = f"optimizer {i} group {j}"
-            lr = float(group.get("initial_lr", group["lr"]))  # a scheduler changes "lr" alone
+            # A scheduler changes "lr" alone; rules that flip signs have none.
+            lr = float(group.get("initial_lr", group.get("lr", math.nan)))
             entries[what] = f"{type(optimizer).__name__}, lr {lr:.12g}"
             owned = [names.get(id(p), str(tuple(p.shape))) for p in group["params"]]
             entries[f"{what} parameters"] = ", ".join(owned)

@@ -16,8 +16,9 @@ from torch.distributions import kl_divergence
 
 from bayesbin import _fused, _numerics
 from bayesbin.distributions import RelaxedSignBernoulli, SignBernoulli
+from bayesbin.estimators import Estimator
 from bayesbin.guides.announcing import local_alias
-from bayesbin.guides.laws import TRANSPARENT, sign_law
+from bayesbin.guides.laws import TRANSPARENT, sign_law, weight_law
 
 
 class LocalParameters(Messenger):
@@ -94,6 +95,29 @@ def latent_sites(trace: Any) -> dict[str, Any]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
     }
+
+
+def estimator_entry(law: Any) -> Any:
+    """What an estimator is given for a site: natural parameters, or a law on a few levels."""
+    found = weight_law(law)
+    if isinstance(found, SignBernoulli):
+        return found.natural.expand(law.shape())
+    return None if found is None else found.expand(law.shape())
+
+
+def any_value(entry: Any) -> Tensor:
+    """A value of the site, whichever."""
+    return torch.ones_like(entry) if isinstance(entry, Tensor) else entry.mode
+
+
+def check_levels(estimator: Estimator, natural: Mapping[str, Any]) -> None:
+    """Refuse weights with a few levels to an estimator of signs."""
+    levels = [name for name, entry in natural.items() if not isinstance(entry, Tensor)]
+    if levels and not estimator.low_bit:
+        raise ValueError(
+            f"{type(estimator).__name__} takes weights that are signs; {levels[0]!r} has other levels. Use "
+            "LocalReparameterization, Concrete, ScoreFunction, ExpectedWeight or Enumerate."
+        )
 
 
 def log_likelihood(trace: Any) -> Tensor | float:

@@ -139,7 +139,7 @@ class Run:
             "epoch": epoch,
             **dict(zip(TERMS, means, strict=True)),
             "kl_weight": float(self.elbo.kl_weight),
-            "lr": [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers],
+            "lr": [_lr(optimizer) for optimizer in self.optimizers],
             "seconds": now.seconds,
         }
         if self.validation is not None and epoch % self.validate_every == 0:
@@ -206,6 +206,11 @@ class Run:
         """What an optimizer holds and no module owns: a model that is a function may use some."""
         owned = {id(p) for p in self.module.parameters()}
         return [p for p in claimed(self.optimizers) if id(p) not in owned]
+
+
+def _lr(optimizer: Optimizer) -> float | None:
+    lr = optimizer.param_groups[0].get("lr")  # a rule that flips signs has none
+    return None if lr is None else float(lr)
 
 
 @contextmanager

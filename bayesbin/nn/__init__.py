@@ -1,7 +1,9 @@
-"""Binary layers, conversion of torch networks, normalisation per weight state, and likelihoods."""
+"""Binary layers, conversion of networks, residual blocks, normalisation per weight state, likelihoods."""
 
 from bayesbin.nn.activations import Sign
 from bayesbin.nn.architectures import conv_net, mlp
+from bayesbin.nn.architectures_colour import resnet20, vgg_small
+from bayesbin.nn.binarizers import binarize_, latents
 from bayesbin.nn.convert import to_binary_
 from bayesbin.nn.layers import (
     BinaryConv1d,
@@ -12,6 +14,8 @@ from bayesbin.nn.layers import (
     binary_sites,
 )
 from bayesbin.nn.likelihoods import Classifier, Regressor
+from bayesbin.nn.moment_propagation import Moments, propagate_moments
+from bayesbin.nn.residual import Residual
 from bayesbin.nn.state_norm import StateBatchNorm, Statistics, recalibrate, to_state_batch_norm_
 
 __all__ = [
@@ -20,15 +24,22 @@ __all__ = [
     "BinaryLinear",
     "BinarySite",
     "Classifier",
+    "Moments",
     "Regressor",
+    "Residual",
     "Scale",
     "Sign",
     "StateBatchNorm",
     "Statistics",
+    "binarize_",
     "binary_sites",
     "conv_net",
+    "latents",
     "mlp",
+    "propagate_moments",
     "recalibrate",
+    "resnet20",
     "to_binary_",
     "to_state_batch_norm_",
+    "vgg_small",
 ]

@@ -71,7 +71,7 @@ def to_binary_(
         >>> round(binary_sites(few)["weight"].prior.item(), 4)
         -1.0986
     """
-    chosen = _choose(module, where)
+    chosen = chosen_parameters(module, where)
     site_prior = _prior_lookup(prior, [name for name, _, _ in chosen])
     weights = {name: owner.get_parameter(leaf) for name, owner, leaf in chosen}
     # Whatever does not fit is found before anything is replaced: an error leaves the network whole.
@@ -96,7 +96,10 @@ def to_binary_(
     return module
 
 
-def _choose(module: nn.Module, where: Predicate) -> list[tuple[str, nn.Module, str]]:
+def chosen_parameters(
+    module: nn.Module, where: Predicate, caller: str = "to_binary_"
+) -> list[tuple[str, nn.Module, str]]:
+    """Dotted name, owner and own name of the parameters that ``where`` accepts, or an error."""
     already = binary_sites(module)
     claimed: dict[int, str] = {}
     chosen = []
@@ -106,7 +109,7 @@ def _choose(module: nn.Module, where: Predicate) -> list[tuple[str, nn.Module, s
         prefix = f"{path}." if path else ""
         if isinstance(owner, BinaryWeight) and where(f"{prefix}weight", owner):
             raise ValueError(
-                f"{prefix}weight is binary already; to_binary_ converts a network once. "
+                f"{prefix}weight is binary already; {caller} converts a network once. "
                 "Exclude it in `where`."
             )
         for leaf, parameter in owner._parameters.items():
@@ -124,7 +127,7 @@ def _choose(module: nn.Module, where: Predicate) -> list[tuple[str, nn.Module, s
         known = ", ".join(name for name, _ in module.named_parameters()) or "none"
         hint = f"; already binary: {', '.join(already)}" if already else ""
         raise ValueError(
-            "to_binary_ found no parameter to convert: `where` accepted none of this network's "
+            f"{caller} found no parameter to convert: `where` accepted none of this network's "
             f"parameters ({known}{hint})."
         )
     return chosen

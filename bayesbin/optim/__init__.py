@@ -1,5 +1,29 @@
-"""Update rules for natural parameters, as torch optimizers."""
+"""Update rules for natural parameters, signs and latents, as torch optimizers, and schedules for them."""
 
 from bayesbin.optim.bayesian_learning_rule import BayesianLearningRule
+from bayesbin.optim.bop import Bop, SecondOrderBop
+from bayesbin.optim.clipping import clip_, clip_after_step
+from bayesbin.optim.schedules import (
+    Schedule,
+    cosine,
+    exponential,
+    linear,
+    recu_tau,
+    step_decay,
+    warm_restarts,
+)
 
-__all__ = ["BayesianLearningRule"]
+__all__ = [
+    "BayesianLearningRule",
+    "Bop",
+    "Schedule",
+    "SecondOrderBop",
+    "clip_",
+    "clip_after_step",
+    "cosine",
+    "exponential",
+    "linear",
+    "recu_tau",
+    "step_decay",
+    "warm_restarts",
+]

@@ -1,6 +1,7 @@
 """Posteriors over signs, with the real-valued sites beside them: what everything downstream consumes."""
 
 from bayesbin.posterior.binary_posterior import SATURATED, BinaryPosterior
+from bayesbin.posterior.low_bit_posterior import LowBitPosterior
 from bayesbin.posterior.real_posterior import RealPosterior
 
-__all__ = ["SATURATED", "BinaryPosterior", "RealPosterior"]
+__all__ = ["SATURATED", "BinaryPosterior", "LowBitPosterior", "RealPosterior"]

@@ -1,0 +1,69 @@
+"""The sign with the derivative of a smoothed sign: one function for activations and for weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesbin._numerics import log_variance
+
+DERIVATIVES = ("identity", "clipped", "polynomial", "tanh-noise")
+
+
+def sign_through(input: Tensor, derivative: str = "clipped", width: float = 1.0) -> Tensor:
+    """The signs of a tensor, +1 at 0 and -0, with a derivative that is not 0 everywhere.
+
+    :param derivative: "identity": 1; "clipped": 1 where |x| <= width, else 0; "polynomial":
+        2 - 2|x| where |x| <= 1, else 0; "tanh-noise": sech^2(x).
+    :param width: of "clipped" alone.
+
+    NaN stays NaN.
+    """
+    result = _SignThrough.apply(input, derivative, width)
+    assert isinstance(result, Tensor)
+    return result
+
+
+class _SignThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input: Tensor, derivative: str, width: float) -> Tensor:
+        signs = (input >= 0).to(input.dtype) * 2.0 - 1.0
+        return torch.where(torch.isnan(input), input, signs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str, float], output: Tensor) -> None:
+        input, ctx.derivative, ctx.width = inputs
+        if ctx.derivative != "identity":
+            ctx.save_for_backward(input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.derivative == "identity":
+            return grad, None, None
+        (input,) = ctx.saved_tensors
+        if ctx.derivative == "clipped":
+            return torch.where(input.abs() <= ctx.width, grad, 0.0), None, None
+        if ctx.derivative == "polynomial":
+            return grad * (2.0 - 2.0 * input.abs()).clamp_min(0.0), None, None
+        return grad * torch.exp(log_variance(input)), None, None
+
+
+def checked_derivative(derivative: str, known: tuple[str, ...] = DERIVATIVES) -> str:
+    """The name of a derivative, or an error."""
+    if derivative not in known:
+        raise ValueError(
+            f"The derivative of a sign is one of {', '.join(known)}; got {derivative!r}."
+        )
+    return derivative
+
+
+def checked_width(clip: float | None) -> float | None:
+    """The half-width of the window in which a gradient passes, or an error."""
+    if clip is not None and not 0 < clip < math.inf:
+        raise ValueError(f"clip is a positive number, or None for no clipping; got {clip!r}.")
+    return None if clip is None else float(clip)
