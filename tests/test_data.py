@@ -23,7 +23,9 @@ from bayesbin.data import (
     Batches,
     DataError,
     Dataset,
+    RandomCropFlip,
     Splits,
+    cifar_folder,
     data_folder,
     digits,
     idx_folder,
@@ -559,6 +561,205 @@ def test_usps_folder_never_raises_anything_else_for_a_damaged_file(
     assert refused > 0.9 * 2 * len(range(0, len(raw), 41))
 
 
+# Colour images
+
+
+@pytest.fixture
+def colours() -> dict[str, np.ndarray]:
+    """Ten training and four test images in three classes, channels first."""
+    generator = np.random.default_rng(9)
+    # Channels of brightness and contrast of their own.
+    spread, start = np.array([200, 100, 30])[:, None, None], np.array([0, 100, 220])[:, None, None]
+    return {
+        f"{what}_{part}": values.astype(np.uint8)
+        for part, size in (("train", 10), ("test", 4))
+        for what, values in (
+            ("x", start + spread * generator.random((size, 3, 32, 32))),
+            ("y", np.arange(size) % 3),
+        )
+    }
+
+
+def write_cifar(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """The binary layout: two training images per batch."""
+    folder.mkdir(exist_ok=True)
+    parts = {f"data_batch_{i + 1}.bin": ("train", slice(2 * i, 2 * i + 2)) for i in range(5)}
+    for name, (part, rows) in (parts | {"test_batch.bin": ("test", slice(None))}).items():
+        x, y = arrays[f"x_{part}"][rows], arrays[f"y_{part}"][rows]
+        records = (bytes([label]) + image.tobytes() for image, label in zip(x, y, strict=True))
+        (folder / name).write_bytes(b"".join(records))
+    return folder
+
+
+def write_cifar_npz(folder: Path, arrays: dict[str, np.ndarray], name: str = "c.npz") -> Path:
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / name, **arrays)  # pyright: ignore
+    return folder
+
+
+def channels_last(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k: v.transpose(0, 2, 3, 1) if k[0] == "x" else v for k, v in arrays.items()}
+
+
+def test_cifar_folder_reads_every_layout(tmp_path: Path, colours: dict[str, np.ndarray]) -> None:
+    column = {k: v[:, None].astype(np.int64) if k[0] == "y" else v for k, v in colours.items()}
+    folders = (
+        write_cifar(tmp_path / "pictures", colours),
+        write_cifar_npz(tmp_path / "first", colours),
+        write_cifar_npz(tmp_path / "last", channels_last(colours)),
+        write_cifar_npz(tmp_path / "column", channels_last(column)),
+    )
+    for folder in folders:
+        splits = cifar_folder(folder, normalize=False, flatten=False)
+        assert splits.preprocessing is None
+        for part, dataset in (("train", splits.train), ("test", splits.test)):
+            expected = torch.from_numpy(colours[f"x_{part}"]).to(torch.float32) / 255.0
+            assert torch.equal(dataset.x, expected) and dataset.x.is_contiguous()
+            assert dataset.y.tolist() == colours[f"y_{part}"].tolist()
+            assert (dataset.name, dataset.num_classes) == (folder.name, 3)
+            assert (dataset.x.dtype, dataset.y.dtype) == (torch.float32, torch.int64)
+        flat = cifar_folder(str(folder), normalize=False)
+        assert torch.equal(flat.test.x, splits.test.x.reshape(4, 3 * 32 * 32))
+    assert cifar_folder(folders[0], num_classes=10).train.num_classes == 10
+    write_cifar_npz(folders[0], {})  # an npz file beside the binary ones is not read
+    assert len(cifar_folder(folders[0]).train) == 10
+
+
+def test_cifar_folder_takes_images_of_other_sizes(
+    tmp_path: Path, colours: dict[str, np.ndarray]
+) -> None:
+    small = {k: v[..., :5, :7] if k[0] == "x" else v for k, v in colours.items()}
+    splits = cifar_folder(write_cifar_npz(tmp_path, channels_last(small)), flatten=False)
+    assert splits.train.x.shape == (10, 3, 5, 7)
+
+
+def test_cifar_folder_normalizes_each_channel_by_the_training_images(
+    tmp_path: Path, colours: dict[str, np.ndarray]
+) -> None:
+    colours["x_test"] //= 2  # a test set of another mean and spread
+    splits = cifar_folder(write_cifar(tmp_path, colours), flatten=False)
+    train, test = (colours[key] / 255.0 for key in ("x_train", "x_test"))
+    mean, std = train.mean((0, 2, 3)), train.std((0, 2, 3))
+    expected = (test - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(
+        splits.test.x.double(), torch.from_numpy(expected), atol=1e-5, rtol=0
+    )
+    preprocessing = splits.preprocessing
+    assert preprocessing is not None and preprocessing.divisor == 255.0
+    np.testing.assert_allclose(preprocessing.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(preprocessing.std, std, rtol=1e-6)
+    # What a model file does to the pixels gives the same bits.
+    means, stds = (np.float32(c)[:, None, None] for c in preprocessing[1:])
+    made = (colours["x_test"].astype(np.float32) / np.float32(255.0) - means) / stds
+    assert np.array_equal(made, splits.test.x.numpy())
+    flat = cifar_folder(tmp_path)
+    assert flat.preprocessing == preprocessing
+    assert torch.equal(flat.test.x, splits.test.x.flatten(1))
+    assert splits.hold_out(0.4)[0].preprocessing == preprocessing
+
+
+@pytest.mark.parametrize("name", ["data_batch_1.bin", "data_batch_4.bin", "test_batch.bin"])
+def test_cifar_folder_names_a_missing_batch(
+    tmp_path: Path, colours: dict[str, np.ndarray], name: str
+) -> None:
+    (write_cifar(tmp_path, colours) / name).unlink()
+    with pytest.raises(DataError, match=f"expected {name} in {tmp_path}, got .*_batch.*; add it"):
+        cifar_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["data_batch_3.bin", "test_batch.bin"])
+@pytest.mark.parametrize(("size", "over"), [(0, 0), (1, 1), (3072, 3072), (3074, 1), (6145, 3072)])
+def test_cifar_folder_names_a_batch_of_the_wrong_size(
+    tmp_path: Path, colours: dict[str, np.ndarray], name: str, size: int, over: int
+) -> None:
+    path = write_cifar(tmp_path, colours) / name
+    path.write_bytes(bytes(size))
+    message = f"expected {path} to hold whole records of 3073 bytes.*got {size} bytes, {over} after"
+    with pytest.raises(DataError, match=message):
+        cifar_folder(tmp_path)
+
+
+def test_cifar_folder_names_missing_files(tmp_path: Path, colours: dict[str, np.ndarray]) -> None:
+    with pytest.raises(DataError, match=r"expected data_batch_1\.bin or cifar\.npz in .* no files"):
+        cifar_folder(tmp_path)
+    with pytest.raises(DataError, match="absent, where there is none"):
+        cifar_folder(tmp_path / "absent")
+    for name in ("one.npz", "two.npz"):
+        write_cifar_npz(tmp_path, colours, name)
+    with pytest.raises(DataError, match=r"expected one npz file in .*got one\.npz, two\.npz; name"):
+        cifar_folder(tmp_path)
+    (tmp_path / "two.npz").unlink()
+    (tmp_path / "one.npz").write_bytes(b"PK\3\4" + bytes(40))
+    with pytest.raises(DataError, match=r"one\.npz .*got 44 bytes of something else"):
+        cifar_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_train": None}, r"hold x_train, .*, got y_train, x_test, y_test and no x_train;"),
+        ({"x_train": np.zeros((10, 3, 32, 32))}, r"x_train of type uint8 .*got float64"),
+        ({"x_test": np.zeros((4, 32, 32), np.uint8)}, r"got uint8 \(4, 32, 32\)"),
+        ({"x_test": np.zeros((4, 32, 32, 4), np.uint8)}, r"columns, 3\) or \(N, 3, .*32, 4\)"),
+        ({"x_test": np.zeros((4, 3, 32, 3), np.uint8)}, r"got uint8 \(4, 3, 32, 3\)"),
+        ({"x_test": np.zeros((0, 3, 32, 32), np.uint8)}, "N at least 1, got uint8"),
+        ({"x_test": np.zeros((), np.uint8)}, r"got uint8 \(\)"),
+        ({"y_test": np.zeros(4)}, r"y_test of whole numbers .*got float64 \(4,\)"),
+        ({"y_test": np.zeros((4, 10), np.uint8)}, r"got uint8 \(4, 10\)"),
+        ({"y_test": np.zeros((), np.uint8)}, r"got uint8 \(\)"),
+        ({"y_test": np.zeros(0, np.uint8)}, r"N at least 1, got uint8 \(0,\)"),
+        ({"y_train": np.zeros(9, np.uint8)}, "one of y_train for each of x_train, got 9 for 10"),
+        ({"y_test": np.array([None] * 4)}, "whole npz file, got Object arrays cannot be loaded"),
+    ],
+)
+def test_cifar_folder_rejects_wrong_arrays(
+    tmp_path: Path,
+    colours: dict[str, np.ndarray],
+    change: dict[str, np.ndarray | None],
+    message: str,
+) -> None:
+    changed = {k: v for k, v in (colours | change).items() if v is not None}
+    path = write_cifar_npz(tmp_path, changed) / "c.npz"
+    with pytest.raises(DataError, match=rf"expected {path} to .*{message}.*make it again"):
+        cifar_folder(tmp_path)
+
+
+def test_cifar_folder_rejects_blank_channels_and_unknown_labels(
+    tmp_path: Path, colours: dict[str, np.ndarray]
+) -> None:
+    grey = colours | {"x_train": colours["x_train"].copy(), "y_test": np.array([0, 1, 2, 3])}
+    folder = write_cifar_npz(tmp_path, grey)
+    with pytest.raises(DataError, match=r"in 0 \.\. 2, got torch.int64 \(4,\) in 0 \.\. 3"):
+        cifar_folder(folder)
+    grey["x_train"][:, 1], grey["y_test"][3] = 7, 0
+    write_cifar_npz(tmp_path, grey)
+    with pytest.raises(DataError, match="got one brightness in all of 1 of 3 channels; check"):
+        cifar_folder(folder)
+    assert len(cifar_folder(folder, normalize=False).train) == 10
+
+
+def test_load_finds_cifar_in_the_folder_or_its_subfolder(
+    tmp_path: Path, colours: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_cifar(tmp_path / "cifar", colours)
+    monkeypatch.setenv("BAYESBIN_DATA", str(tmp_path))
+    for splits in (load("cifar", folder), load("cifar", tmp_path), load("cifar")):
+        assert splits.train.name == "cifar"
+        assert_same(splits.test, cifar_folder(folder).test)
+    images = load("cifar", flatten=False)
+    assert images.test.x.shape == (4, 3, 32, 32)
+    assert images.preprocessing == splits.preprocessing
+
+
+def test_load_keeps_images(
+    folder: Path, tmp_path: Path, usps_arrays: dict[str, np.ndarray]
+) -> None:
+    for name in ("idx", "mnist", "fashion-mnist"):
+        assert load(name, folder, flatten=False).train.x.shape == (12, 3, 4)
+    write_usps(tmp_path, usps_arrays)
+    assert load("usps", tmp_path, flatten=False).train.x.shape == (7, 16, 16)
+
+
 # Folders and names
 
 
@@ -636,8 +837,8 @@ def test_load_finds_usps_in_the_folder_or_its_subfolder(
 
 
 def test_load_rejects_unknown_names() -> None:
-    with pytest.raises(ValueError, match=f"got 'cifar'; use one of {', '.join(NAMES)}"):
-        load("cifar")
+    with pytest.raises(ValueError, match=f"got 'svhn'; use one of {', '.join(NAMES)}"):
+        load("svhn")
 
 
 # Batches
@@ -716,6 +917,94 @@ def test_batches_of_a_dataset_and_of_its_tensors_agree() -> None:
     torch.manual_seed(4)
     for (x, y), (x2, y2) in zip(of_dataset, Batches((moons.x, moons.y), 4), strict=True):
         assert torch.equal(x, x2) and torch.equal(y, y2)
+
+
+def crops(x: Tensor, padding: int = 4, *, flip: bool = True, seed: int = 0) -> Tensor:
+    return RandomCropFlip(padding, flip)(x, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(300, 3, 5, 7), (300, 5, 7)], ids=str)
+def test_crops_are_windows_of_the_padded_image_or_its_mirror(shape: tuple[int, ...]) -> None:
+    x = torch.rand(shape) + 1.0
+    found, padding = crops(x, 2), 2
+    assert found.shape == x.shape and found.is_contiguous()
+    padded = torch.nn.functional.pad(x, [padding] * 4)
+    seen: set[tuple[int, int, bool]] = set()
+    for image, crop in zip(padded, found, strict=True):
+        places = []
+        for top, left in np.ndindex(2 * padding + 1, 2 * padding + 1):
+            window = image[..., top : top + 5, left : left + 7]
+            places += [(top, left, True)] * torch.equal(crop, window.flip(-1))
+            places += [(top, left, False)] * torch.equal(crop, window)
+        assert len(places) == 1
+        seen |= set(places)
+    assert len({place[:2] for place in seen}) == 25  # all of them, up to 25 (24/25)^300 = 1e-4
+    assert len(seen) > 40
+
+
+def test_crops_are_drawn_uniformly_and_independently() -> None:
+    """Where a bright pixel goes says how far its image was shifted."""
+    count, padding = 20_000, 1
+    x = torch.zeros(count, 1, 5, 5)
+    x[:, 0, 2, 2] = 1.0
+    x[:, 0, 2, 1] = 0.5  # to its left; to its right in a mirror
+    rows, columns = (crops(x, padding) == 1.0).nonzero()[:, 2:].T
+    places = torch.bincount(3 * (rows - 1) + columns - 1, minlength=9) / count
+    assert len(rows) == count and len(places) == 9
+    assert (places - 1 / 9).abs().max() < 4 * math.sqrt(1 / 9 * 8 / 9 / count)
+    mirrored = (crops(x, 0)[:, 0, 2, 3] == 0.5).double().mean()
+    assert abs(mirrored - 0.5) < 4 * math.sqrt(1 / 4 / count)
+    assert torch.equal(crops(x, 0, flip=False), x)
+    # Crops are the same with mirrors and without.
+    kept = (crops(x, padding, flip=False) == 1.0).nonzero()[:, 2]
+    assert torch.equal(kept, rows)
+
+
+def test_crops_depend_on_the_generator_alone() -> None:
+    x = torch.rand(40, 3, 6, 6)
+    before, state = x.clone(), torch.get_rng_state()
+    first = crops(x, seed=1)
+    assert torch.equal(x, before) and torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(5)
+    assert torch.equal(first, crops(x, seed=1))
+    assert not torch.equal(first, crops(x, seed=2))
+
+
+def test_crops_reject() -> None:
+    for padding in (-1, 1.5, True):
+        with pytest.raises(ValueError, match=f"whole number of at least 0, got {padding}; 4 is"):
+            RandomCropFlip(padding)  # pyright: ignore
+    with pytest.raises(DataError, match=r"got shape \(2, 3072\); load them with flatten=False"):
+        crops(torch.zeros(2, 3072))
+
+
+def test_batches_transform_by_the_seed_at_the_start_of_a_pass() -> None:
+    data = torch.rand(64, 1, 6, 6), torch.arange(64)
+    plain, batches = Batches(data, 10), Batches(data, 10, transform=RandomCropFlip(2))
+
+    def of(batches: Batches, seed: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        x, y = zip(*batches, strict=True)
+        return torch.cat(x), torch.cat(y)
+
+    x, y = of(batches, 1)
+    assert torch.equal(y, of(plain, 1)[1])  # in the order of the batches as they are
+    assert torch.equal(x, of(batches, 1)[0])
+    assert not torch.equal(x, of(plain, 1)[0])
+    again, order = of(batches, 2)
+    assert not torch.equal(again[order.argsort()], x[y.argsort()])
+    # Nothing that draws between the batches changes them.
+    torch.manual_seed(1)
+    started, seen = iter(batches), []
+    for inputs, _ in started:
+        seen.append(inputs)
+        torch.rand(5)
+    assert torch.equal(torch.cat(seen), x)
+    # Each batch, and each pass, has draws of its own.
+    same = Batches((data[0][:1].expand(64, 1, 6, 6), data[1]), 32, transform=RandomCropFlip(2))
+    (one, _), (two, _) = same
+    assert not torch.equal(one, two)
+    assert not torch.equal(next(iter(same))[0], one)
 
 
 def test_batches_reject() -> None:

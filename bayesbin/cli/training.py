@@ -7,7 +7,7 @@ from typing import Any
 
 from bayesbin.cli.verbs import DATA_HELP, add_verb, require_folder_of, say
 
-NAMES = ("digits", "fashion-mnist", "idx", "mnist", "two-moons", "usps")
+NAMES = ("cifar", "digits", "fashion-mnist", "idx", "mnist", "two-moons", "usps")
 
 
 def add_verbs(verbs: Any) -> None:
@@ -29,6 +29,11 @@ def add_verbs(verbs: Any) -> None:
     train.add_argument(
         "--out", metavar="DIR", required=True, help="folder of the run; continued if begun"
     )
+    train.add_argument(
+        "--recipe", metavar="NAME",
+        help="a published method, with its own settings: bayesbin, bayesbinn, bop, recu, ...: whatever "
+        "`bayesbin compare` compares",
+    )  # fmt: skip
     train.add_argument(
         "--guide",
         help="mean-field (default), nested, or random-effects (nested, with Normal offsets)",

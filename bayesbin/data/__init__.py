@@ -1,6 +1,8 @@
 """Small data sets, held in memory: generated, scikit-learn's digits, files in a folder."""
 
+from bayesbin.data.augmentation import RandomCropFlip
 from bayesbin.data.batches import Batches
+from bayesbin.data.colour import cifar_folder
 from bayesbin.data.dataset import DataError, Dataset, Splits
 from bayesbin.data.folders import DATA_VARIABLE, data_folder
 from bayesbin.data.generated import regression_1d, two_moons
@@ -15,7 +17,9 @@ __all__ = [
     "Batches",
     "DataError",
     "Dataset",
+    "RandomCropFlip",
     "Splits",
+    "cifar_folder",
     "data_folder",
     "digits",
     "idx_folder",

@@ -6,6 +6,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+from bayesbin.data.colour import cifar_folder
 from bayesbin.data.dataset import DataError, Splits, split
 from bayesbin.data.folders import data_folder
 from bayesbin.data.generated import two_moons
@@ -13,19 +14,22 @@ from bayesbin.data.handwritten import digits
 from bayesbin.data.idx import idx_folder
 from bayesbin.data.usps import usps_folder
 
-NAMES = ("digits", "fashion-mnist", "idx", "mnist", "two-moons", "usps")
+NAMES = ("cifar", "digits", "fashion-mnist", "idx", "mnist", "two-moons", "usps")
 # CRC-32 of the training labels: these two have the same file names, only the content tells which.
 _LABEL_CHECKSUMS = {0xBA07E8EF: "mnist", 0x2ED6E46A: "fashion-mnist"}
 
 
-def load(name: str, folder: str | Path | None = None, seed: int = 0) -> Splits:
+def load(
+    name: str, folder: str | Path | None = None, seed: int = 0, *, flatten: bool = True
+) -> Splits:
     """The data set called ``name``, one of NAMES: x (N, features), y (N,).
 
     "two-moons" (200 + 200 points) and "digits" come from ``seed`` alone; "mnist", "fashion-mnist"
-    are idx files, "usps" an npz file, in ``folder`` (see :func:`data_folder`) or its subfolder of
-    that name, "idx" any idx files in ``folder``. Raises ValueError for another name, DataError as
-    :func:`idx_folder` and :func:`usps_folder`, and if MNIST is asked for and Fashion-MNIST found,
-    or the reverse.
+    are idx files, "usps" an npz file, "cifar" binary batches or an npz file, in ``folder`` (see
+    :func:`data_folder`) or its subfolder of that name, "idx" any idx files in ``folder``. With
+    ``flatten=False`` images from files stay images: (N, rows, columns), and of "cifar" (N, 3, rows,
+    columns). Raises ValueError for another name, DataError as :func:`idx_folder`, :func:`usps_folder`
+    and :func:`cifar_folder`, and if MNIST is asked for and Fashion-MNIST found, or the reverse.
 
     >>> load("two-moons", "usps").train.x.shape
     torch.Size([200, 2])
@@ -38,11 +42,13 @@ def load(name: str, folder: str | Path | None = None, seed: int = 0) -> Splits:
         return digits(seed)
     root = data_folder(folder)
     if name == "idx":
-        return idx_folder(root)
+        return idx_folder(root, flatten=flatten)
     folder = root / name if (root / name).is_dir() else root
     if name == "usps":
-        return usps_folder(folder)
-    splits = idx_folder(folder, num_classes=10)
+        return usps_folder(folder, flatten=flatten)
+    if name == "cifar":
+        return cifar_folder(folder, flatten=flatten)
+    splits = idx_folder(folder, flatten=flatten, num_classes=10)
     checksum = zlib.crc32(bytes(splits.train.y.tolist()))
     if (other := _LABEL_CHECKSUMS.get(checksum, name)) != name:
         raise DataError(f"expected {name} in {root}, got {other}; name the folder of {name}")

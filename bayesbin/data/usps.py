@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +9,10 @@ import torch
 
 from bayesbin.data.dataset import DataError, Dataset, Splits, standardize
 from bayesbin.data.folders import data_folder, file_in
+from bayesbin.data.npz import REMEDY, read_npz
 
 FILE = "usps.npz"
 WHITE = 2000  # the file holds brightness times this: whole numbers, where [0, 1] would be rounded
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
-_REMEDY = "check that it is the right file, or make it again"
-# What zipfile and numpy raise for an archive, a member or a member's header they cannot read.
-_DAMAGE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 def usps_folder(folder: str | Path, *, normalize: bool = True, flatten: bool = True) -> Splits:
@@ -39,7 +34,7 @@ def usps_folder(folder: str | Path, *, normalize: bool = True, flatten: bool = T
     (torch.Size([2, 256]), 0.25)
     """
     path = file_in(data_folder(Path(folder)), FILE)
-    arrays = _read(path)
+    arrays = read_npz(path)
     sets = []
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
@@ -48,35 +43,15 @@ def usps_folder(folder: str | Path, *, normalize: bool = True, flatten: bool = T
         for what, values, largest in (("x", images, WHITE), ("y", labels, 9)):
             if (came := int(values.max())) > largest:
                 wanted = f"{what}_{part} in 0 .. {largest}"
-                raise DataError(f"expected {path} to hold {wanted}, got {came}; {_REMEDY}")
+                raise DataError(f"expected {path} to hold {wanted}, got {came}; {REMEDY}")
         if len(images) != len(labels):
             wanted = f"one of y_{part} for each of x_{part}"
             came = f"{len(labels)} for {len(images)}"
-            raise DataError(f"expected {path} to hold {wanted}, got {came}; {_REMEDY}")
+            raise DataError(f"expected {path} to hold {wanted}, got {came}; {REMEDY}")
         x = torch.from_numpy(images.astype(np.float32)).div_(WHITE).reshape(-1, 16, 16)
         y = torch.from_numpy(labels.astype(np.int64))
         sets.append(Dataset(x.flatten(1) if flatten else x, y, "usps", num_classes=10))
     return standardize(Splits(*sets), WHITE) if normalize else Splits(*sets)
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The four arrays; nothing in the file is ever unpickled."""
-    whole = f"expected {path} to be a whole npz file"
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{whole}, got {path.stat().st_size} bytes of something else; {_REMEDY}")
-    try:
-        # Opened here: numpy leaves a file open whose archive it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = list(archive)
-            arrays = {key: np.asarray(archive[key]) for key in _KEYS if key in names}
-    except _DAMAGE as error:
-        came = str(error) or type(error).__name__
-        raise DataError(f"{whole}, got {came}; {_REMEDY}") from error
-    if missing := [key for key in _KEYS if key not in arrays]:
-        wanted = ", ".join(_KEYS)
-        came = f"{', '.join(names) or 'nothing'} and no {' and no '.join(missing)}"
-        raise DataError(f"expected {path} to hold {wanted}, got {came}; {_REMEDY}")
-    return arrays
 
 
 def _require(
@@ -86,4 +61,4 @@ def _require(
         layouts = " or ".join("(" + ", ".join(["N", *map(str, shape)]) + ")" for shape in shapes)
         wanted = f"{key} of type {np.dtype(kind)} and shape {layouts}, N at least 1"
         came = f"{array.dtype} {array.shape}"
-        raise DataError(f"expected {path} to hold {wanted}, got {came}; {_REMEDY}")
+        raise DataError(f"expected {path} to hold {wanted}, got {came}; {REMEDY}")

@@ -10,7 +10,7 @@ from torch import nn
 from bayesbin.nn.activations import Sign
 from bayesbin.nn.layers import Scale
 
-_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sign": Sign}
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sign": Sign}
 _POOL = 2  # the factor by which a pooling layer shrinks height and width
 
 
@@ -43,13 +43,13 @@ def mlp(
         ['0.weight', '3.weight']
     """
     sizes = [num_inputs, *hidden, num_outputs]
-    _check([("Layer sizes", sizes)], activation, dropout)
+    check_arguments([("Layer sizes", sizes)], activation, dropout)
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes[:-1]):
         layers.append(nn.Linear(fan_in, fan_out, bias=not normalize))
         if normalize:
             layers.append(nn.BatchNorm1d(fan_out))
-        layers.append(_ACTIVATIONS[activation]())
+        layers.append(ACTIVATIONS[activation]())
         if dropout:
             layers.append(nn.Dropout(dropout))
     layers.append(nn.Linear(sizes[-2], num_outputs))
@@ -94,7 +94,7 @@ def conv_net(
     if len(image) != 3:
         raise ValueError(f"image is (channels, height, width); got {tuple(image)}.")
     sizes = [("Image sizes", image), ("Channels", channels), ("Kernel sizes", [kernel_size])]
-    _check(sizes, activation, dropout)
+    check_arguments(sizes, activation, dropout)
     if not isinstance(padding, int) or padding < 0:
         raise ValueError(f"padding is a whole number of at least 0; got {padding!r}.")
     fan_in, *extent = image
@@ -103,7 +103,7 @@ def conv_net(
         convolution = nn.Conv2d(fan_in, fan_out, kernel_size, padding=padding, bias=False)
         norm, pool = nn.BatchNorm2d(fan_out), nn.MaxPool2d(_POOL)
         # Pooling before the monotone activation: the same result, and less to compute.
-        layers += [convolution, norm, pool, _ACTIVATIONS[activation]()]
+        layers += [convolution, norm, pool, ACTIVATIONS[activation]()]
         extent = [(size + 2 * padding - kernel_size + 1) // _POOL for size in extent]
         if min(extent) < 1:
             raise ValueError(
@@ -118,13 +118,16 @@ def conv_net(
     return nn.Sequential(*layers, nn.Flatten(), *head)
 
 
-def _check(sizes: Sequence[tuple[str, Sequence[int]]], activation: str, dropout: float) -> None:
+def check_arguments(
+    sizes: Sequence[tuple[str, Sequence[int]]], activation: str, dropout: float = 0.0
+) -> None:
+    """Sizes, an activation and a dropout that a network can have, or an error."""
     for what, numbers in sizes:
         if any(not isinstance(number, int) or number < 1 for number in numbers):
             raise ValueError(
                 f"{what} are whole numbers of at least 1; got {', '.join(map(str, numbers))}."
             )
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation is one of {', '.join(_ACTIVATIONS)}; got {activation!r}.")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is a probability in [0, 1); got {dropout}.")

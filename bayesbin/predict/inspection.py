@@ -54,7 +54,7 @@ class Inspection:
     outputs: int
     noise_variance: float | None
     labels: tuple[str, ...] | None
-    preprocessing: dict[str, float] | None
+    preprocessing: dict[str, float | tuple[float, ...]] | None
     provenance: dict[str, Any]
     steps: tuple[str, ...]
     layers: tuple[LayerRow, ...]
@@ -81,7 +81,8 @@ class Inspection:
         if self.labels:
             lines.append(f"labels         {', '.join(self.labels)}")
         if self.preprocessing:
-            raw = "(raw / {divisor:g} - {mean:g}) / {std:g}".format(**self.preprocessing)
+            constants = {name: _shown(value) for name, value in self.preprocessing.items()}
+            raw = "(raw / {divisor} - {mean}) / {std}".format(**constants)
             lines.append(f"preprocessing  {raw}")
         lines += [f"{name:<14} {value}" for name, value in sorted(self.provenance.items())]
         lines += [f"digest         {self.digest}", "", *self._table()]
@@ -169,3 +170,9 @@ def _microseconds(model: ShippedModel, place: int, batch: int, threads: int) -> 
     program = Program(shape, draws)
     add_step(program, model, place, 0, draws)
     return 1e6 * median_seconds(lambda: program.run_regression(x, threads=threads)) / draws
+
+
+def _shown(constant: float | tuple[float, ...]) -> str:
+    if isinstance(constant, tuple):
+        return f"({', '.join(f'{number:g}' for number in constant)})"
+    return f"{constant:g}"

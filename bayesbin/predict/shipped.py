@@ -174,7 +174,12 @@ class ShippedPredictive:
                 len(array), math.prod(shape)
             )
             if raw and self.preprocessing is not None:
-                divisor, mean, std = map(np.float32, self.preprocessing)
+                # Of a channel's constant each of its pixels has a copy.
+                features = rows.shape[1]
+                divisor, mean, std = (
+                    np.repeat(np.asarray(constant, np.float32), features // np.size(constant))
+                    for constant in self.preprocessing
+                )
                 rows = (rows / divisor - mean) / std
         if not np.isfinite(rows).all():
             raise ValueError(

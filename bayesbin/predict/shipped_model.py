@@ -16,6 +16,7 @@ from bayesbin.predict import bbn_file
 from bayesbin.predict.shipped_steps import CONTENTS, Shape, Site, Step, is_whole, walk
 
 PRECISIONS = ("exact", "fast")
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _KEYS = {
     "contents", "draws_at_once", "input", "labels", "noise_variance", "num_samples", "outputs",
     "precision", "preprocessing", "provenance", "seed", "steps",
@@ -88,7 +89,7 @@ def model_of(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Shi
     return ShippedModel(
         contents, draws, seed, header["precision"], at_once, tuple(header["input"]), outputs, noise,
         _labels(header["labels"], outputs if noise is None else 0),
-        _preprocessing(header["preprocessing"]), _provenance(header["provenance"]),
+        _preprocessing(header["preprocessing"], shapes[0]), _provenance(header["provenance"]),
         steps, shapes, sites, arrays,
     )  # fmt: skip
 
@@ -138,19 +139,36 @@ def _labels(value: Any, classes: int) -> tuple[str, ...] | None:
     return tuple(value)
 
 
-def _preprocessing(value: Any) -> Preprocessing | None:
+def _preprocessing(value: Any, image: Shape) -> Preprocessing | None:
     if value is None:
         return None
     if not isinstance(value, dict) or set(value) != set(Preprocessing._fields):
         raise ValueError(f"expected preprocessing of {Preprocessing._fields}, or null.")
-    largest = float(np.finfo(np.float32).max)
-    for name, number in value.items():
-        if type(number) not in (int, float) or not abs(number) <= largest:
-            raise ValueError(f"expected a number as the {name} of preprocessing, got {number!r}.")
-    found = Preprocessing(**{name: float(number) for name, number in value.items()})
-    if np.float32(found.divisor) == 0.0 or np.float32(found.std) == 0.0:
+    found: dict[str, Any] = {}
+    for name, constant in value.items():
+        per_channel = name != "divisor" and isinstance(constant, list)
+        numbers: list[Any] = constant if per_channel else [constant]
+        for number in numbers:
+            if type(number) not in (int, float) or not abs(number) <= _LARGEST_FLOAT:
+                raise ValueError(
+                    f"expected a number as the {name} of preprocessing, got {number!r}."
+                )
+        if per_channel and not _one_per_channel(len(numbers), image):
+            raise ValueError(
+                f"expected a number per channel of inputs {image} as the {name} of preprocessing, got "
+                f"{len(numbers)}."
+            )
+        found[name] = tuple(map(float, numbers)) if per_channel else float(numbers[0])
+    if not all(np.float32(found[name]).all() for name in ("divisor", "std")):
         raise ValueError("expected a divisor and a std of preprocessing other than 0.")
-    return found
+    return Preprocessing(**found)
+
+
+def _one_per_channel(count: int, image: Shape) -> bool:
+    channels, height, width = image
+    if height * width > 1:
+        return count == channels
+    return count > 0 and channels % count == 0  # images in a row do not say how many they have
 
 
 def _provenance(value: Any) -> dict[str, Any]:

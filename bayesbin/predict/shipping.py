@@ -99,7 +99,11 @@ def pack(
     if noise is not None:
         header["noise_variance"] = mean_noise_variance(posterior, noise, num_samples, seed).item()
     if preprocessing is not None:
-        header["preprocessing"] = Preprocessing(*map(float, preprocessing))._asdict()
+        constants = Preprocessing(*preprocessing)._asdict()
+        header["preprocessing"] = {
+            name: list(map(float, constant)) if isinstance(constant, Sequence) else float(constant)
+            for name, constant in constants.items()
+        }
     try:
         shapes = walk(steps, shape, contents, num_samples)[1]
         header["outputs"] = shapes[-1][0]

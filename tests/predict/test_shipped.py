@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -239,6 +240,34 @@ def test_the_preprocessing_of_a_data_set_makes_its_inputs_from_the_pixels():
     made = {row.tobytes() for row in (pixels / divisor - mean) / std}
     assert all(row.tobytes() in made for row in splits.train.x.numpy())
     assert splits.hold_out(0.1)[0].preprocessing == splits.preprocessing
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 4, 4), (48,)], ids=str)
+def test_each_channel_may_have_constants_of_its_own(shape, tmp_path):
+    channels = 3 if shape == (48,) else shape[0]
+    layers = [torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), 3)]
+    net = to_binary_(torch.nn.Sequential(*layers))
+    posterior = BinaryPosterior({"1.weight": torch.randn(3, math.prod(shape))})
+    means, stds = (0.49, 0.48, 0.45)[:channels], (0.25, 0.24, 0.26)[:channels]
+    preprocessing = Preprocessing(255.0, means, stds)
+    path = pack(
+        net, posterior, tmp_path / "model.bbn", 3, input_shape=shape, preprocessing=preprocessing
+    )
+    shipped = load(path)
+    assert shipped.preprocessing == preprocessing
+    assert f"({means[0]:g}" in str(inspect(path))
+    raw = np.random.default_rng(0).integers(0, 256, (5, *shape)).astype(np.uint8)
+    images = raw.reshape(5, channels, -1).astype(np.float32) / np.float32(255.0)
+    mean, std = (np.float32(constants)[:, None] for constants in (means, stds))
+    inputs = torch.from_numpy(((images - mean) / std).reshape(raw.shape))
+    packed = PackedPredictive(net, posterior, 3, backend="cpu")
+    assert np.array_equal(shipped.outputs(raw), packed.outputs(inputs).numpy())
+    for wrong in (means * 2, ()) if shape != (48,) else (means[:1] * 5, ()):
+        with pytest.raises(ValueError, match=r"a number per channel of inputs .* as the mean"):
+            pack(
+                net, posterior, tmp_path / "model.bbn", 3, input_shape=shape,
+                preprocessing=Preprocessing(255.0, wrong, stds),
+            )  # fmt: skip
 
 
 def test_inputs_that_do_not_fit_are_refused_in_a_sentence(model, tmp_path):

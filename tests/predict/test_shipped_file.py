@@ -261,6 +261,15 @@ CHANGES = {
     "preprocessing": _set("preprocessing", value={"divisor": 1.0}),
     "preprocessing by 0": _set("preprocessing", value={"divisor": 1, "mean": 0, "std": 1e-60}),
     "preprocessing 1e300": _set("preprocessing", value={"divisor": 1, "mean": 1e300, "std": 1}),
+    "preprocessing per channel": _set(
+        "preprocessing", value={"divisor": 1, "mean": [0.1, 0.2], "std": 1}
+    ),
+    "preprocessing of none": _set("preprocessing", value={"divisor": 1, "mean": 0, "std": []}),
+    "preprocessing text": _set("preprocessing", value={"divisor": 1, "mean": ["0"], "std": 1}),
+    "preprocessing list by 0": _set(
+        "preprocessing", value={"divisor": 1, "mean": 0, "std": [1e-60]}
+    ),
+    "divisors": _set("preprocessing", value={"divisor": [1.0], "mean": 0, "std": 1}),
     "provenance": _set("provenance", value=[]),
     "steps": _set("steps", value={}),
     "no steps": _set("steps", value=[]),

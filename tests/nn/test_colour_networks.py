@@ -1,0 +1,91 @@
+"""VGG-small and ResNet-20 from pixels to packed prediction: they train, predict, and agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bayesbin.data import Batches, RandomCropFlip
+from bayesbin.estimators import LocalReparameterization, StraightThrough
+from bayesbin.guides import AutoSignBernoulli
+from bayesbin.infer import fit
+from bayesbin.nn import Classifier, recalibrate, resnet20, to_binary_, vgg_small
+from bayesbin.predict import PackedPredictive, draw_outputs, kernels, predict
+
+DRAWS, SEED = 2, 5
+
+
+def trained(net: nn.Module, estimator, epochs: int = 1):
+    """After an epoch on 64 random images, their mean brightness being the label."""
+    x = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(3)).float()
+    y = (x.mean((1, 2, 3)) > 0).long()
+    model = Classifier(to_binary_(net).float(), dataset_size=len(x))
+    guide = AutoSignBernoulli(model)
+    before = [natural.detach().clone() for natural in guide.natural_parameters()]
+    batches = Batches((x, y), 32, transform=RandomCropFlip(padding=2))
+    result = fit(
+        model, guide, batches, estimator=estimator, epochs=epochs, kl_weight=0.01, progress=False
+    )
+    assert result.steps == 2 * epochs
+    after = list(guide.natural_parameters())
+    assert all(bool((a != b).any()) for a, b in zip(after, before, strict=True))
+    return guide.posterior(), x
+
+
+@pytest.mark.parametrize("build", [vgg_small, resnet20])
+@pytest.mark.parametrize("activation", ["relu", "sign"])
+@pytest.mark.parametrize("estimator", [LocalReparameterization(), StraightThrough()], ids=repr)
+def test_they_train_and_packed_predictions_are_those_of_the_network(build, activation, estimator):
+    torch.manual_seed(0)
+    net = build((3, 16, 16), 2, width=4, activation=activation)
+    posterior, x = trained(net, estimator)
+    statistics = recalibrate(net, posterior, x, DRAWS, SEED)
+    prediction = predict(net, posterior, x, DRAWS, SEED, statistics)
+    torch.testing.assert_close(prediction.probs.sum(-1), torch.ones(64, dtype=torch.float64))
+    assert prediction.probs.std(0).min() > 0
+    if not kernels.available():
+        pytest.skip(str(kernels.why_not()))
+    packed = PackedPredictive(net, posterior, DRAWS, SEED, statistics=statistics, backend="cpu")
+    expected = torch.stack(list(draw_outputs(net, posterior, x, DRAWS, SEED, statistics)))
+    same = torch.isclose(packed.outputs(x), expected, rtol=1e-4, atol=1e-4).all(-1)
+    agree = torch.isclose(packed.predict(x).probs, prediction.probs, rtol=1e-4, atol=1e-4).all(-1)
+    # Of some million real sums one may be so near to 0 that rounding decides the sign that follows.
+    least = 1.0 if activation == "relu" else 0.95
+    assert same.double().mean() >= least and agree.double().mean() >= least
+    other = PackedPredictive(net, posterior, DRAWS, SEED + 1, backend="cpu").outputs(x)
+    assert not torch.isclose(other, expected, rtol=1e-4, atol=1e-4).all(-1).any()
+
+
+def test_a_resumed_run_sees_the_crops_that_one_run_sees(tmp_path):
+    x = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    batches = Batches((x, (x.mean((1, 2, 3)) > 0).long()), 10, transform=RandomCropFlip(2))
+
+    def run(epochs: int, folder: str, seed: int = 0) -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        model = Classifier(to_binary_(vgg_small((3, 8, 8), 2, width=2)), dataset_size=24)
+        guide = AutoSignBernoulli(model)
+        fit(
+            model, guide, batches, epochs=epochs, seed=seed, checkpoint_dir=tmp_path / folder,
+            progress=False,
+        )  # fmt: skip
+        return [natural.detach() for natural in guide.natural_parameters()]
+
+    whole = run(2, "whole")
+    run(1, "parts")
+    assert all(map(torch.equal, whole, run(2, "parts")))
+    batches.transform = RandomCropFlip(2, flip=False)
+    assert not all(map(torch.equal, whole, run(2, "no mirrors")))
+
+
+@pytest.mark.parametrize("build", [vgg_small, resnet20])
+def test_with_real_ends_they_train_and_predict(build):
+    torch.manual_seed(0)
+    net = build((3, 16, 16), 2, width=4, activation="sign", real_ends=True)
+    ends = [net[0].weight.detach().clone(), net[-2].weight.detach().clone()]
+    posterior, x = trained(net, LocalReparameterization())
+    for end, before in zip((net[0], net[-2]), ends, strict=True):
+        assert bool((end.weight != before).any())
+    assert predict(net, posterior, x, DRAWS, SEED).probs.shape == (64, 2)
+    with pytest.raises(ValueError, match="RealConv2d, which packed prediction does not run"):
+        PackedPredictive(net, posterior, DRAWS, SEED)
