@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
         plots,
         posterior,
         predict,
+        recipes,
     )
     from bayesbin.distributions import SignBernoulli
     from bayesbin.guides import AutoSignBernoulli
@@ -58,6 +59,7 @@ __all__ = [
     "plots",
     "posterior",
     "predict",
+    "recipes",
 ]
 
 

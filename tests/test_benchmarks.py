@@ -60,6 +60,25 @@ def test_mnist_mlp(images, tmp_path):
     assert [path.stat().st_mtime_ns for path in records] == written
 
 
+def test_methods(images, tmp_path):
+    names = ("bayesbinn", "bop")
+    arguments = ("--smoke", "--no-progress", "--data", str(images), "--dataset", "mnist")
+    arguments = (*arguments, "--out", "results", "--only", *names)
+    table = run("methods.py", *arguments, cwd=tmp_path)
+    records = sorted((tmp_path / "results").glob("*.json"))
+    assert len(records) == 2 * 2 * 2  # recipe and twin, with and without normalisation
+    for path in records:
+        record = json.loads(path.read_text())
+        assert 0.0 <= record["scores"]["mean"]["accuracy"] <= 1.0
+        if record["kind"] == "recipe":
+            draws = {"bayesbinn": 2, "bop": 1}[record["recipe"]]
+            assert record["scores"]["num_samples"] == draws
+    assert table.count("| bop | yes | 1 |") == table.count("| bop | no | 1 |") == 1
+    written = [path.stat().st_mtime_ns for path in records]
+    assert run("methods.py", *arguments, cwd=tmp_path) == table  # nothing is trained again
+    assert [path.stat().st_mtime_ns for path in records] == written
+
+
 def test_training_step(tmp_path):
     table = run("training_step.py", "--smoke", "--out", "steps.json", cwd=tmp_path)
     assert run("training_step.py", "--report", "steps.json", cwd=tmp_path) == table
@@ -198,3 +217,33 @@ def test_ship(images, tmp_path):
     (cold,), (blocks,) = record["cold_starts"], record["throughput"]
     assert set(cold["seconds"]) == {"interpreter", "numpy", "file", "torch"}
     assert blocks["images"] == 90 and len(blocks["seconds"]) == 3
+
+
+def test_continual(images, tmp_path):
+    # Data by name lie in subfolders; the foreign images are the same noise as the test images.
+    folder = tmp_path / "data"
+    for name in ("mnist", "fashion-mnist"):
+        shutil.copytree(images, folder / name)
+    names = ("posterior 2x100", "straight-through", "split, all classes (class)")
+    arguments = ("--smoke", "--no-progress", "--data", str(folder), "--out", "results", "--seeds",
+                 "0", "--only", *names)  # fmt: skip
+    run("continual.py", *arguments, cwd=tmp_path)
+    paths = sorted((tmp_path / "results").glob("*.json"))
+    records = {r["name"]: r for r in (json.loads(path.read_text()) for path in paths)}
+    assert set(records) == set(names) and len(paths) == 3
+    posterior, straight, split = (records[name] for name in names)
+    R = np.array(posterior["R"], dtype=float)
+    assert posterior["average_accuracies"] == pytest.approx([R[0, 0], R[1, :2].mean()], abs=1e-5)
+    assert not any(report["history"] for report in posterior["reports"])
+    # The same images in the same place and brightness cannot be told apart.
+    assert posterior["ood"] == pytest.approx({"entropy": 0.5, "mutual_information": 0.5}, abs=1e-3)
+    assert split["ood"] is None
+    assert straight["ood"]["mutual_information"] == 0.5  # one network has none, for any image
+    assert len(split["average_accuracies"]) == 5 and len(posterior["uncertainty"]) == 3
+    assert list((tmp_path / "results" / "checkpoints").iterdir()) == []
+    written = [path.stat().st_mtime_ns for path in paths]
+    table = run("continual.py", *arguments, cwd=tmp_path)
+    assert [path.stat().st_mtime_ns for path in paths] == written
+    assert table.endswith(run("continual.py", "--report", "results", cwd=tmp_path))
+    run("continual.py", "--figure", str(paths[0]), "c.png", cwd=tmp_path)
+    assert (tmp_path / "c.png").stat().st_size > 10_000

@@ -36,6 +36,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "results"),
     [
+        ("continual", "continual"),
         ("mnist_mlp", "mnist_mlp"),
         ("estimators", "estimators.json"),
         ("estimators_training", "estimators_training"),

@@ -11,6 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PICTURE = {
+    "continual.py": "picture.png",
     "domain_shift.py": "scores.json",
     "packed_layout.py": "picture.png",
     "two_moons.py": "picture.png",

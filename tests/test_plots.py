@@ -187,3 +187,88 @@ def test_levels_are_shown_with_their_shares():
     np.testing.assert_allclose(parts, deep)
     with pytest.raises(ValueError, match="expected sites of the posterior"):
         plots.plot_levels(posterior, ["other"])
+
+
+def tasks_learned(layers: bool = True):
+    from bayesbin._summary import SummaryRow
+    from bayesbin.continual import ContinualResult, TaskReport
+
+    nan = math.nan
+    R = np.array([[0.9, nan, nan], [0.8, 0.95, nan], [0.5, 0.7, 0.99]])
+
+    def rows(i):
+        shares = {"0.weight": 0.2 * i, "3.weight": 0.3 * i}
+        return tuple(
+            SummaryRow(site, (2, 2), 4, 0.5, 1.0 - share, 3.0, share)
+            for site, share in shares.items()
+        )
+
+    reports = tuple(
+        TaskReport(i, f"task {i}", "", 10, [], rows(i) if layers else (), 0.1) for i in range(3)
+    )
+    return ContinualResult(("a", "b", "c"), ("", "", ""), {"accuracy": R}, {}, reports)
+
+
+UNCERTAINTY = [
+    {"task": name, "learned": name != "new", "entropy": 0.5, "mutual_information": value}
+    for name, value in (("a", 0.2), ("b", 0.1), ("c", 0.05), ("new", 0.4))
+]
+
+
+def test_task_accuracies_begin_where_a_task_was_learned():
+    axes = plots.plot_task_accuracies(tasks_learned())
+    *tasks, average = axes.lines
+    points = [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in tasks]
+    np.testing.assert_allclose(points[0], [(1, 90.0), (2, 80.0), (3, 50.0)])
+    np.testing.assert_allclose(points[1], [(2, 95.0), (3, 70.0)])
+    np.testing.assert_allclose(points[2], [(3, 99.0)])
+    np.testing.assert_allclose(average.get_ydata(), [90.0, 87.5, 73.0])
+    assert average.get_label() == "average over tasks seen"
+
+
+def test_the_accuracy_matrix_leaves_what_was_not_scored_empty():
+    axes = plots.plot_accuracy_matrix(tasks_learned(), plots.Figure().subplots())
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert texts == {
+        (0, 0): "90",
+        (0, 1): "80",
+        (1, 1): "95",
+        (0, 2): "50",
+        (1, 2): "70",
+        (2, 2): "99",
+    }
+    shown = np.ma.filled(axes.images[0].get_array().astype(float), np.nan)
+    np.testing.assert_allclose(shown, 100.0 * tasks_learned().R)
+
+
+def test_saturation_has_a_pair_of_lines_for_each_layer():
+    axes = plots.plot_saturation(tasks_learned())
+    lines = [line for line in axes.lines if len(line.get_xdata())]
+    np.testing.assert_allclose(
+        [line.get_ydata() for line in lines],
+        [[1.0, 0.8, 0.6], [0.0, 0.2, 0.4], [1.0, 0.7, 0.4], [0.0, 0.3, 0.6]],
+    )
+    assert [line.get_linestyle() for line in lines] == ["-", "--", "-", "--"]
+    with pytest.raises(ValueError, match="with a posterior"):
+        plots.plot_saturation(tasks_learned(layers=False))
+
+
+def test_uncertainty_is_a_bar_for_each_task_and_the_unseen_one():
+    axes = plots.plot_uncertainty(UNCERTAINTY)
+    assert [bar.get_height() for bar in axes.patches] == [0.2, 0.1, 0.05, 0.4]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3", "unseen"]
+    old, _, newest, unseen = (bar.get_facecolor() for bar in axes.patches)
+    assert len({old, newest, unseen}) == 3 and axes.patches[1].get_facecolor() == old
+    with pytest.raises(ValueError, match="at least one task"):
+        plots.plot_uncertainty([])
+
+
+@pytest.mark.parametrize("posterior", [True, False])
+def test_a_continual_run_has_the_panels_it_has_data_for(posterior, tmp_path):
+    result = tasks_learned(layers=posterior)
+    titles = [axes.get_title("left") for axes in panels(plots.plot_continual(result, UNCERTAINTY))]
+    assert [title[:3] for title in titles] == ["(a)", "(b)", "(c)", "(d)"][: 4 if posterior else 2]
+    paths = plots.draw_continual(result, UNCERTAINTY, tmp_path)
+    names = ["accuracy", "matrix", *(["saturation", "uncertainty"] if posterior else [])]
+    assert [path.name for path in paths] == [f"{name}.png" for name in names]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)

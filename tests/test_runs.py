@@ -157,7 +157,7 @@ def test_every_estimator_and_optimizer_trains(tmp_path, estimator, optimizer):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"dataset": "cifar"},
+        {"dataset": "imagenet"},
         {"guide": "full"},
         {"levels": ("row",), "guide": "nested"},
         {"levels": ("kernel",), "guide": "nested"},

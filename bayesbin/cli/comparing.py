@@ -1,11 +1,14 @@
-"""estimators, info."""
+"""estimators, compare, info."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
 
-from bayesbin.cli.verbs import add_verb, require_folder_of, say
+from bayesbin.cli.training import NAMES
+from bayesbin.cli.verbs import DATA_HELP, add_verb, require_folder_of, say
 
 
 def add_verbs(verbs: Any) -> None:
@@ -35,6 +38,34 @@ def add_verbs(verbs: Any) -> None:
     estimators.add_argument("--plot", metavar="FILE", help="picture: .png, .pdf or .svg")
     estimators.add_argument("--seed", type=int, default=0)
 
+    compare = add_verb(
+        verbs,
+        "compare",
+        _compare,
+        "train published methods on the same network and data, side by side",
+    )
+    compare.set_defaults(
+        on_interrupt="The same command continues: finished runs are kept, this one has a checkpoint."
+    )
+    compare.add_argument(
+        "--recipes", nargs="+", metavar="NAME", default=["all"],
+        help="bayesbin, bayesbinn, ste, bop, recu, slb, ... (default: all)",
+    )  # fmt: skip
+    compare.add_argument("--dataset", metavar="DATASET", choices=NAMES, default="digits",
+                         help=f"{', '.join(NAMES)} (default: digits)")  # fmt: skip
+    compare.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
+    compare.add_argument(
+        "--out", metavar="DIR", required=True,
+        help="folder of the runs, the table and the figure; continued if begun",
+    )  # fmt: skip
+    compare.add_argument("--epochs", type=int, help="passes over the training data")
+    compare.add_argument("--seeds", type=int, metavar="K", help="seeds 0 .. K-1 (default: 1)")
+    compare.add_argument("--width", type=int, help="units per hidden layer (default: 512)")
+    compare.add_argument("--depth", type=int, help="hidden layers (default: 2)")
+    compare.add_argument("--batch-size", type=int, help="(default: 100)")
+    compare.add_argument("--num-samples", type=int, help="draws of a posterior (default: 32)")
+    compare.add_argument("--no-progress", action="store_true", help="no progress bar")
+
     info = add_verb(verbs, "info", _info, "print versions and the number of threads")
     info.set_defaults(on_interrupt="")
 
@@ -55,6 +86,31 @@ def _estimators(arguments: argparse.Namespace) -> tuple[Any, str]:
         out=arguments.plot,
     )
     return comparison.to_dict(), str(comparison)
+
+
+def _compare(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from dataclasses import fields
+
+    from bayesbin import plots
+    from bayesbin._files import write_atomically
+    from bayesbin.runs import ComparisonConfig, compare
+
+    given = vars(arguments)
+    config = ComparisonConfig(
+        **{f.name: given[f.name] for f in fields(ComparisonConfig) if given.get(f.name) is not None}
+    )
+    say(f"Training {len(config.recipes)} recipes with {config.seeds} seeds in {arguments.out} ...")
+    comparison = compare(
+        config, arguments.out, data_folder=arguments.data, progress=not arguments.no_progress
+    )
+    folder = Path(arguments.out)
+    figure = folder / "learning_curves.png"
+    plots.save_figure(plots.plot_learning_curves(comparison.curves()), figure)
+    report = {**comparison.to_dict(), "picture": str(figure)}
+    write_atomically(folder / "comparison.json", json.dumps(report, indent=1).encode())
+    write_atomically(folder / "comparison.md", f"{comparison}\n".encode())
+    legend = "mean +- std over seeds; in brackets the std over single draws of a posterior"
+    return report, f"{comparison}\n\n{legend}\npicture: {figure}"
 
 
 def _info(arguments: argparse.Namespace) -> tuple[Any, str]:

@@ -6,9 +6,19 @@ list grows. Colours stay apart for colour-blind readers and in print.
 
 from matplotlib.figure import Figure
 
+from bayesbin.plots.continual import (
+    draw_continual,
+    plot_accuracy_matrix,
+    plot_continual,
+    plot_saturation,
+    plot_task_accuracies,
+    plot_uncertainty,
+)
 from bayesbin.plots.estimators import plot_estimators
 from bayesbin.plots.figures import figure_of, save_figure
+from bayesbin.plots.learning_curves import plot_learning_curves
 from bayesbin.plots.levels import plot_levels
+from bayesbin.plots.limits import plot_small_temperature
 from bayesbin.plots.predictions import (
     Grid,
     grid,
@@ -22,14 +32,22 @@ from bayesbin.plots.predictions import (
 __all__ = [
     "Figure",
     "Grid",
+    "draw_continual",
     "figure_of",
     "grid",
+    "plot_accuracy_matrix",
     "plot_boundary",
     "plot_classes",
+    "plot_continual",
     "plot_estimators",
     "plot_field",
+    "plot_learning_curves",
     "plot_levels",
     "plot_regression",
+    "plot_saturation",
+    "plot_small_temperature",
+    "plot_task_accuracies",
     "plot_two_moons",
+    "plot_uncertainty",
     "save_figure",
 ]

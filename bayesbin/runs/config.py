@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from bayesbin import data
 from bayesbin._levels import LEVELS
 from bayesbin.estimators.named import NAMED, named_estimator
+from bayesbin.recipes import NAMES as RECIPES
 
 GUIDES = ("mean-field", "nested", "random-effects")
 ESTIMATORS = tuple(NAMED)
@@ -16,6 +17,11 @@ ESTIMATORS = tuple(NAMED)
 LEARNING_RATES = {"bayesian-learning-rule": 0.05, "adam": 0.1, "sgd": 2000.0}
 # Default passes over the data, 20 where not named: small sets need more to take as many steps.
 EPOCHS = {"digits": 60, "two-moons": 300}
+# What a recipe brings along.
+_OF_RECIPES = (
+    "guide", "levels", "estimator", "temperature", "optimizer", "lr", "momentum", "kl_weight",
+    "num_samples", "init_scale",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class RunConfig:
     :param temperature: of the relaxed estimators.
     :param momentum: of the rule and of SGD. :param init_scale: of the initial natural parameters.
     :param validation: fraction of the training data held out; the test set is left alone.
+    :param recipe: a method of ``bayesbin.recipes.NAMES`` in place of guide, estimator, optimizer and their
+        settings, which are then its own. Not ternaryconnect, whose three levels no posterior file holds.
     :raises ValueError: for a name that is not known or a number out of range.
 
     >>> RunConfig("digits").epochs
@@ -54,6 +62,7 @@ class RunConfig:
     validation: float = 0.1
     seed: int = 0
     data_seed: int = 0
+    recipe: str | None = None
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -79,8 +88,10 @@ class RunConfig:
             raise ValueError(
                 "expected levels of linear layers, which have no kernels; add filter or weight."
             )
+        if self.recipe is not None:
+            self._check_recipe()
         # Filled in here, so that a saved configuration does not change with the defaults.
-        if self.lr is None:
+        if self.lr is None and self.recipe is None:
             object.__setattr__(self, "lr", LEARNING_RATES[self.optimizer])
         if self.epochs is None:
             object.__setattr__(self, "epochs", EPOCHS.get(self.dataset, 20))
@@ -90,7 +101,7 @@ class RunConfig:
                     f"expected {name} to be a whole number of at least 1; got {value}."
                 )
         for name in ("lr", "temperature"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise ValueError(f"expected {name} to be a positive number; got {value}.")
         for name, value in (("kl_weight", self.kl_weight), ("init_scale", self.init_scale)):
             if not 0 <= value < math.inf:
@@ -101,3 +112,20 @@ class RunConfig:
         named_estimator(self.estimator, self.num_samples, self.temperature)  # refuses what it would
         if not self.validation:
             raise ValueError("expected validation to be a positive fraction; got 0.")
+
+    def _check_recipe(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(
+                f"expected recipe to be one of {', '.join(RECIPES)}; got {self.recipe!r}."
+            )
+        if self.recipe == "ternaryconnect":
+            raise ValueError(
+                "expected a recipe for signs; the three levels of ternaryconnect have no file: see "
+                "`bayesbin compare --recipes ternaryconnect`, or train it in Python."
+            )
+        defaults = {field.name: field.default for field in fields(self)}
+        if given := [name for name in _OF_RECIPES if getattr(self, name) != defaults[name]]:
+            raise ValueError(
+                f"expected a recipe alone, got {', '.join(given)} beside {self.recipe}; leave them out, or "
+                "override its settings in Python: bayesbin.recipes.recipe(name, model, lr=...)."
+            )

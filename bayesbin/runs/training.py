@@ -20,6 +20,7 @@ from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
 from bayesbin.guides.base import SignGuide
 from bayesbin.infer import fit, natural_rules
 from bayesbin.nn import Classifier, Statistics, recalibrate
+from bayesbin.recipes import recipe
 from bayesbin.runs.config import RunConfig
 from bayesbin.runs.record import (
     RECORD,
@@ -49,7 +50,7 @@ def train_run(
     """Train what ``config`` says and save it to ``folder``; continues there if it was interrupted.
 
     The natural parameters get the optimizer of the configuration, everything real Adam, both with a
-    cosine schedule. A run that is finished is loaded and returned.
+    cosine schedule; a recipe brings its own. A run that is finished is loaded and returned.
 
     :param data_folder: where idx files are, see :func:`bayesbin.data.data_folder`.
     :raises ValueError: if the folder holds a run of another configuration, or something else.
@@ -72,7 +73,7 @@ def train_run(
         },
         "data": {
             "name": train.name,
-            "sha256": _data_digest(splits),
+            "sha256": data_digest(splits),
             "training": len(train),
             "validation": len(validation),
             "test": len(splits.test),
@@ -84,24 +85,17 @@ def train_run(
     with seeded_float32(config.seed):
         net = build_network(record["architecture"])
         model = Classifier(net, dataset_size=len(train))
-        guide = _guide(config, model)
-        estimator = named_estimator(config.estimator, config.num_samples, config.temperature)
-        optimizers = _optimizers(config, guide, model, estimator, len(train))
-        assert config.epochs is not None
+        epochs = config.epochs
+        assert epochs is not None
+        guide, arguments = _method(config, model, len(train))
         result = fit(
             model,
             guide,
             data.Batches(train, config.batch_size),
-            estimator=estimator,
-            epochs=config.epochs,
-            kl_weight=config.kl_weight,
-            optimizers=optimizers,
-            schedulers=[CosineAnnealingLR(optimizer, config.epochs) for optimizer in optimizers],
+            **arguments,
             validation=data.Batches(validation, 1000, shuffle=False),
             # About ten times in all, and after the last epoch in any case.
-            validate_every=next(
-                d for d in range(max(config.epochs // 10, 1), 0, -1) if config.epochs % d == 0
-            ),
+            validate_every=next(d for d in range(max(epochs // 10, 1), 0, -1) if epochs % d == 0),
             checkpoint_dir=folder / CHECKPOINTS,
             seed=config.seed,
             progress=progress,
@@ -147,7 +141,7 @@ def splits_of(run: Run, data_folder: str | os.PathLike[str] | None) -> data.Spli
     splits = data.load(
         config.dataset, None if data_folder is None else Path(data_folder), config.data_seed
     )
-    if (digest := _data_digest(splits)) != run.record["data"]["sha256"]:
+    if (digest := data_digest(splits)) != run.record["data"]["sha256"]:
         wanted = f"the {config.dataset} data that the run was trained on"
         came = f"others (SHA-256 {digest[:12]}...); name their folder"
         raise data.DataError(f"expected {wanted}, got {came}.")
@@ -159,6 +153,24 @@ def calibrated(run: Run, splits: data.Splits, num_samples: int, seed: int) -> St
     train = splits.hold_out(run.config.validation, run.config.data_seed)[0].train
     inputs = train.x[:_CALIBRATION_DATA]
     return recalibrate(run.net, run.posterior, inputs, num_samples=num_samples, seed=seed)
+
+
+def _method(config: RunConfig, model: nn.Module, size: int) -> tuple[SignGuide, dict[str, Any]]:
+    """The guide, and what ``fit`` takes beside it: of a recipe, or of the configuration's own triple."""
+    assert config.epochs is not None
+    if config.recipe is not None:
+        parts = recipe(config.recipe, model, epochs=config.epochs)
+        return parts.guide, parts.arguments()
+    guide = _guide(config, model)
+    estimator = named_estimator(config.estimator, config.num_samples, config.temperature)
+    optimizers = _optimizers(config, guide, model, estimator, size)
+    return guide, {
+        "estimator": estimator,
+        "epochs": config.epochs,
+        "kl_weight": config.kl_weight,
+        "optimizers": optimizers,
+        "schedulers": [CosineAnnealingLR(optimizer, config.epochs) for optimizer in optimizers],
+    }
 
 
 def _guide(config: RunConfig, model: nn.Module) -> SignGuide:
@@ -207,6 +219,6 @@ def _begun(folder: Path, config: RunConfig) -> Run | None:
     return load_run(folder) if record["finished"] else None
 
 
-def _data_digest(splits: data.Splits) -> str:
+def data_digest(splits: data.Splits) -> str:
     parts: list[Tensor] = [splits.train.x, splits.train.y, splits.test.x, splits.test.y]
     return sha256("".join(sha256(part.contiguous().numpy().tobytes()) for part in parts).encode())

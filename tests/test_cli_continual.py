@@ -1,0 +1,309 @@
+"""Sequences of tasks from the command line: the record, an exact resume, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from bayesbin import cli, continual
+from bayesbin._files import CorruptFileError
+from bayesbin.cli import main
+from bayesbin.continual.task_model import own_priors
+from bayesbin.data import digits
+from bayesbin.runs import (
+    ContinualConfig,
+    continual_learner,
+    continual_report,
+    continual_stream,
+    run_continual,
+    unseen_task,
+)
+from bayesbin.runs import continual as module
+from bayesbin.runs import continual_config as names
+from bayesbin.runs.continual_learners import cosine_by_step_
+
+SMALL = ["--epochs", "1", "--hidden", "8", "--num-samples", "2", "--no-progress"]
+PERMUTED = ["continual", "permuted", "--tasks", "2", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("continual") / "run"
+    assert main([*PERMUTED, "--out", str(folder)]) == 0
+    return folder
+
+
+def printed_json(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_record_says_what_was_done_and_how_it_went(run):
+    record = json.loads((run / "continual.json").read_text())
+    assert record["config"]["hidden"] == [8] and record["config"]["stream_seed"] == 0
+    assert record["finished"] and record["scored_on"] == "test"
+    assert record["data"]["training"] == 1437 and len(record["data"]["sha256"]) == 64
+    stream = continual.PermutedPixels(digits(), 2, seed=0)
+    assert record["digests"] == [task.digest for task in stream]
+    R = np.array(record["R"], dtype=float)
+    assert np.isnan(R[0, 1]) and not np.isnan(R[[0, 1, 1], [0, 0, 1]]).any()
+    assert record["average_accuracy"] == pytest.approx(R[1].mean())
+    assert record["learning_accuracy"] == pytest.approx(np.diag(R).mean())
+    assert record["backward_transfer"] == pytest.approx(R[1, 0] - R[0, 0])
+    assert (
+        record["forgetting_final"] == record["forgetting_max_past"] == -record["backward_transfer"]
+    )
+    assert len(record["nll"]) == len(record["ece"]) == 2
+    for report in record["reports"]:
+        assert report["seconds"] > 0 and len(report["layers"]) == 2
+        assert all(0 < row["entropy_bits"] < 1 and row["kl_bits"] > 0 for row in report["layers"])
+    rows = record["uncertainty"]
+    assert [row["learned"] for row in rows] == [True, True, False]
+    assert rows[2]["task"] == "permutation 3"
+    assert all(0 < row["mutual_information"] < row["entropy"] for row in rows)
+    assert str(run) not in json.dumps(record)
+
+
+def test_the_report_prints_the_record_again_and_draws_it(run, capsys):
+    assert main([*PERMUTED, "--out", str(run)]) == 0  # finished: only read
+    first = capsys.readouterr().out.split("\n\nsaved in")[0]
+    assert main(["continual", "report", str(run)]) == 0
+    again = capsys.readouterr().out
+    assert again.startswith(first) and "permutation 3 (unseen)" in first
+    assert main(["continual", "report", str(run), "--json"]) == 0
+    report = printed_json(capsys)
+    saved = json.loads((run / "continual.json").read_text())
+    assert report["R"] == saved["R"] and len(report["pictures"]) == 4
+    for name in ("accuracy", "matrix", "saturation", "uncertainty"):
+        assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_run_continues_to_the_same_record(run, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+
+    learn_task, learned = continual.ContinualLearner.learn_task, []
+
+    def until_the_second(self, task, *args):
+        learned.append(task.name)
+        if len(learned) == 2:
+            raise KeyboardInterrupt
+        return learn_task(self, task, *args)
+
+    monkeypatch.setattr(continual.ContinualLearner, "learn_task", until_the_second)
+    assert main([*PERMUTED, "--out", str(folder)]) == 130
+    assert "The same command continues" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="interrupted"):
+        continual_report(folder)
+    assert main([*PERMUTED, "--out", str(folder)]) == 0
+    assert learned == ["permutation 1", "permutation 2", "permutation 2"]
+    whole, resumed = (continual_report(f).record for f in (run, folder))
+    for name in ("R", "nll", "ece", "uncertainty", "digests", "config"):
+        assert whole[name] == resumed[name]
+
+
+def test_another_configuration_or_folder_is_refused(run, tmp_path, capsys):
+    assert main([*PERMUTED, "--kl-weight", "2", "--out", str(run)]) == 1
+    assert "kl_weight 1.0 there, 2.0 now" in capsys.readouterr().err
+    (tmp_path / "other").write_text("")
+    assert main([*PERMUTED, "--out", str(tmp_path)]) == 1
+    assert "new or empty folder" in capsys.readouterr().err
+    assert main(["continual", "report", str(tmp_path)]) == 1
+    assert "no continual.json" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_named(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "copy")
+    path = folder / "continual.json"
+    text = path.read_text()
+    path.write_text(text.replace('"epochs": 1', '"epochs": 2'))
+    with pytest.raises(CorruptFileError, match="digest"):
+        continual_report(folder)
+    path.write_text(text[:100])
+    with pytest.raises(CorruptFileError, match="expected JSON"):
+        continual_report(folder)
+    record = {**json.loads(text), "version": 2}
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="expected version 1"):
+        continual_report(folder)
+
+
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_split(scenario, tmp_path, capsys):
+    command = ["continual", "split", "--scenario", scenario, *SMALL, "--out", str(tmp_path / "run")]
+    assert main([*command, "--json"]) == 0
+    record = printed_json(capsys)
+    assert len(record["tasks"]) == 5 and all(row["learned"] for row in record["uncertainty"])
+    run = continual_report(tmp_path / "run")
+    net = continual_learner(run.config, continual_stream(run.config, digits())).net
+    assert isinstance(net, continual.MultiHead) == (scenario == "task")
+    if scenario == "class":  # what has been learned last is all that is answered
+        assert run.result.R[-1, :-1].max() < 0.3
+
+
+def test_rotated_tasks_leave_an_unseen_angle():
+    config = ContinualConfig("rotated", tasks=3, max_degrees=90.0)
+    stream = continual_stream(config, digits())
+    assert [task.name.split()[-1] for task in stream] == ["0", "45", "90"]
+    unseen = unseen_task(config, stream)
+    assert unseen is not None and unseen.name == "rotation by 135" and unseen.train is None
+
+
+@pytest.mark.parametrize("method", names.METHODS[1:])
+def test_baselines(method, tmp_path):
+    config = ContinualConfig(
+        "permuted", method=method, tasks=2, epochs=1, hidden=(8,), num_samples=2
+    )
+    run = run_continual(config, tmp_path / "run", progress=False)
+    assert run.result.R.shape == (2, 2) and run.config == config
+    variational = method in ("fine-tuning", "fixed-prior", "joint")
+    assert all(bool(report.layers) == variational for report in run.result.reports)
+    assert (run.uncertainty[0]["mutual_information"] > 1e-4) == variational
+    assert "average accuracy" in str(run)
+    assert main(["continual", "report", str(tmp_path / "run")]) == 0
+    assert len(list((tmp_path / "run").glob("*.png"))) == (4 if variational else 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["none"],
+        ["fixed"],
+        ["relax", "--gamma", "0.9"],
+        ["cap", "--cap", "2"],
+        ["leak", "--window", "100"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_prior_policies_give_runs_of_their_own(options, run, tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    assert main([*PERMUTED, "--prior-policy", *options, "--out", folder, "--json"]) == 0
+    record, exact = printed_json(capsys), continual_report(run).record
+    assert record["config"]["prior_policy"] == options[0]
+    assert record["reports"][1]["layers"] != exact["reports"][1]["layers"]
+
+
+def test_held_out_data_are_scored_in_place_of_the_test_set(tmp_path, capsys):
+    options = ["--validation", "0.2", "--out", str(tmp_path / "run"), "--json"]
+    assert main([*PERMUTED, *options]) == 0
+    record = printed_json(capsys)
+    assert record["scored_on"] == "validation"
+    assert record["data"]["training"] + record["data"]["scored"] == 1437
+
+
+def test_other_data_than_the_run_was_begun_with_are_refused(tmp_path, monkeypatch):
+    config = ContinualConfig("permuted", tasks=1, epochs=1, hidden=(4,), num_samples=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "learn", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_continual(config, tmp_path / "run", progress=False)
+    other = digits(seed=1)
+    monkeypatch.setattr(module.data, "load", lambda *args: other)
+    with pytest.raises(module.data.DataError, match="begun with"):
+        run_continual(config, tmp_path / "run", progress=False)
+
+
+def _interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stream": "shuffled"}, "expected stream to be one of"),
+        ({"method": "magic"}, "expected method to be one of"),
+        ({"prior_policy": "relax"}, "takes gamma="),
+        ({"method": "ewc", "prior_policy": "none"}, "with the method 'posterior' only"),
+        ({"tasks": 0}, "expected tasks to be a whole number"),
+        ({"hidden": ()}, "widths of at least 1"),
+        ({"lr": -1.0}, "expected lr to be a positive"),
+        ({"kl_weight": -1.0}, "expected kl_weight to be at least 0"),
+        ({"validation": 1.0}, r"validation in \[0, 1\)"),
+        ({"num_samples": -1}, "num_samples of at least 0"),
+        ({"dataset": "two-moons"}, "expected dataset to be one of"),
+    ],
+)
+def test_what_a_configuration_refuses(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ContinualConfig(**{"stream": "permuted", **settings})
+
+
+def test_tasks_that_the_classes_do_not_give_are_refused():
+    config = ContinualConfig("split", tasks=3)
+    with pytest.raises(ValueError, match="expected 5 tasks of 2 classes"):
+        continual_stream(config, digits())
+
+
+def test_a_configuration_survives_json():
+    config = ContinualConfig("rotated", dataset="mnist", prior_policy="cap", cap=3.0)
+    assert names.config_from(json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_the_first_prior_is_the_initial_posterior_or_uniform():
+    for kind, scale in (("random", 1.0), ("uniform", 0.1)):
+        config = ContinualConfig("permuted", initial_prior=kind)
+        learner = continual_learner(config, continual_stream(config, digits()))
+        assert isinstance(learner, continual.ContinualLearner)
+        naturals = {name: law.natural for name, law in learner.posterior.items()}
+        natural = naturals["0.weight"]
+        prior = own_priors(learner.model, naturals, ())["0.weight"]
+        assert natural.dtype == torch.float32
+        # 6400 weights: the standard error of the standard deviation is scale / sqrt(2 * 6400).
+        assert abs(natural.std().item() - scale) < 5 * scale / 12800**0.5
+        assert torch.equal(prior, natural if kind == "random" else torch.zeros_like(natural))
+
+
+def test_the_cosine_by_step_is_resumed_with_the_optimizer():
+    def make():
+        parameter = torch.nn.Parameter(torch.zeros(()))
+        parameter.grad = torch.ones(())
+        optimizer = torch.optim.SGD([parameter], lr=1.0)
+        cosine_by_step_(optimizer, 4)
+        return optimizer
+
+    def rates(optimizer, count):
+        found = []
+        for _ in range(count):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+        return found
+
+    whole = rates(make(), 6)
+    expected = [0.5 * (1 + np.cos(np.pi * k / 4)) for k in range(4)]
+    np.testing.assert_allclose(whole, [*expected, 0.0, 0.0], atol=1e-12)
+    begun, rest = make(), make()
+    rates(begun, 2)
+    rest.load_state_dict(begun.state_dict())
+    assert rates(rest, 2) == whole[2:4]
+
+
+def test_the_names_offered_are_those_of_the_library():
+    offered = cli.continual
+    assert offered.NAMES == names.DATASETS and offered.METHODS == names.METHODS
+    assert offered.POLICIES == continual.POLICY_NAMES and tuple(offered.STREAMS) == names.STREAMS
+
+
+def test_a_previous_posterior_as_prior_remembers_digits():
+    """Average accuracy after five permutations, against fine-tuning, three seeds."""
+    gains = []
+    for seed in range(3):
+        scores = []
+        for method in ("posterior", "fine-tuning"):
+            config = ContinualConfig(
+                "permuted",
+                method=method,
+                seed=seed,
+                lr=0.2,
+                epochs=4,
+                batch_size=100,
+                num_samples=8,
+            )
+            stream = continual_stream(config, digits())
+            learner = continual_learner(config, stream, progress=False)
+            result = continual.learn(learner, stream, progress=False)
+            scores.append(continual.average_accuracy(result.R))
+        gains.append(scores[0] - scores[1])
+    assert np.mean(gains) > 0.2, gains
