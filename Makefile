@@ -15,7 +15,7 @@ demo: $(VENV)/installed  ## train on two moons and draw two_moons.png
 	$(BIN)/bayesbin demo two-moons --out two_moons.png
 
 test: $(VENV)/installed  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed-dev  ## ruff and pyright
 	$(BIN)/ruff check .

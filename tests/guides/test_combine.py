@@ -96,7 +96,7 @@ def test_gradients_meet_finite_differences_of_the_exact_elbo():
         ),
         ({"combine": total, "init": nn.Sequential()}, "no weight"),
     ],
-    ids=str,
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else str(value),
 )
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -198,7 +198,9 @@ def test_real_ends_stay_real(build, ends, convert):
         (resnet20, {"width": 1.5}, "Channels are whole numbers"),
         (resnet20, {"activation": "gelu"}, "activation is one of relu, tanh, sign"),
     ],
-    ids=str,
+    ids=lambda value: getattr(
+        value, "__name__", str(value)
+    ),  # no addresses: they differ by process
 )
 def test_colour_networks_refuse_what_does_not_fit(build, options, message):
     with pytest.raises(ValueError, match=message):

@@ -83,7 +83,9 @@ def test_hard_weights_are_the_signs_with_plus_one_at_zero(binarizer):
         (SoftSign(3.0), lambda v: 3.0 / math.cosh(3.0 * v) ** 2),
         (SoftSign(3.0, mirror=True), lambda v: 1.0),
     ],
-    ids=repr,
+    ids=lambda value: (
+        "slope" if callable(value) and not isinstance(value, torch.nn.Module) else repr(value)
+    ),
 )
 def test_published_derivatives(binarizer, slope):
     _, got = slopes(binarizer)
