@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from continual_settings import CONFIGURATIONS, PUBLISHED, SHOWN, THREE_SEEDS
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
@@ -35,46 +36,6 @@ from bayesbin.runs import (
     continual_stream,
     uncertainty_rows,
     unseen_task,
-)
-
-MAIN: dict[str, Any] = {
-    "stream": "permuted", "dataset": "mnist", "tasks": 10, "epochs": 5, "initial_prior": "uniform",
-}  # fmt: skip
-ONLINE = MAIN | {"epochs": 1, "hidden": (100,)}
-SPLIT: dict[str, Any] = {
-    "stream": "split", "dataset": "mnist", "epochs": 5, "batch_size": 100, "binary_heads": True,
-    "initial_prior": "random", "init_scale": 2.0,
-}  # fmt: skip
-WIDE = MAIN | {
-    "hidden": (400, 400), "initial_prior": "random", "init_scale": 0.5, "kl_weight": 0.5, "lr": 0.2,
-}  # fmt: skip
-# In the order in which they are run. "train_size": the first so many images of each task only.
-CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "posterior 2x100": MAIN,
-    "posterior 2x400": WIDE,
-    "posterior 2x100, random first prior": MAIN | {"initial_prior": "random"},
-    "fine-tuning": MAIN | {"method": "fine-tuning"},
-    "fixed prior": MAIN | {"method": "fixed-prior"},
-    "straight-through": MAIN | {"method": "straight-through"},
-    "metaplastic": MAIN | {"method": "metaplastic"},
-    "online EWC, real weights": MAIN | {"method": "ewc"},
-    "online, batch 100": ONLINE | {"batch_size": 100},
-    "online, batch 1": ONLINE | {"batch_size": 1, "lr": 0.05, "train_size": 6000},
-    "split, heads by task": SPLIT,
-    "split, one head (domain)": SPLIT | {"scenario": "domain"},
-    "split, all classes (class)": SPLIT | {"scenario": "class"},
-    "batch norm, per task": MAIN | {"normalization": "per-task"},
-    "batch norm, recalibrated": MAIN | {"normalization": "recalibrated"},
-    "batch norm, batch at test": MAIN | {"normalization": "batch"},
-    "joint training": MAIN | {"method": "joint"},
-}  # fmt: skip
-THREE_SEEDS = ("posterior 2x100",)
-SHOWN = (1, 2, 3, 5, 10)  # numbers of tasks
-PUBLISHED = (
-    ("BayesBiNN 2x100 (published, 100 epochs)", (94.0, 92.2, 89.7, None, None)),
-    ("VCL 2x100, real weights (published)", (98.2, 97.2, 96.3, 93.3, 90)),
-    ("BayesBiNN online, batch 1 (published)", (None, None, None, None, 77.5)),
-    ("BiMU online, batch 1 (published)", (None, None, None, None, 66.7)),
 )
 
 
@@ -93,7 +54,9 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
             settings["tasks"] = 2
         train_size = test_size = 60
     config = ContinualConfig(**settings)
-    stream = continual_stream(config, first(data.load("mnist", args.data), train_size, test_size))
+    stream = continual_stream(
+        config, first(data.load(config.dataset, args.data), train_size, test_size)
+    )
     checkpoints = args.out / "checkpoints" / label
     learner = continual_learner(config, stream, checkpoints, not args.no_progress)
     result = learn(learner, stream, progress=not args.no_progress)
@@ -139,8 +102,10 @@ def separation(
     args: argparse.Namespace, learner: Learner, stream: TaskStream
 ) -> dict[str, float] | None:
     """AUROC of telling Fashion-MNIST (positive) from the last task's test images, after that task."""
-    if not isinstance(stream, PermutedPixels) or not (Path(args.data) / "fashion-mnist").is_dir():
+    is_mnist = isinstance(stream, PermutedPixels) and stream.splits.train.name == "mnist"
+    if not is_mnist or not (Path(args.data) / "fashion-mnist").is_dir():
         return None
+    assert isinstance(stream, PermutedPixels)
     raw = data.idx_folder(Path(args.data) / "fashion-mnist", normalize=False).test
     preprocessing = stream.splits.preprocessing
     assert preprocessing is not None
@@ -174,8 +139,18 @@ def report(folder: Path) -> str:
         if record.get("benchmark") == "continual":
             groups[record["name"]].append(record)
     groups = {name: records for name, records in groups.items() if records}
-    permuted = {n: rs for n, rs in groups.items() if rs[0]["config"]["stream"] == "permuted"}
-    split = {n: rs for n, rs in groups.items() if n not in permuted}
+    tables = {"permuted": permuted_table, "split": five_tasks_table, "digits": five_tasks_table}
+    of_table: dict[str, dict[str, Any]] = {name: {} for name in tables}
+    for name, records in groups.items():
+        config = records[0]["config"]
+        of_table["digits" if config["dataset"] == "digits" else config["stream"]][name] = records
+    parts = [table(of_table[name]) for name, table in tables.items() if of_table[name]]
+    if of_table["permuted"]:
+        parts.append(uncertainty_table(of_table["permuted"]))
+    return "\n\n".join(parts)
+
+
+def permuted_table(groups: dict[str, list[dict[str, Any]]]) -> str:
     heads = " | ".join(f"{count} task{'s' * (count > 1)}" for count in SHOWN)
     lines = [
         f"| permuted MNIST | seeds | {heads} | backward transfer | NLL | ECE | entropy, bits/weight "
@@ -185,26 +160,35 @@ def report(folder: Path) -> str:
     for name, published in PUBLISHED:
         cells = ["" if value is None else f"{value:g}" for value in published]
         lines.append(f"| {name} | | {' | '.join(cells)} | | | | | |")
-    for name, records in permuted.items():
+    for name, records in groups.items():
         shown = [averages(records, count) for count in SHOWN]
         lines.append(f"| {name} | {len(records)} | {' | '.join(shown)} | {summary(records)} |")
-    if split:
-        lines += [
-            "",
-            "| split MNIST, 5 tasks | seeds | average accuracy % | learning accuracy % "
-            "| backward transfer | NLL | ECE | entropy, bits/weight | training s |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]
-    for name, records in split.items():
-        percent = [over(records, key, 100, 2) for key in ("average_accuracy", "learning_accuracy")]
-        lines.append(f"| {name} | {len(records)} | {' | '.join(percent)} | {summary(records)} |")
-    lines += [
-        "",
+    return "\n".join(lines)
+
+
+def five_tasks_table(groups: dict[str, list[dict[str, Any]]]) -> str:
+    digits = next(iter(groups)).startswith("digits")
+    lines = [
+        f"| {'digits' if digits else 'split MNIST'}, 5 tasks | seeds | average accuracy % | learning "
+        "accuracy % | backward transfer | NLL | ECE | entropy, bits/weight | training s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    places = 1 if digits else 2
+    for name, records in groups.items():
+        keys = ("average_accuracy", "learning_accuracy")
+        percent = [over(records, key, 100, places) for key in keys]
+        title = name.removeprefix("digits, ")
+        lines.append(f"| {title} | {len(records)} | {' | '.join(percent)} | {summary(records)} |")
+    return "\n".join(lines)
+
+
+def uncertainty_table(groups: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [
         "| after the last task | AUROC Fashion-MNIST, entropy | mutual information "
         "| mean MI, oldest task | newest task | unseen task |",
         "|---|---|---|---|---|---|",
     ]
-    for name, records in permuted.items():
+    for name, records in groups.items():
         ood = [r["ood"] for r in records if r["ood"]]
         rows = [r["uncertainty"] for r in records]
         cells = [
@@ -260,7 +244,9 @@ def main() -> None:
     parser.add_argument("--data", help="folder with the subfolders mnist and fashion-mnist")
     parser.add_argument("--out", type=Path, default=Path("continual_results"))
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(CONFIGURATIONS))
-    parser.add_argument("--seeds", type=int, nargs="+", help="(default: 0; the main one 0 1 2)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="(default: 0; the main one and digits 0 1 2)"
+    )
     parser.add_argument("--report", type=Path, help="print the tables of a results folder")
     parser.add_argument("--figure", nargs=2, metavar=("JSON", "PNG"), help="draw one run")
     parser.add_argument("--smoke", action="store_true", help="60 images, 2 draws, an epoch")

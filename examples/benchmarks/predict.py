@@ -207,6 +207,8 @@ def report(record: dict[str, Any]) -> str:
             cells += [_ratio(seconds[name], ours) for name in ("naive torch", best)]
         key = f"{block['network']}, {block['batch']} ({block['threads']})"
         lines.append(f"| {key} | {' | '.join(cells)} |")
+    if not record["growth"]:
+        return "\n".join(lines)
     names = ("naive torch", "packed, exact", "packed, fast")
     lines += [
         "",
