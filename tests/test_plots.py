@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,7 +217,7 @@ UNCERTAINTY = [
 
 
 def test_task_accuracies_begin_where_a_task_was_learned():
-    axes = plots.plot_task_accuracies(tasks_learned())
+    axes: Any = plots.plot_task_accuracies(tasks_learned())
     *tasks, average = axes.lines
     points = [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in tasks]
     np.testing.assert_allclose(points[0], [(1, 90.0), (2, 80.0), (3, 50.0)])
@@ -227,7 +228,7 @@ def test_task_accuracies_begin_where_a_task_was_learned():
 
 
 def test_the_accuracy_matrix_leaves_what_was_not_scored_empty():
-    axes = plots.plot_accuracy_matrix(tasks_learned(), plots.Figure().subplots())
+    axes: Any = plots.plot_accuracy_matrix(tasks_learned(), plots.Figure().subplots())
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert texts == {
         (0, 0): "90",
@@ -242,7 +243,7 @@ def test_the_accuracy_matrix_leaves_what_was_not_scored_empty():
 
 
 def test_saturation_has_a_pair_of_lines_for_each_layer():
-    axes = plots.plot_saturation(tasks_learned())
+    axes: Any = plots.plot_saturation(tasks_learned())
     lines = [line for line in axes.lines if len(line.get_xdata())]
     np.testing.assert_allclose(
         [line.get_ydata() for line in lines],
@@ -254,7 +255,7 @@ def test_saturation_has_a_pair_of_lines_for_each_layer():
 
 
 def test_uncertainty_is_a_bar_for_each_task_and_the_unseen_one():
-    axes = plots.plot_uncertainty(UNCERTAINTY)
+    axes: Any = plots.plot_uncertainty(UNCERTAINTY)
     assert [bar.get_height() for bar in axes.patches] == [0.2, 0.1, 0.05, 0.4]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3", "unseen"]
     old, _, newest, unseen = (bar.get_facecolor() for bar in axes.patches)
