@@ -32,6 +32,7 @@ from bayesbin.data import (
     load,
     regression_1d,
     two_moons,
+    uci_folder,
     usps_folder,
 )
 
@@ -1015,3 +1016,44 @@ def test_batches_reject() -> None:
         Batches(counted(0), 1)
     with pytest.raises(DataError, match=r"x of shape \(4, 1\) and y of shape \(3,\)"):
         Batches((counted(4)[0], counted(3)[1]), 1)
+
+
+@pytest.fixture
+def table_folder(tmp_path):
+    files = {"data": "1 2 5\n3 4 6\n7 8 9\n", "index_features": "0\n1\n", "index_target": "2\n",
+             "index_train_0": "2\n0\n", "index_test_0": "1\n"}  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    return tmp_path
+
+
+def test_a_regression_table_comes_in_the_order_of_its_split(table_folder):
+    splits = uci_folder(table_folder)
+    assert splits.train.x.tolist() == [[7, 8], [1, 2]] and splits.train.y.tolist() == [9, 5]
+    assert splits.test.x.tolist() == [[3, 4]] and splits.test.y.tolist() == [6]
+    assert splits.train.num_classes is None
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("data", "1 2 5\n3 oh 6\n", "data.txt to hold rows of numbers"),
+        ("data", "", "data.txt to hold rows of numbers"),
+        ("data", "1 2 5\n3 nan 6\n7 8 9\n", "NaN or infinite"),
+        ("index_test_0", "3\n", "index_test_0.txt to hold different rows in 0 .. 2"),
+        ("index_test_0", "0.5\n", "index_test_0.txt to hold different rows in 0 .. 2"),
+        ("index_test_0", "1\n1\n", "index_test_0.txt to hold different rows in 0 .. 2"),
+        ("index_test_0", "2\n", "no row in common, got 1"),
+        ("index_target", "1\n", "no feature"),
+        ("index_features", "-1\n", "different columns in 0 .. 2"),
+    ],
+)
+def test_a_damaged_regression_table_is_refused(table_folder, file, text, message):
+    (table_folder / f"{file}.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        uci_folder(table_folder)
+
+
+def test_a_split_that_is_not_there_is_named(table_folder):
+    with pytest.raises(DataError, match="index_train_7"):
+        uci_folder(table_folder, split=7)

@@ -9,6 +9,7 @@ from bayesbin.data.generated import regression_1d, two_moons
 from bayesbin.data.handwritten import digits
 from bayesbin.data.idx import idx_folder
 from bayesbin.data.named import NAMES, load
+from bayesbin.data.uci import uci_folder
 from bayesbin.data.usps import usps_folder
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "load",
     "regression_1d",
     "two_moons",
+    "uci_folder",
     "usps_folder",
 ]
