@@ -16,7 +16,15 @@ from bayesbin.data import Batches
 from bayesbin.distributions import LowBitCategorical
 from bayesbin.guides import AutoSignDelta
 from bayesbin.infer import TraceBinary_ELBO, fit
-from bayesbin.nn import Classifier, StateBatchNorm, mlp, recalibrate, to_binary_
+from bayesbin.nn import (
+    Classifier,
+    StateBatchNorm,
+    mlp,
+    recalibrate,
+    resnet20,
+    to_binary_,
+    vgg_small,
+)
 from bayesbin.recipes import METHODS, NAMES, recipe
 
 X = torch.linspace(-2, 2, 240, dtype=torch.float64).reshape(60, 4).sin()
@@ -82,6 +90,27 @@ def test_a_recipe_continues_where_it_stopped(name, tmp_path):
     trained(2, tmp_path / "halves")
     halves = trained(4, tmp_path / "halves")
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
+
+
+@pytest.mark.parametrize(("build", "activation"), [(resnet20, "sign"), (vgg_small, "relu")])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_trains_networks_for_colour_images(name, build, activation):
+    """Narrow ones, on images whose class is their brightest channel."""
+    torch.manual_seed(2)
+    y = torch.arange(30) % 3
+    x = torch.randn(30, 3, 8, 8) + 2.0 * nn.functional.one_hot(y, 3)[:, :, None, None]
+    net = build((3, 8, 8), 3, width=2, activation=activation)
+    parts = recipe(name, net, dataset_size=len(x), epochs=2)
+    before = [p.detach().clone() for p in parts.guide.parameters()]
+    data = Batches((x, y), 10)
+    result = fit(parts.model, parts.guide, data, progress=False, **parts.arguments())
+    assert all(torch.isfinite(torch.tensor(row["nll"])) for row in result.history)
+    pairs = zip(before, parts.guide.parameters(), strict=True)
+    assert sum(not torch.equal(old, new) for old, new in pairs) > len(before) / 2
+    net, posterior = parts.model.net.eval(), parts.guide.posterior()
+    statistics = recalibrate(net, posterior, x, 2, 0)
+    probs = bb.predict.predict(net, posterior, x, 2, statistics=statistics).probs
+    assert probs.shape == (30, 3) and bool(probs.isfinite().all())
 
 
 def test_a_plain_network_is_converted_in_place_and_gets_its_size():

@@ -47,10 +47,11 @@ def jobs(args: argparse.Namespace) -> list[tuple[str, str, bool, int]]:
     found = [("recipe", name, True, first) for name in args.only]
     if args.dataset == "mnist":
         for kind, normalize, seed in [
+            *(("recipe", True, seed) for seed in more),
             ("twin", True, first),
             ("recipe", False, first),
             ("twin", False, first),
-            *((kind, True, seed) for seed in more for kind in KINDS),
+            *(("twin", True, seed) for seed in more),
         ]:
             found += [(kind, name, normalize, seed) for name in args.only]
     return [job for job in found if job[0] == "recipe" or job[1] in TWINS]
