@@ -13,8 +13,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PICTURE = {
     "continual.py": "picture.png",
     "domain_shift.py": "scores.json",
+    "out_of_distribution.py": "picture.png",
     "packed_layout.py": "picture.png",
     "two_moons.py": "picture.png",
+    "uncertainty.py": "picture.png",
     "regression.py": "picture.png",
     "mnist.py": "p.safetensors",
 }

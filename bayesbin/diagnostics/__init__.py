@@ -1,6 +1,45 @@
-"""What a posterior's predictions are worth."""
+"""What a posterior's predictions are worth: scores, calibration, what they know and do not know."""
 
-from bayesbin.diagnostics.scores import evaluate, scores
+from bayesbin.diagnostics.calibration import ece, ece_equal_mass, top_label
+from bayesbin.diagnostics.held_out import Estimate
+from bayesbin.diagnostics.out_of_distribution import ood_scores
+from bayesbin.diagnostics.regression import (
+    RegressionUncertainty,
+    draw_gaussians,
+    regression_scores,
+    regression_uncertainty,
+)
+from bayesbin.diagnostics.reliability import Reliability, reliability
+from bayesbin.diagnostics.resampling import bootstrap
+from bayesbin.diagnostics.scores import brier, classification_scores, evaluate, scores, sharpness
 from bayesbin.diagnostics.selection import Selection, select_network
+from bayesbin.diagnostics.selective import RiskCoverage, risk_coverage
+from bayesbin.diagnostics.temperature import TemperatureScaling
+from bayesbin.diagnostics.uncertainty import Uncertainty, uncertainty
 
-__all__ = ["Selection", "evaluate", "scores", "select_network"]
+__all__ = [
+    "Estimate",
+    "RegressionUncertainty",
+    "Reliability",
+    "RiskCoverage",
+    "Selection",
+    "TemperatureScaling",
+    "Uncertainty",
+    "bootstrap",
+    "brier",
+    "classification_scores",
+    "draw_gaussians",
+    "ece",
+    "ece_equal_mass",
+    "evaluate",
+    "ood_scores",
+    "regression_scores",
+    "regression_uncertainty",
+    "reliability",
+    "risk_coverage",
+    "scores",
+    "select_network",
+    "sharpness",
+    "top_label",
+    "uncertainty",
+]

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_calibration_error
 
+from bayesbin.diagnostics._accepted import check_labels, log_probs_of
+from bayesbin.diagnostics.calibration import ece_equal_mass, equal_width, top_label
 from bayesbin.nn.state_norm import Statistics
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import draw_log_probs
-
-NUM_BINS = 15
 
 
 def scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
@@ -35,28 +34,81 @@ def scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
-    if log_probs.dim() != 2 or y.shape != log_probs.shape[:1] or len(y) == 0:
-        raise ValueError(
-            f"Expected log-probabilities (N, C) and labels (N,), N at least 1; got "
-            f"{tuple(log_probs.shape)} and {tuple(y.shape)}."
-        )
-    if int(y.min()) < 0 or int(y.max()) >= log_probs.shape[1]:
-        raise ValueError(
-            f"Expected labels in 0 .. {log_probs.shape[1] - 1}; got {int(y.min())} .. {int(y.max())}."
-        )
-    probs = log_probs.exp()
-    calibration_error = multiclass_calibration_error(
-        # Rounding may leave a probability just above 1, which torchmetrics would take for a logit.
-        probs.float().clamp(max=1.0),
-        y,
-        num_classes=log_probs.shape[1],
-        n_bins=NUM_BINS,
-        norm="l1",
-    )
+    confidence, correct = top_label(log_probs, y)
     return {
-        "accuracy": (log_probs.argmax(-1) == y).double().mean().item(),
+        "accuracy": correct.double().mean().item(),
         "nll": -log_probs.gather(1, y[:, None]).double().mean().item(),
-        "ece": calibration_error.item(),
+        "ece": equal_width(confidence, correct),
+    }
+
+
+def brier(log_probs: Tensor, y: Tensor) -> float:
+    r"""Brier score: mean squared distance of the probabilities from the true label's, in 0 .. 2.
+
+    .. math:: \frac1N \sum_n \sum_c (p_{nc} - [y_n = c])^2
+
+    :param log_probs: (N, C), normalised. :param y: labels (N,).
+    :raises ValueError: for shapes that do not fit, no data, NaN, or labels out of range.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.diagnostics import brier
+        >>> brier(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1]))
+        2.0
+
+    Source: Brier 1950, Monthly Weather Review 78.
+    """
+    check_labels(log_probs, y)
+    true = log_probs.detach().gather(1, y[:, None]).double().exp().mean().item()
+    return max(sharpness(log_probs) + 1.0 - 2.0 * true, 0.0)  # the square, multiplied out
+
+
+def sharpness(log_probs: Tensor) -> float:
+    r"""How concentrated predictions are, right or wrong: 1 / C for uniform ones, 1 for certain ones.
+
+    .. math:: \frac1N \sum_n \sum_c p_{nc}^2
+
+    A calibrated predictor has a Brier score of 1 - sharpness: one far above it is not calibrated.
+
+    :param log_probs: (N, C), normalised.
+    :raises ValueError: for another shape, no data, or NaN.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.diagnostics import sharpness
+        >>> round(sharpness(torch.zeros(3, 4).log_softmax(-1)), 6)
+        0.25
+
+    Source: Gneiting, Balabdaoui and Raftery 2007, JRSS B 69 (sharpness subject to calibration).
+    """
+    return log_probs_of(log_probs, "NC").exp().square().sum(-1).mean().item()
+
+
+def classification_scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
+    """What :func:`scores` gives, and "brier", "ece_equal_mass" and "sharpness": six numbers.
+
+    With intervals: ``bootstrap(classification_scores, (log_probs, y))``.
+
+    :param log_probs: (N, C), normalised. :param y: labels (N,).
+    :raises ValueError: for shapes that do not fit, no data, NaN, or labels out of range.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.diagnostics import classification_scores
+        >>> list(classification_scores(torch.zeros(2, 2).log_softmax(-1), torch.tensor([0, 1])))
+        ['accuracy', 'nll', 'brier', 'ece', 'ece_equal_mass', 'sharpness']
+    """
+    found = scores(log_probs, y)
+    return {
+        "accuracy": found["accuracy"],
+        "nll": found["nll"],
+        "brier": brier(log_probs, y),
+        "ece": found["ece"],
+        "ece_equal_mass": ece_equal_mass(*top_label(log_probs, y)),
+        "sharpness": sharpness(log_probs),
     }
 
 

@@ -6,6 +6,7 @@ list grows. Colours stay apart for colour-blind readers and in print.
 
 from matplotlib.figure import Figure
 
+from bayesbin.plots.calibration import plot_reliability, plot_risk_coverage
 from bayesbin.plots.continual import (
     draw_continual,
     plot_accuracy_matrix,
@@ -28,6 +29,8 @@ from bayesbin.plots.predictions import (
     plot_regression,
     plot_two_moons,
 )
+from bayesbin.plots.uncertainty import plot_in_vs_out, plot_uncertainty_panel
+from bayesbin.plots.weights import plot_filters, plot_sign_probabilities
 
 __all__ = [
     "Figure",
@@ -41,13 +44,19 @@ __all__ = [
     "plot_continual",
     "plot_estimators",
     "plot_field",
+    "plot_filters",
+    "plot_in_vs_out",
     "plot_learning_curves",
     "plot_levels",
     "plot_regression",
+    "plot_reliability",
+    "plot_risk_coverage",
     "plot_saturation",
+    "plot_sign_probabilities",
     "plot_small_temperature",
     "plot_task_accuracies",
     "plot_two_moons",
     "plot_uncertainty",
+    "plot_uncertainty_panel",
     "save_figure",
 ]

@@ -18,7 +18,7 @@ from bayesbin.plots.figures import BLACK, BLUE, GREEN, ORANGE, STYLE, figure_of
 from bayesbin.predict import Prediction, RegressionPrediction
 
 # The classes' own colours: white is where a prediction is undecided.
-_PROBABILITY = LinearSegmentedColormap.from_list("classes", ["#0072B2", "#f7f7f7", "#D55E00"])
+PROBABILITY = LinearSegmentedColormap.from_list("classes", ["#0072B2", "#f7f7f7", "#D55E00"])
 _UNCERTAINTY = "cividis"
 
 
@@ -137,7 +137,7 @@ def plot_two_moons(
             (f"mean of {mean.num_samples} draws", average),
         ]
         for axes, (title, probs) in zip(panels[:3], probabilities, strict=True):
-            mesh = plot_field(axes, probs, area, title=title, high=1.0, colors=_PROBABILITY)
+            mesh = plot_field(axes, probs, area, title=title, high=1.0, colors=PROBABILITY)
             plot_boundary(axes, probs, area)
         _colour_bar(panels[2], mesh, "probability of class 1")
         uncertainties = [

@@ -1,0 +1,205 @@
+"""What a regressor's draws know and do not know, and scores of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bayesbin.diagnostics import gaussian_mixture as mixture
+from bayesbin.diagnostics._accepted import check_share
+from bayesbin.nn.state_norm import Statistics
+from bayesbin.posterior import BinaryPosterior
+from bayesbin.predict import draw_outputs
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionUncertainty:
+    """Predictive distributions of B targets: for each a mixture of the draws' Gaussians.
+
+    Quantities are (B,), in the unit of the targets; variances in its square.
+
+    :param means: of the draws, (S, B). :param variances: noise variances of the draws, (S, B).
+    """
+
+    means: Tensor
+    variances: Tensor
+
+    @property
+    def num_samples(self) -> int:
+        """How many draws."""
+        return len(self.means)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over draws."""
+        return self.means.mean(0)
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Mean noise variance: what more data would not take away."""
+        return self.variances.mean(0)
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Variance of the means over draws: what they disagree about."""
+        return self.means.var(0, correction=0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Total variance, aleatoric + epistemic: that of the mixture."""
+        return self.aleatoric + self.epistemic
+
+    @property
+    def std(self) -> Tensor:
+        """Square root of the total variance."""
+        return self.variance.sqrt()
+
+    def quantile(self, probability: float) -> Tensor:
+        """What the target is below with that probability: of the mixture itself, not of one Gaussian.
+
+        :raises ValueError: for a probability outside (0, 1).
+        """
+        check_share("a probability", probability)
+        return mixture.quantile(self.means, self.variances.sqrt(), probability)
+
+    def interval(self, coverage: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Ends of the central interval: as much probability is below the first as above the second.
+
+        :raises ValueError: for a coverage outside (0, 1).
+        """
+        check_share("a coverage", coverage)
+        tail = 0.5 * (1.0 - coverage)
+        return self.quantile(tail), self.quantile(1.0 - tail)
+
+    def cdf(self, y: Tensor) -> Tensor:
+        """Probability of a target of at most y, (B,); uniform over (0, 1) at true ones if calibrated."""
+        return mixture.cdf(self.means, self.variances.sqrt(), self._targets(y))
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log density at y, (B,), in nats for the unit that the targets have."""
+        return mixture.log_prob(self.means, self.variances.sqrt(), self._targets(y))
+
+    def crps(self, y: Tensor) -> Tensor:
+        """Continuous ranked probability score at y, (B,): 0 is best; for one sure draw |y - mean|."""
+        return mixture.crps(self.means, self.variances.sqrt(), self._targets(y))
+
+    def _targets(self, y: Tensor) -> Tensor:
+        if y.shape != self.means.shape[1:]:
+            raise ValueError(
+                f"expected targets of shape {tuple(self.means.shape[1:])}, got {tuple(y.shape)}; "
+                "give one for each prediction."
+            )
+        return y.detach().double()
+
+
+def regression_uncertainty(means: Tensor, variances: Tensor | float) -> RegressionUncertainty:
+    r"""The predictive distributions that S draws make, and their mean, variances, intervals and scores.
+
+    .. math:: p(y | x) = \frac1S \sum_s N\big(y;\, m_s(x), \sigma_s^2(x)\big), \qquad
+        \mathrm{Var}[y | x] = \underbrace{\tfrac1S \textstyle\sum_s \sigma_s^2}_{\text{aleatoric}}
+        + \underbrace{\mathrm{Var}_s[m_s]}_{\text{epistemic}}
+
+    :param means: (S, B), draws first. :param variances: of the noise, (S, B) or what broadcasts to it.
+    :raises ValueError: for other shapes, numbers that are not finite, or variances that are not positive.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.diagnostics import regression_uncertainty
+        >>> found = regression_uncertainty(torch.tensor([[-1.0], [1.0]]), 0.25)
+        >>> found.aleatoric.item(), found.epistemic.item()
+        (0.25, 1.0)
+        >>> [round(end.item(), 3) for end in found.interval(0.9)]
+        [-1.641, 1.641]
+
+    Source: Gneiting and Raftery 2007, JASA 102 (scores of predictive distributions).
+    """
+    spread = torch.as_tensor(variances, device=means.device).detach().double()
+    if means.dim() != 2 or 0 in means.shape:
+        raise ValueError(
+            f"expected means (S, B), at least one draw and one input, got {tuple(means.shape)}; stack "
+            "the draws along the first dimension."
+        )
+    try:
+        spread = spread.expand(means.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"expected variances that broadcast to {tuple(means.shape)}, got {tuple(spread.shape)}; a "
+            "variance per draw is (S, 1)."
+        ) from None
+    if not bool(means.isfinite().all()) or not bool((spread.isfinite() & (spread > 0.0)).all()):
+        raise ValueError(
+            "expected finite means and positive, finite variances, got others; the squares of noise "
+            "standard deviations are meant."
+        )
+    return RegressionUncertainty(means.detach().double(), spread)
+
+
+def regression_scores(
+    means: Tensor, variances: Tensor | float, y: Tensor, coverage: float = 0.95
+) -> dict[str, float]:
+    """RMSE, negative log-likelihood, CRPS, and coverage and mean width (sharpness) of central intervals.
+
+    "rmse", "crps" and "sharpness" are in the unit of y, "nll" in nats per datum for that unit;
+    "coverage" is the share of targets inside, to be compared with ``coverage``.
+
+    :param means, variances: as for :func:`regression_uncertainty`. :param y: targets (B,).
+    :raises ValueError: as there, for targets that do not fit, or a coverage outside (0, 1).
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.diagnostics import regression_scores
+        >>> found = regression_scores(torch.zeros(1, 3), 1.0, torch.tensor([-1.0, 0.0, 3.0]))
+        >>> {name: round(value, 3) for name, value in found.items() if name in ("rmse", "coverage")}
+        {'rmse': 1.826, 'coverage': 0.667}
+    """
+    found = regression_uncertainty(means, variances)
+    low, high = found.interval(coverage)
+    y = y.detach().double()
+    values = {
+        "nll": -found.log_prob(y),
+        "crps": found.crps(y),
+        "coverage": ((low <= y) & (y <= high)).double(),
+        "sharpness": high - low,
+    }
+    rmse = (found.mean - y).square().mean().sqrt().item()
+    return {"rmse": rmse} | {name: value.mean().item() for name, value in values.items()}
+
+
+def draw_gaussians(
+    net: nn.Module,
+    posterior: BinaryPosterior,
+    x: Tensor,
+    noise: float | str = "noise",
+    num_samples: int = 32,
+    seed: int = 0,
+    statistics: Statistics | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Means and noise variances of a regressor's draws, (S, B) each: for :func:`regression_uncertainty`.
+
+    The draws are those of :func:`bayesbin.predict.predict_regression`, whose arguments these are.
+
+    :raises ValueError: for no draws, a noise that the posterior does not have, or outputs that are not
+        (B,) or (B, 1).
+    """
+    if num_samples < 1 or (isinstance(noise, str) and noise not in posterior.real):
+        raise ValueError(
+            f"expected at least 1 draw and a real-valued site (of {', '.join(posterior.real) or 'none'}) "
+            f"or a number as noise, got {num_samples} and {noise!r}; pass the noise's standard deviation."
+        )
+    means, variances = [], []
+    for index, output in enumerate(draw_outputs(net, posterior, x, num_samples, seed, statistics)):
+        mean = output.double()
+        mean = mean.squeeze(1) if mean.dim() == 2 and mean.shape[1] == 1 else mean
+        if mean.dim() != 1:
+            raise ValueError(
+                f"expected one mean per input from the network, (B,) or (B, 1), got "
+                f"{tuple(output.shape)}; give it one output."
+            )
+        std = posterior.sample_real(noise, index, seed=seed) if isinstance(noise, str) else noise
+        means.append(mean)
+        variances.append(torch.as_tensor(std, device=mean.device).double().square().expand_as(mean))
+    return torch.stack(means), torch.stack(variances)
