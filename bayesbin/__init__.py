@@ -1,7 +1,8 @@
 """Bayesian inference over binary weights, in Pyro.
 
 Public names are resolved when first used, so that ``import bayesbin`` stays light: modules by their
-name (``bayesbin.nn``, ``bayesbin.predict``), and ``BinaryPosterior``, ``fit`` and ``TraceBinary_ELBO``.
+name (``bayesbin.nn``, ``bayesbin.predict``), and ``BinaryPosterior``, ``fit``, ``TraceBinary_ELBO`` and
+``to_inference_data``.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
         estimators,
         guides,
         infer,
+        inference_data,
         nn,
         optim,
         plots,
         posterior,
         predict,
         recipes,
+        sklearn,
     )
     from bayesbin.distributions import SignBernoulli
     from bayesbin.guides import AutoSignBernoulli
     from bayesbin.infer import TraceBinary_ELBO, fit
+    from bayesbin.inference_data import to_inference_data
     from bayesbin.posterior import BinaryPosterior
 
 _NAMES = {
@@ -38,6 +42,7 @@ _NAMES = {
     "AutoSignBernoulli": "bayesbin.guides",
     "TraceBinary_ELBO": "bayesbin.infer",
     "fit": "bayesbin.infer",
+    "to_inference_data": "bayesbin.inference_data",
 }
 
 __all__ = [
@@ -54,12 +59,15 @@ __all__ = [
     "fit",
     "guides",
     "infer",
+    "inference_data",
     "nn",
     "optim",
     "plots",
     "posterior",
     "predict",
     "recipes",
+    "sklearn",
+    "to_inference_data",
 ]
 
 

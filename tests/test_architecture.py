@@ -42,12 +42,14 @@ for _room in ("guides", "optim"):
 MAY_IMPORT["predict"] = GROUND | {"distributions", "posterior", "nn"}
 MAY_IMPORT["diagnostics"] = MAY_IMPORT["predict"] | {"predict"}
 MAY_IMPORT["infer"] = MAY_IMPORT["guides"] | {"guides", "optim", "predict", "diagnostics"}
-MAY_IMPORT["continual"] = MAY_IMPORT["infer"] | {"infer"}
+for _room in ("continual", "inference_data", "sklearn"):
+    MAY_IMPORT[_room] = MAY_IMPORT["infer"] | {"infer"}
 MAY_IMPORT["plots"] = MAY_IMPORT["diagnostics"] | {"diagnostics", "continual"}
 MAY_IMPORT["recipes"] = MAY_IMPORT["infer"]
 MAY_IMPORT["runs"] = MAY_IMPORT["continual"] | {"continual", "recipes"}
 MAY_IMPORT["demos"] = MAY_IMPORT["runs"] | {"plots"}
-MAY_IMPORT["cli"] = MAY_IMPORT["demos"] | {"runs", "demos"}
+MAY_IMPORT["report"] = MAY_IMPORT["runs"] | {"runs", "plots"}
+MAY_IMPORT["cli"] = MAY_IMPORT["demos"] | {"runs", "demos", "report"}
 MAY_IMPORT["__main__"] = {"cli"}
 
 
@@ -100,7 +102,7 @@ def test_only_plots_imports_matplotlib_and_only_the_command_line_imports_plots()
         if room_of(path) != "plots":
             assert not any(name.split(".")[0] == "matplotlib" for name in imports(path)), path
         if "plots" in rooms_imported(path):
-            assert room_of(path) in {"plots", "cli", "demos", "__init__"}, (
+            assert room_of(path) in {"plots", "cli", "demos", "report", "__init__"}, (
                 path
             )  # the last: for types
 

@@ -181,11 +181,7 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
         return {site: w.to(torch.int8) for site, w in self.signs(index, seed=seed).items()}
 
     def sample_network(
-        self,
-        net: nn.Module,
-        index: int,
-        seed: int = 0,
-        statistics: Any = None,
+        self, net: nn.Module, index: int, seed: int = 0, statistics: Any = None
     ) -> nn.Module:
         """A copy of ``net`` in evaluation mode whose weights are draw ``index`` of ``seed``.
 
@@ -246,6 +242,14 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file with a digest, atomically: a failed save leaves the old file."""
+        file.write(path, *self._contents())
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 digest, 64 characters, of tensors and header: that of the saved file."""
+        return file.digest(*self._contents())
+
+    def _contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"signs.{site}": q.natural for site, q in self._given.items()}
         for site, law in self.real.items():
             tensors |= {f"loc.{site}": law.loc, f"scale.{site}": law.scale}
@@ -253,7 +257,7 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
             "signs": list(self),
             "real": [[s, law.support.kind, *law.support.bounds] for s, law in self.real.items()],
         }
-        file.write(path, tensors, header | ({"effects": self.effects} if self.effects else {}))
+        return tensors, header | ({"effects": self.effects} if self.effects else {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BinaryPosterior:

@@ -23,11 +23,15 @@ def write(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
 ) -> None:
     """Write the file atomically: a failed save leaves the old one."""
-    content = {"format": FORMAT, "version": VERSION, **header}
-    metadata = {"bayesbin": json.dumps(content, sort_keys=True)}
+    content = _content(header)
     whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    metadata["sha256"] = _digest(whole, metadata["bayesbin"])
+    metadata = {"bayesbin": content, "sha256": _digest(whole, content)}
     write_atomically(path, safetensors.torch.save(whole, metadata))
+
+
+def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """The digest of the file that :func:`write` would write."""
+    return _digest(tensors, _content(header))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,6 +55,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
     if metadata.get("sha256") != _digest(tensors, metadata["bayesbin"]):
         raise CorruptFileError(path, "its contents do not match their digest")
     return tensors, header
+
+
+def _content(header: Mapping[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, "version": VERSION, **header}, sort_keys=True)
 
 
 def _digest(tensors: Mapping[str, Tensor], header: str) -> str:

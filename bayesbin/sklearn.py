@@ -1,0 +1,237 @@
+"""Binary networks with scikit-learn's interface: a classifier and a regressor."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from bayesbin.data import Batches
+from bayesbin.estimators import Estimator, named_estimator
+from bayesbin.guides import AutoSignBernoulli
+from bayesbin.infer import fit, natural_rules
+from bayesbin.nn import Classifier, Regressor, mlp, to_binary_
+from bayesbin.posterior import BinaryPosterior
+from bayesbin.predict import predict, predict_regression
+
+__all__ = ["BinaryNetworkClassifier", "BinaryNetworkRegressor"]
+
+_BATCH_SIZE = 200
+
+
+class _BinaryNetwork(BaseEstimator):
+    """The settings that both have, and the fit of a multilayer perceptron with binary weights."""
+
+    n_features_in_: int
+    net_: nn.Module
+    posterior_: BinaryPosterior
+    scaler_: StandardScaler
+    seed_: int
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (128,),
+        *,
+        activation: str = "relu",
+        estimator: str | Estimator = "local-reparameterization",
+        lr: float = 0.1,
+        real_lr: float = 0.03,
+        epochs: int = 100,
+        kl_weight: float = 0.1,
+        batch_size: int | None = None,
+        num_samples: int = 32,
+        init_scale: float = 0.1,
+        random_state: Any = None,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.estimator = estimator
+        self.lr = lr
+        self.real_lr = real_lr
+        self.epochs = epochs
+        self.kl_weight = kl_weight
+        self.batch_size = batch_size
+        self.num_samples = num_samples
+        self.init_scale = init_scale
+        self.random_state = random_state
+
+    def _fit(
+        self, X: np.ndarray, targets: Tensor, likelihood: Callable[..., Any], num_outputs: int
+    ) -> None:
+        if not isinstance(self.num_samples, int) or self.num_samples < 0:
+            raise ValueError(
+                f"num_samples is a whole number of draws, 0 for the mode; got {self.num_samples!r}."
+            )
+        hidden = self.hidden_layer_sizes
+        widths = [hidden] if isinstance(hidden, int) else list(hidden)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.scaler_ = StandardScaler().fit(X)
+        x, size = self._standardized(X).float(), len(X)
+        batch_size = min(_BATCH_SIZE if self.batch_size is None else self.batch_size, size)
+        with _seeded_float32(seed), pyro.get_param_store().scope():
+            layers = mlp(
+                x.shape[1], widths, num_outputs, activation=self.activation, normalize=False
+            )
+            net = to_binary_(layers)
+            model = likelihood(net, dataset_size=size)
+            guide = AutoSignBernoulli(model, init_scale=self.init_scale)
+            estimator = (
+                copy.deepcopy(self.estimator)  # some learn parameters of their own
+                if isinstance(self.estimator, Estimator)
+                else named_estimator(self.estimator)
+            )
+            real = [*model.parameters(), *guide.real_parameters(), *estimator.parameters()]
+            optimizers = [*natural_rules(guide, self.lr), Adam(real, lr=self.real_lr)]
+            result = fit(
+                model,
+                guide,
+                Batches((x, targets), batch_size),
+                estimator=estimator,
+                epochs=self.epochs,
+                kl_weight=self.kl_weight,
+                optimizers=optimizers,
+                schedulers=[CosineAnnealingLR(each, self.epochs) for each in optimizers],
+                seed=seed,
+                progress=False,
+            )
+        # Pyro's store leaves weak references on parameters; a copy has none, and so can be pickled.
+        self.net_ = copy.deepcopy(net).eval()
+        self.posterior_ = guide.posterior()
+        self.history_ = result.history
+        self.seed_ = seed
+
+    def _standardized(self, X: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.scaler_.transform(X))
+
+    def _checked(self, X: Any) -> tuple[nn.Module, Tensor]:
+        """The network and the inputs in float64: a row's prediction is the same in any batch."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return copy.deepcopy(self.net_).double(), self._standardized(X)
+
+
+class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
+    """A Bayesian multilayer perceptron with binary weights, as a scikit-learn classifier.
+
+    Inputs are standardised, the posterior is mean-field, and predictions are averaged over its draws:
+    ``predict_proba`` is mean_s softmax(net_s(x)). Biases and the output scale are real numbers, fitted.
+
+    :param hidden_layer_sizes: widths of the hidden layers, (128,) by default.
+    :param activation: "relu", "tanh" or "sign".
+    :param estimator: of the gradient, an :class:`Estimator` or its name, see ``named_estimator``.
+    :param lr: of the natural parameters: the typical change of lambda in one step. :param real_lr: of
+        everything else, by Adam. Both fall to 0 by a cosine.
+    :param epochs: passes over the data. :param batch_size: None: 200, or all data if they are fewer.
+    :param kl_weight: beta in loss = E_q[-log p(y|x,w)] + beta KL(q||p); 1 is the ELBO. The default
+        fits small data sets closer than the ELBO does.
+    :param num_samples: draws that a prediction averages; 0 predicts with the mode.
+    :param init_scale: standard deviation of the initial natural parameters.
+    :param random_state: a number or RandomState makes fits repeatable and leaves other generators
+        alone; None draws a seed from numpy's global generator, as scikit-learn does.
+    :ivar classes_: labels, of any kind. :ivar posterior_: the ``BinaryPosterior`` of the weights of
+        :ivar net_:, whose inputs are those of :ivar scaler_:. :ivar history_: a row per epoch.
+    :raises ValueError: at ``fit``, for settings out of range and whatever scikit-learn refuses in data.
+
+    There is no ``sample_weight``: the likelihoods of the package do not weigh data.
+
+    Example::
+
+        >>> from bayesbin.sklearn import BinaryNetworkClassifier
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> classifier = BinaryNetworkClassifier(random_state=0).fit(X, y)
+        >>> bool(classifier.score(X, y) > 0.9), classifier.predict_proba(X).shape
+        (True, (150, 3))
+
+    Source: Khan and Rue 2023, arXiv 2107.04562 (the learning rule); scikit-learn's developer's guide.
+    """
+
+    classes_: np.ndarray
+
+    def fit(self, X: Any, y: Any) -> BinaryNetworkClassifier:
+        """Fit the posterior to inputs (n, features) and labels (n,); starts anew at each call."""
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        targets = torch.from_numpy(labels.astype(np.int64))
+        self._fit(X, targets, Classifier, len(self.classes_))
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes, averaged over draws, (n, classes)."""
+        net, x = self._checked(X)
+        return predict(net, self.posterior_, x, self.num_samples).probs.numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest labels, (n,)."""
+        probs = self.predict_proba(X)
+        return self.classes_[probs.argmax(axis=1)]
+
+
+class BinaryNetworkRegressor(RegressorMixin, _BinaryNetwork):
+    """A Bayesian multilayer perceptron with binary weights, as a scikit-learn regressor.
+
+    y ~ Normal(net(x), noise), the noise unknown: its posterior is fitted with that of the weights.
+    Inputs and targets are standardised inside; predictions are in the units of y. Settings, attributes
+    and errors as :class:`BinaryNetworkClassifier`.
+
+    Example::
+
+        >>> from bayesbin.sklearn import BinaryNetworkRegressor
+        >>> from sklearn.datasets import load_diabetes
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> mean, std = BinaryNetworkRegressor(random_state=0).fit(X, y).predict(X, return_std=True)
+        >>> mean.shape, bool((std > 0).all())
+        ((442,), True)
+
+    Source: as :class:`BinaryNetworkClassifier`.
+    """
+
+    y_mean_: float
+    y_scale_: float
+
+    def fit(self, X: Any, y: Any) -> BinaryNetworkRegressor:
+        """Fit the posterior to inputs (n, features) and targets (n,); starts anew at each call."""
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        y = column_or_1d(y, dtype=np.float64)
+        self.y_mean_ = float(y.mean())
+        self.y_scale_ = float(y.std()) or 1.0  # all targets the same: any scale will do
+        targets = torch.from_numpy((y - self.y_mean_) / self.y_scale_).float()
+        self._fit(X, targets, Regressor, 1)
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """The predictive mean (n,), and with ``return_std`` its standard deviation (n,).
+
+        The standard deviation has both parts, noise and disagreement of the draws.
+        """
+        net, x = self._checked(X)
+        found = predict_regression(net, self.posterior_, x, num_samples=self.num_samples)
+        mean = self.y_mean_ + self.y_scale_ * found.mean.numpy()
+        return (mean, self.y_scale_ * found.std.numpy()) if return_std else mean
+
+
+@contextmanager
+def _seeded_float32(seed: int) -> Iterator[None]:
+    """Draws from ``seed``, in float32; the caller's generator and default dtype come back after."""
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)

@@ -1,0 +1,193 @@
+"""The scikit-learn interface: scikit-learn's own checks, and what they do not look at."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_digits, make_blobs
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from bayesbin.estimators import RELAX
+from bayesbin.predict import predict, predict_regression
+from bayesbin.sklearn import BinaryNetworkClassifier, BinaryNetworkRegressor
+
+
+# All settings but the passes over the data, of which the checks need fewer, are the default ones.
+@parametrize_with_checks([BinaryNetworkClassifier(epochs=30), BinaryNetworkRegressor(epochs=30)])
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+def blobs():
+    x, y = make_blobs(n_samples=60, centers=3, random_state=0)
+    return x, np.array(["zinc", "ash", "iron"])[y]
+
+
+def line(scale=1.0, shift=0.0):
+    generator = np.random.default_rng(0)
+    x = generator.uniform(-1.0, 1.0, (80, 1))
+    return x, shift + scale * (2.0 * x[:, 0] + 0.3 * generator.standard_normal(80))
+
+
+FEW = {"hidden_layer_sizes": (8,), "epochs": 5, "random_state": 0}
+KINDS = [(BinaryNetworkClassifier, blobs), (BinaryNetworkRegressor, line)]
+
+
+def test_digits():
+    x, y = load_digits(return_X_y=True)
+    train, test, y_train, y_test = train_test_split(x, y, random_state=0)
+    classifier = BinaryNetworkClassifier(epochs=20, random_state=0).fit(train, y_train)
+    assert classifier.score(test, y_test) > 0.95
+    probs = classifier.predict_proba(test)
+    assert -np.log(probs[np.arange(len(test)), y_test]).mean() < 0.2
+    assert probs.shape == (len(test), 10)
+    np.testing.assert_allclose(probs.sum(1), 1.0, rtol=1e-12)
+
+
+def test_diabetes():
+    x, y = load_diabetes(return_X_y=True)
+    train, test, y_train, y_test = train_test_split(x, y, random_state=0)
+    regressor = BinaryNetworkRegressor(random_state=0).fit(train, y_train)
+    mean, std = regressor.predict(test, return_std=True)
+    # A standardised residual of a calibrated prediction has variance 1, whose estimate from 111 of
+    # them has a standard error of 0.13.
+    assert abs(np.mean(((y_test - mean) / std) ** 2) - 1.0) < 5 * 0.13
+    assert regressor.score(test, y_test) > 0.3
+
+
+@pytest.mark.parametrize("labels", [[3, 1, 7], ["c", "a", "b"], [True, False], [2.0, 5.0]])
+def test_labels_of_any_kind(labels):
+    x, y = make_blobs(n_samples=60, centers=len(labels), random_state=1)
+    y = np.array(labels)[y]
+    classifier = BinaryNetworkClassifier(epochs=40, random_state=0).fit(x, y)
+    assert classifier.classes_.tolist() == sorted(labels)
+    assert classifier.predict(x).dtype == y.dtype
+    assert classifier.score(x, y) > 0.9
+
+
+def test_predictions_are_those_of_the_posterior():
+    x, y = blobs()
+    classifier = BinaryNetworkClassifier(**FEW).fit(x, y)
+    inputs = torch.from_numpy(classifier.scaler_.transform(x))
+    net = copy.deepcopy(classifier.net_).double()
+    found = predict(net, classifier.posterior_, inputs, num_samples=32)
+    np.testing.assert_array_equal(classifier.predict_proba(x), found.probs)
+    x, y = line(scale=7.0, shift=100.0)
+    regressor = BinaryNetworkRegressor(**FEW, num_samples=6).fit(x, y)
+    inputs = torch.from_numpy((x - x.mean(0)) / x.std(0))
+    net = copy.deepcopy(regressor.net_).double()
+    found = predict_regression(net, regressor.posterior_, inputs, num_samples=6)
+    mean, std = regressor.predict(x, return_std=True)
+    np.testing.assert_allclose(mean, y.mean() + y.std() * found.mean.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(std, y.std() * found.std.numpy(), rtol=1e-12)
+    np.testing.assert_array_equal(regressor.predict(x), mean)
+
+
+def test_units_of_inputs_and_targets_do_not_matter():
+    x, y = line()
+    mean, std = BinaryNetworkRegressor(**FEW).fit(x, y).predict(x, return_std=True)
+    far = BinaryNetworkRegressor(**FEW).fit(50.0 * x - 8.0, 1e4 * y + 1e6)
+    far_mean, far_std = far.predict(50.0 * x - 8.0, return_std=True)
+    np.testing.assert_allclose((far_mean - 1e6) / 1e4, mean, atol=1e-4)
+    np.testing.assert_allclose(far_std / 1e4, std, rtol=1e-4)
+
+
+def test_targets_that_are_all_the_same():
+    x, y = line()
+    mean, std = BinaryNetworkRegressor(**FEW).fit(x, 0.0 * y + 3.0).predict(x, return_std=True)
+    assert np.isfinite(mean).all() and np.isfinite(std).all()
+
+
+@pytest.mark.parametrize(("kind", "data"), KINDS)
+def test_random_state_decides_and_other_generators_are_left_alone(kind, data):
+    x, y = data()
+    torch.set_default_dtype(torch.float32)  # either will do
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first = kind(**FEW).fit(x, y)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+    torch.rand(5)
+    torch.set_default_dtype(torch.float64)
+    assert not list(pyro.get_param_store().keys())
+    again = kind(**FEW).fit(x, y)
+    assert torch.get_default_dtype() == torch.float64
+    assert first.posterior_.digest == again.posterior_.digest
+    np.testing.assert_array_equal(first.predict(x), again.predict(x))
+    other = kind(**FEW | {"random_state": 1}).fit(x, y)
+    assert other.posterior_.digest != first.posterior_.digest
+
+
+@pytest.mark.parametrize(("kind", "data"), KINDS)
+def test_pickles_and_clones(kind, data):
+    x, y = data()
+    fitted = kind(**FEW).fit(x, y)
+    copied = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(copied.predict(x), fitted.predict(x))
+    assert copied.posterior_.digest == fitted.posterior_.digest
+    fresh = clone(fitted)
+    assert fresh.get_params() == fitted.get_params()
+    with pytest.raises(NotFittedError):
+        fresh.predict(x)
+
+
+def test_within_scikit_learn():
+    x, y = blobs()
+    pipeline = make_pipeline(PolynomialFeatures(2), BinaryNetworkClassifier(**FEW))
+    grid = {"binarynetworkclassifier__estimator": ["straight-through", "local-reparameterization"]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(x, y)
+    assert set(search.cv_results_["param_binarynetworkclassifier__estimator"]) == set(
+        grid["binarynetworkclassifier__estimator"]
+    )
+    assert len(cross_val_score(BinaryNetworkRegressor(**FEW), *line(), cv=3)) == 3
+
+
+def test_an_estimator_of_the_package_is_not_changed():
+    x, y = line()
+    estimator = RELAX()
+    before = {name: value.clone() for name, value in estimator.state_dict().items()}
+    BinaryNetworkRegressor(**FEW, estimator=estimator).fit(x, y)
+    assert before
+    assert all(torch.equal(before[name], value) for name, value in estimator.state_dict().items())
+
+
+def test_history_and_settings():
+    x, y = blobs()
+    fitted = BinaryNetworkClassifier(**FEW | {"hidden_layer_sizes": 5}, batch_size=20).fit(x, y)
+    assert [row["epoch"] for row in fitted.history_] == [1, 2, 3, 4, 5]
+    assert {name: tuple(law.natural.shape) for name, law in fitted.posterior_.items()} == {
+        "0.weight": (5, 2),
+        "2.weight": (3, 5),
+    }
+    assert fitted.history_[0]["loss"] > fitted.history_[-1]["loss"]
+    modal = BinaryNetworkClassifier(**FEW, num_samples=0).fit(x, y)
+    inputs = torch.from_numpy(modal.scaler_.transform(x)).float()
+    logits = modal.posterior_.mode_network(modal.net_)(inputs).detach()
+    np.testing.assert_allclose(modal.predict_proba(x), logits.softmax(1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"num_samples": -1}, "num_samples is a whole number of draws, 0 for the mode; got -1"),
+        ({"num_samples": 2.5}, "got 2.5"),
+        ({"estimator": "guess"}, "expected an estimator among"),
+        ({"activation": "step"}, "activation is one of"),
+        ({"hidden_layer_sizes": (0,)}, "Layer sizes"),
+        ({"batch_size": 0}, "batch size of at least 1"),
+        ({"kl_weight": -1.0}, "kl_weight is at least 0"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BinaryNetworkClassifier(**FEW | settings).fit(*blobs())
