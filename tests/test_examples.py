@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PICTURE = {
     "continual.py": "picture.png",
+    "mcmc.py": "picture.png",
     "domain_shift.py": "scores.json",
     "out_of_distribution.py": "picture.png",
     "packed_layout.py": "picture.png",

@@ -188,13 +188,8 @@ def mixed_scores(kernel: MixedKernel, num_samples: int = 400, num_warmup: int = 
     return (values.mean(0) - exact_moments(Y)) / (values.std(0) / effective.sqrt())
 
 
-hmc: Any = functools.partial(
-    HMC,
-    step_size=0.5,
-    num_steps=2,
-    adapt_step_size=False,
-    adapt_mass_matrix=False,  # pyright: ignore
-)
+fixed: Any = dict(step_size=0.5, num_steps=2, adapt_step_size=False, adapt_mass_matrix=False)
+hmc = functools.partial(HMC, **fixed)
 
 
 class Stale(MixedKernel):
