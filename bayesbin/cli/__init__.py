@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from bayesbin import __version__
-from bayesbin.cli import comparing, continual, shipping, training
+from bayesbin.cli import comparing, continual, reporting, shipping, training
 from bayesbin.cli.verbs import say
 
 # Whatever takes time to import is imported by the verb that needs it: --help answers at once.
@@ -55,6 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bayesbin {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (training, continual, comparing, shipping):
+    for group in (training, reporting, continual, comparing, shipping):
         group.add_verbs(verbs)
     return parser

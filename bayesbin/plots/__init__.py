@@ -20,6 +20,7 @@ from bayesbin.plots.figures import figure_of, save_figure
 from bayesbin.plots.learning_curves import plot_learning_curves
 from bayesbin.plots.levels import plot_levels
 from bayesbin.plots.limits import plot_small_temperature
+from bayesbin.plots.loss_terms import plot_loss_terms
 from bayesbin.plots.predictions import (
     Grid,
     grid,
@@ -48,6 +49,7 @@ __all__ = [
     "plot_in_vs_out",
     "plot_learning_curves",
     "plot_levels",
+    "plot_loss_terms",
     "plot_regression",
     "plot_reliability",
     "plot_risk_coverage",
