@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import StandardScaler
@@ -81,7 +80,7 @@ class _BinaryNetwork(BaseEstimator):
         self.scaler_ = StandardScaler().fit(X)
         x, size = self._standardized(X).float(), len(X)
         batch_size = min(_BATCH_SIZE if self.batch_size is None else self.batch_size, size)
-        with _seeded_float32(seed), pyro.get_param_store().scope():
+        with _seeded_float32(seed):
             layers = mlp(
                 x.shape[1], widths, num_outputs, activation=self.activation, normalize=False
             )
@@ -107,8 +106,7 @@ class _BinaryNetwork(BaseEstimator):
                 seed=seed,
                 progress=False,
             )
-        # Pyro's store leaves weak references on parameters; a copy has none, and so can be pickled.
-        self.net_ = copy.deepcopy(net).eval()
+        self.net_ = net.eval()
         self.posterior_ = guide.posterior()
         self.history_ = result.history
         self.seed_ = seed

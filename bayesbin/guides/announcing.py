@@ -5,8 +5,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 
@@ -26,3 +27,15 @@ def local_alias(parameter: Tensor) -> Tensor:
     value: Any = parameter.view_as(parameter)
     value.unconstrained = weakref.ref(parameter)
     return value
+
+
+class LocalParameters(Messenger):
+    """Answers a param message that carries an ``nn.Parameter`` with that very parameter.
+
+    In Pyro's global parameter mode the store would otherwise answer with the parameter that was first
+    registered under the name, and a second model or guide would be left silently untrained.
+    """
+
+    def _pyro_param(self, msg: Any) -> None:
+        if len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter):
+            msg["value"] = local_alias(msg["args"][1])

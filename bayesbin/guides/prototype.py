@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from bayesbin.guides.announcing import LocalParameters
 from bayesbin.guides.laws import sign_law
 
 
@@ -50,7 +51,14 @@ class _StartFeasible(Messenger):
 
 
 def run_once(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with torch.no_grad(), normalisation_kept(), poutine.block(), _StartFeasible():
+    # Pyro's store would keep the network's parameters, and mark them so that they cannot be pickled.
+    with (
+        torch.no_grad(),
+        normalisation_kept(),
+        poutine.block(),
+        LocalParameters(),
+        _StartFeasible(),
+    ):
         try:
             return poutine.trace(model).get_trace(*args, **kwargs)
         except TypeError as error:

@@ -16,14 +16,13 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from bayesbin.estimators import BatchObjective, Estimator
-from bayesbin.guides.announcing import announce
+from bayesbin.guides.announcing import LocalParameters, announce
 from bayesbin.guides.base import SignGuide
 from bayesbin.guides.effects import with_effects
 from bayesbin.guides.laws import weight_law
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.several_draws import SeveralDraws
 from bayesbin.infer.sites import (
-    LocalParameters,
     PlaceholderDraws,
     any_value,
     check_levels,
@@ -231,7 +230,7 @@ class TraceBinary_ELBO(ELBO):
             key = getattr(program, "__func__", program)
             if key in self._dependent:
                 continue
-            with normalisation_kept(), LocalParameters(), poutine.block():
+            with normalisation_kept(), poutine.block(), LocalParameters():
                 found = _downstream_of_signs(program, args, kwargs)
             if found and program is guide:
                 raise ValueError(

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from bayesbin.distributions import RelaxedSignBernoulli
 from bayesbin.estimators.base import checked_count
+from bayesbin.guides.announcing import LocalParameters
 from bayesbin.guides.effects import with_effects
 from bayesbin.guides.laws import TRANSPARENT
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.mcmc.log_joint import called_with, log_prob_of, require_whole_data
 from bayesbin.infer.noise import NoiseStream
-from bayesbin.infer.sites import LocalParameters, latent_sites, run_at
+from bayesbin.infer.sites import latent_sites, run_at
 
 CHECK_NOISE = 5  # stream number, apart from those of training, reports and MCMC
 _LEAST_DRAWS = 25  # whose largest fifth has the five draws that ArviZ fits a tail to

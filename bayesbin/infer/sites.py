@@ -11,26 +11,14 @@ from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import kl_divergence
 
 from bayesbin import _fused, _numerics
 from bayesbin.distributions import RelaxedSignBernoulli, SignBernoulli
 from bayesbin.estimators import Estimator
-from bayesbin.guides.announcing import local_alias
+from bayesbin.guides.announcing import LocalParameters
 from bayesbin.guides.laws import TRANSPARENT, sign_law, weight_law
-
-
-class LocalParameters(Messenger):
-    """Answers a param message that carries an ``nn.Parameter`` with that very parameter.
-
-    In Pyro's global parameter mode the store would otherwise answer with the parameter that was first
-    registered under the name, and a second model or guide would be left silently untrained.
-    """
-
-    def _pyro_param(self, msg: Any) -> None:
-        if len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter):
-            msg["value"] = local_alias(msg["args"][1])
 
 
 class PlaceholderDraws(Messenger):

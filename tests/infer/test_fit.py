@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -744,3 +745,16 @@ def test_estimator_parameters_are_trained_and_kept(tmp_path: Path) -> None:
 
     whole, parts = run(4, folder=tmp_path / "a"), run(2, 4, folder=tmp_path / "b")
     assert whole != 1 and torch.equal(whole, parts)
+
+
+def test_a_network_with_real_parameters_leaves_nothing_in_the_store_and_can_be_pickled() -> None:
+    net = to_binary_(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)))
+    model = Classifier(net, dataset_size=8)
+    guide = AutoSignBernoulli(model)
+    pickle.dumps((net, guide))
+    x = torch.linspace(-1.0, 1.0, 16).reshape(8, 2)
+    data = Batches((x, (x[:, 0] > 0).long()), 4)
+    fit_with_bar(model, guide, data, epochs=1, progress=False)
+    assert list(pyro.get_param_store()) == []
+    loaded = pickle.loads(pickle.dumps(net))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), net.parameters(), strict=True))

@@ -12,9 +12,10 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from bayesbin.guides.announcing import LocalParameters
 from bayesbin.guides.laws import sign_law, weight_law
 from bayesbin.guides.prototype import normalisation_kept
-from bayesbin.infer.sites import LocalParameters, latent_sites, run_at, scaled_sum
+from bayesbin.infer.sites import latent_sites, run_at, scaled_sum
 
 _TRIES = 100  # prior draws among which one with a finite log joint is looked for
 

@@ -12,10 +12,10 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from bayesbin.estimators.base import checked_count
+from bayesbin.guides.announcing import LocalParameters
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.mcmc.log_joint import LogJoint
 from bayesbin.infer.mcmc.sign_kernel import SignKernel
-from bayesbin.infer.sites import LocalParameters
 
 
 class MixedKernel(MCMCKernel):
