@@ -1,4 +1,4 @@
-"""MCMC as the judge: two moons, a small network, and what the fitted posterior says beside the exact one's draws.
+"""MCMC as the judge: two moons, a small network, and the fitted posterior beside draws of the exact one.
 
     python mcmc.py --out mcmc.png
 
@@ -79,7 +79,9 @@ def main() -> None:
         ("one chain and the other", *halves),
     ):
         apart = (a - b).abs()
-        print(f"{name}: probabilities apart by {apart.mean():.3f} on average, {apart.max():.3f} at most")
+        print(
+            f"{name}: probabilities apart by {apart.mean():.3f} on average, {apart.max():.3f} at most"
+        )
     for name, found in (("guide", guided), ("chains", exact)):
         print(f"{name}: mutual information {found.mutual_information.mean():.3f} nats on average")
 

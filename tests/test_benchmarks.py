@@ -79,6 +79,47 @@ def test_methods(images, tmp_path):
     assert [path.stat().st_mtime_ns for path in records] == written
 
 
+def test_uncertainty(images, tmp_path):
+    folder = tmp_path / "data"
+    for name in ("mnist", "fashion-mnist"):
+        shutil.copytree(images, folder / name)
+    arguments = ("--smoke", "--data", str(folder), "--datasets", "mnist", "--out", "results")
+    table = run("uncertainty.py", *arguments, cwd=tmp_path)
+    networks = sorted((tmp_path / "results").glob("*.pt"))
+    assert len(networks) == 4 + 5
+    record = json.loads((tmp_path / "results" / "uncertainty.json").read_text())
+    for row in record["rows"]:
+        assert row["scores"]["accuracy"] == row["scaled"]["accuracy"]
+        assert row["temperature"] > 0
+        # The other data set is the same here: nothing tells them apart but the noise of dropout.
+        aurocs = [found["auroc"] for found in row["ood"].values()]
+        assert row["method"].startswith("dropout") or aurocs == pytest.approx([0.5] * len(aurocs))
+        assert ("mutual_information" in row["ood"]) == (row["draws"] > 1)
+    written = [path.stat().st_mtime_ns for path in networks]
+    assert run("uncertainty.py", *arguments, cwd=tmp_path) == table
+    assert [path.stat().st_mtime_ns for path in networks] == written
+    report = run("uncertainty.py", "--report", "results/uncertainty.json", cwd=tmp_path)
+    assert report == table
+
+
+def test_uncertainty_regression(tmp_path):
+    folder = tmp_path / "data" / "yacht"
+    folder.mkdir(parents=True)
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    np.savetxt(folder / "data.txt", rows)
+    for name, numbers in {"features": [0, 1], "target": [2], "train_0": range(30),
+                          "test_0": range(30, 40)}.items():  # fmt: skip
+        np.savetxt(folder / f"index_{name}.txt", list(numbers))
+    arguments = ("--smoke", "--data", str(tmp_path / "data"), "--out", "r.json")
+    table = run("uncertainty_regression.py", *arguments, cwd=tmp_path)
+    (block,) = json.loads((tmp_path / "r.json").read_text())["blocks"]
+    assert len(block["methods"]) == 6
+    assert all(0.0 <= found["coverage"] <= 1.0 for found in block["methods"].values())
+    assert run("uncertainty_regression.py", *arguments, cwd=tmp_path) == table
+    report = run("uncertainty_regression.py", "--report", "r.json", cwd=tmp_path)
+    assert report == table
+
+
 def test_training_step(tmp_path):
     table = run("training_step.py", "--smoke", "--out", "steps.json", cwd=tmp_path)
     assert run("training_step.py", "--report", "steps.json", cwd=tmp_path) == table

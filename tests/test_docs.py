@@ -37,6 +37,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     ("script", "results"),
     [
         ("continual", "continual"),
+        ("methods", "methods"),
         ("mnist_mlp", "mnist_mlp"),
         ("estimators", "estimators.json"),
         ("estimators_training", "estimators_training"),
@@ -45,6 +46,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         ("predict", "predict.json"),
         ("kernels", "kernels.json"),
         ("ship", "ship.json"),
+        ("uncertainty", "uncertainty.json"),
+        ("uncertainty_regression", "uncertainty_regression.json"),
         ("training_step", "training_step.json"),
         ("training_step", "training_step_compiled.json"),
     ],

@@ -1,0 +1,215 @@
+"""UCI regression: a binary posterior beside a float network, Bayesian linear regression and MCMC.
+
+Concrete, energy, kin8nm, power plant, red wine and yacht, the given splits 0 to 4. One hidden layer of 128,
+no tuning: the settings are the same everywhere, and as many epochs as make about 6000 steps. The noise of the
+float network is that of a tenth of the training set, which it does not see. On yacht, the smallest, MCMC
+samples the signs and the noise of the network that was fitted, its biases and scale kept: the exact
+posterior, where the fitted one minimises kl_weight = 0.1 and, for comparison, 1.
+
+A split that is in --out already is not run again.
+
+    python examples/benchmarks/uncertainty_regression.py --data folder --out uncertainty_regression.json
+    python examples/benchmarks/uncertainty_regression.py --report uncertainty_regression.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import BayesianRidge
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPRegressor
+from sklearn.preprocessing import StandardScaler
+
+from bayesbin.data import Splits, uci_folder
+from bayesbin.diagnostics import draw_gaussians, regression_scores
+from bayesbin.infer import run_mcmc
+from bayesbin.nn import Regressor
+from bayesbin.sklearn import BinaryNetworkRegressor
+
+DATASETS = ("concrete", "energy", "kin8nm", "power-plant", "wine-quality-red", "yacht")
+HIDDEN, BATCH_SIZE, STEPS = 128, 100, 6000
+MCMC_ON = "yacht"
+SCORES = ("rmse", "nll", "crps", "coverage")
+
+
+def epochs_for(size: int, steps: int) -> int:
+    return max(1, round(steps * BATCH_SIZE / max(size, BATCH_SIZE)))
+
+
+def binary(
+    splits: Splits, args: argparse.Namespace, kl_weight: float, seed: int
+) -> BinaryNetworkRegressor:
+    settings = {"epochs": epochs_for(len(splits.train), args.steps), "batch_size": BATCH_SIZE}
+    found = BinaryNetworkRegressor((HIDDEN,), kl_weight=kl_weight, random_state=seed, **settings)
+    return found.fit(splits.train.x.double().numpy(), splits.train.y.double().numpy())
+
+
+def drawn_scores(fitted: BinaryNetworkRegressor, splits: Splits, draws: int) -> dict[str, float]:
+    """Of the mixture over draws of networks and noise, in the units of y."""
+    x = torch.from_numpy(fitted.scaler_.transform(splits.test.x.double().numpy())).float()
+    means, variances = draw_gaussians(fitted.net_, fitted.posterior_, x, num_samples=draws)
+    scale = fitted.y_scale_
+    return regression_scores(fitted.y_mean_ + scale * means, scale**2 * variances, splits.test.y)
+
+
+def mode_scores(fitted: BinaryNetworkRegressor, splits: Splits) -> dict[str, float]:
+    """The likeliest network, with the mean of the noise's posterior."""
+    x = torch.from_numpy(fitted.scaler_.transform(splits.test.x.double().numpy())).float()
+    with torch.no_grad():
+        mean = fitted.posterior_.mode_network(fitted.net_)(x).double()[:, 0]
+    noise = torch.stack([fitted.posterior_.sample_real("noise", k) for k in range(100)]).mean()
+    scale = fitted.y_scale_
+    variance = (scale * float(noise)) ** 2
+    return regression_scores((fitted.y_mean_ + scale * mean)[None], variance, splits.test.y)
+
+
+def float_scores(splits: Splits, args: argparse.Namespace, seed: int) -> dict[str, float]:
+    x, y = splits.train.x.double().numpy(), splits.train.y.double().numpy()
+    x, held_x, y, held_y = train_test_split(x, y, test_size=0.1, random_state=seed)
+    inputs, targets = StandardScaler().fit(x), StandardScaler().fit(y[:, None])
+    net = MLPRegressor(
+        hidden_layer_sizes=(HIDDEN,), batch_size=min(BATCH_SIZE, len(x)),
+        max_iter=epochs_for(len(x), args.steps), tol=0.0, n_iter_no_change=10**6, random_state=seed,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # so many steps and no more: meant
+        net.fit(inputs.transform(x), targets.transform(y[:, None])[:, 0])
+
+    def mean(z: np.ndarray) -> np.ndarray:
+        return targets.inverse_transform(net.predict(inputs.transform(z))[:, None])[:, 0]
+
+    variance = float(np.mean((held_y - mean(held_x)) ** 2))
+    means = torch.from_numpy(mean(splits.test.x.double().numpy()))[None]
+    return regression_scores(means, variance, splits.test.y)
+
+
+def linear_scores(splits: Splits) -> dict[str, float]:
+    inputs = StandardScaler().fit(splits.train.x.double().numpy())
+    ridge = BayesianRidge().fit(
+        inputs.transform(splits.train.x.double().numpy()), splits.train.y.double().numpy()
+    )
+    test = inputs.transform(splits.test.x.double().numpy())
+    mean, std = (torch.from_numpy(values)[None] for values in ridge.predict(test, return_std=True))
+    return regression_scores(mean, std.square(), splits.test.y)
+
+
+def mcmc_scores(
+    fitted: BinaryNetworkRegressor, splits: Splits, args: argparse.Namespace, seed: int
+) -> dict[str, Any]:
+    """Signs and noise by MCMC, in the network that was fitted; with R-hat and ESS of its test outputs."""
+    scale = fitted.y_scale_
+    x = torch.from_numpy(fitted.scaler_.transform(splits.train.x.double().numpy())).float()
+    y = (splits.train.y - fitted.y_mean_) / scale
+    test = torch.from_numpy(fitted.scaler_.transform(splits.test.x.double().numpy())).float()
+    net = fitted.net_
+    found = run_mcmc(
+        Regressor(net, dataset_size=len(x)), (x, y), num_samples=args.mcmc, num_warmup=args.mcmc,
+        num_chains=2, sign_steps=10, seed=seed,
+    )  # fmt: skip
+
+    def outputs(draw: Any) -> torch.Tensor:
+        signs = {name: draw[name] for name in fitted.posterior_}
+        return torch.func.functional_call(net, signs, (test,))[:, 0].double()
+
+    means = fitted.y_mean_ + scale * found.values(outputs).flatten(0, 1)
+    variances = (scale * found.real["noise"].double().flatten()[:, None]).square()
+    agreement = found.convergence(outputs)
+    return regression_scores(means, variances.expand_as(means), splits.test.y) | {
+        "worst_rhat": agreement.worst_rhat,
+        "least_ess": agreement.least_ess,
+        "acceptance": found.acceptance.tolist(),
+    }
+
+
+def run(args: argparse.Namespace, name: str, split: int) -> dict[str, Any]:
+    splits = uci_folder(args.data / name, split)
+    start = time.perf_counter()
+    fitted = binary(splits, args, 0.1, split)
+    seconds = time.perf_counter() - start
+    methods: dict[str, Any] = {
+        "posterior: mean of draws": drawn_scores(fitted, splits, args.draws),
+        "posterior: mode": mode_scores(fitted, splits),
+        "float network": float_scores(splits, args, split),
+        "Bayesian linear regression": linear_scores(splits),
+    }
+    if name == MCMC_ON:
+        elbo = binary(splits, args, 1.0, split)
+        methods["posterior at kl_weight 1: mean of draws"] = drawn_scores(elbo, splits, args.draws)
+        methods["MCMC"] = mcmc_scores(fitted, splits, args, split)
+    return {
+        "dataset": name, "split": split, "train": len(splits.train), "test": len(splits.test),
+        "seconds": seconds, "methods": methods,
+    }  # fmt: skip
+
+
+def report(record: dict[str, Any]) -> str:
+    """Mean and standard error over splits; RMSE and CRPS in the units of y, NLL in nats."""
+    lines = [
+        "| data | splits | method | RMSE | NLL | CRPS | inside 95 % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in DATASETS:
+        blocks = [block for block in record["blocks"] if block["dataset"] == name]
+        for method in blocks[0]["methods"] if blocks else ():
+            cells = []
+            for score in SCORES:
+                values = [block["methods"][method][score] for block in blocks]
+                error = (
+                    statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+                )
+                cells.append(f"{statistics.mean(values):.3f} +- {error:.3f}")
+            lines.append(f"| {name} | {len(blocks)} | {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder with the data sets' folders")
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=DATASETS)
+    parser.add_argument("--splits", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--mcmc", type=int, default=1000, help="draws of a chain, and of warm-up")
+    parser.add_argument("--out", type=Path, default=Path("uncertainty_regression.json"))
+    parser.add_argument("--report", type=Path, help="print the table of a JSON file")
+    parser.add_argument(
+        "--smoke", action="store_true", help="one split of the smallest, a few steps"
+    )
+    args = parser.parse_args()
+    if args.report:
+        print(report(json.loads(args.report.read_text())))
+        return
+    if args.data is None:
+        parser.error("expected --data, the folder with the data sets' folders")
+    if args.smoke:
+        args.datasets, args.splits = [MCMC_ON], [0]
+        args.steps, args.draws, args.mcmc = 20, 4, 10
+    record: dict[str, Any] = {
+        "benchmark": "uncertainty_regression", "hidden": HIDDEN, "steps": args.steps,
+        "torch": torch.__version__, "machine": platform.processor() or platform.machine(), "blocks": [],
+    }  # fmt: skip
+    if args.out.exists():
+        record = json.loads(args.out.read_text())
+    done = {(block["dataset"], block["split"]) for block in record["blocks"]}
+    for split in args.splits:
+        for name in args.datasets:
+            if (name, split) not in done:
+                record["blocks"].append(run(args, name, split))
+                args.out.write_text(json.dumps(record, indent=1))
+    print(report(record))
+
+
+if __name__ == "__main__":
+    main()
