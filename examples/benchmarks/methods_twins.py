@@ -179,6 +179,7 @@ class BayesBiNN(LRNet):
             g = g / (state["s"] / (1 - 0.99**t)) ** 0.5
             state["m"] = 0.9 * state.get("m", 0.0) + 0.1 * g
             v.data -= lr * state["m"] / (1 - 0.9**t)
+            v.data.clamp_(-40.0, 40.0)  # where cosh overflows, a gradient of 0 becomes NaN
 
 
 class SnapQuant(LRNet):

@@ -757,4 +757,6 @@ def test_a_network_with_real_parameters_leaves_nothing_in_the_store_and_can_be_p
     fit_with_bar(model, guide, data, epochs=1, progress=False)
     assert list(pyro.get_param_store()) == []
     loaded = pickle.loads(pickle.dumps(net))
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), net.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.parameters(), net.parameters(), strict=True)
+    )
