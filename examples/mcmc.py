@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 
 import pyro.poutine as poutine
 import torch
@@ -62,7 +63,7 @@ def main() -> None:
         num_warmup=args.draws // 2, num_chains=2, seed=args.seed,
     )  # fmt: skip
 
-    def log_probs(draw: dict[str, Tensor]) -> Tensor:
+    def log_probs(draw: Mapping[str, Tensor]) -> Tensor:
         signs = {name: draw[name].float() for name in posterior}
         return torch.func.functional_call(net, signs, (area.points,)).log_softmax(-1)
 
@@ -87,7 +88,9 @@ def main() -> None:
 
     if args.out:
         planes = {"mean-field guide": guided, "MCMC": exact}
-        plots.save_figure(plots.plot_uncertainty_panel(planes, area, train.x, train.y), args.out)
+        figure = plots.Figure(figsize=(9.6, 5.4), layout="constrained")
+        plots.plot_uncertainty_panel(planes, area, train.x, train.y, figure)
+        plots.save_figure(figure, args.out)
         print(f"picture: {args.out}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def uci_folder(folder: str | Path, split: int = 0) -> Splits:
     return Splits(*sets)
 
 
-def _numbers(path: Path, num_dims: int) -> np.ndarray:
+def _numbers(path: Path, num_dims: Literal[1, 2]) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # an empty file: said below

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,7 +64,9 @@ class PackedSummary:
     def total(self) -> PackedRow:
         """All layers as one row."""
         columns = ("bits", "bytes", "operations", "expected", "measured")
-        sums = {name: _sum([getattr(row, name) for row in self.rows]) for name in columns}
+        sums: dict[str, Any] = {
+            name: _sum([getattr(row, name) for row in self.rows]) for name in columns
+        }
         return PackedRow("total", (), "", **sums)
 
 

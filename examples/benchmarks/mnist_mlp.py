@@ -137,8 +137,9 @@ def run(args: argparse.Namespace, method: str, seed: int, folder: Path) -> dict[
         return json.loads(path.read_text())
     splits = load(args.dataset, args.data)
     if args.smoke:
-        splits = type(splits)(*(type(d)(d.x[:500], d.y[:500], d.name, d.num_classes)
-                                for d in (splits.train, splits.test)))  # fmt: skip
+        train, test = (type(d)(d.x[:500], d.y[:500], d.name, d.num_classes)
+                       for d in (splits.train, splits.test))  # fmt: skip
+        splits = type(splits)(train, test)
     wide = method == "posterior" and max(args.hidden) > 1024
     settings = METHODS[method] | (WIDE if wide else {})
     torch.manual_seed(seed)

@@ -117,8 +117,9 @@ def run(args: argparse.Namespace, dataset: str, kind: str, name: str, seed: int)
         return json.loads(path.read_text())
     splits = load(dataset, args.data)
     if args.smoke:
-        splits = Splits(*(type(d)(d.x[:300], d.y[:300], d.name, d.num_classes)
-                          for d in (splits.train, splits.test)))  # fmt: skip
+        train, test = (type(d)(d.x[:300], d.y[:300], d.name, d.num_classes)
+                       for d in (splits.train, splits.test))  # fmt: skip
+        splits = Splits(train, test)
     x, test_x = images(splits.train.x, kind), images(splits.test.x, kind)
     torch.manual_seed(seed)
     net = to_binary_(network(dataset, kind))

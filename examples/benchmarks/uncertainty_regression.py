@@ -51,8 +51,10 @@ def epochs_for(size: int, steps: int) -> int:
 def binary(
     splits: Splits, args: argparse.Namespace, kl_weight: float, seed: int
 ) -> BinaryNetworkRegressor:
-    settings = {"epochs": epochs_for(len(splits.train), args.steps), "batch_size": BATCH_SIZE}
-    found = BinaryNetworkRegressor((HIDDEN,), kl_weight=kl_weight, random_state=seed, **settings)
+    epochs = epochs_for(len(splits.train), args.steps)
+    found = BinaryNetworkRegressor(
+        (HIDDEN,), epochs=epochs, batch_size=BATCH_SIZE, kl_weight=kl_weight, random_state=seed
+    )
     return found.fit(splits.train.x.double().numpy(), splits.train.y.double().numpy())
 
 
@@ -77,18 +79,21 @@ def mode_scores(fitted: BinaryNetworkRegressor, splits: Splits) -> dict[str, flo
 
 def float_scores(splits: Splits, args: argparse.Namespace, seed: int) -> dict[str, float]:
     x, y = splits.train.x.double().numpy(), splits.train.y.double().numpy()
-    x, held_x, y, held_y = train_test_split(x, y, test_size=0.1, random_state=seed)
+    parts: list[Any] = train_test_split(x, y, test_size=0.1, random_state=seed)
+    x, held_x, y, held_y = parts
+    batch_size: Any = min(BATCH_SIZE, len(x))  # scikit-learn's annotation knows "auto" only
     inputs, targets = StandardScaler().fit(x), StandardScaler().fit(y[:, None])
     net = MLPRegressor(
-        hidden_layer_sizes=(HIDDEN,), batch_size=min(BATCH_SIZE, len(x)),
+        hidden_layer_sizes=(HIDDEN,), batch_size=batch_size,
         max_iter=epochs_for(len(x), args.steps), tol=0.0, n_iter_no_change=10**6, random_state=seed,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # so many steps and no more: meant
-        net.fit(inputs.transform(x), targets.transform(y[:, None])[:, 0])
+        net.fit(inputs.transform(x), np.asarray(targets.transform(y[:, None])).ravel())
 
     def mean(z: np.ndarray) -> np.ndarray:
-        return targets.inverse_transform(net.predict(inputs.transform(z))[:, None])[:, 0]
+        found = np.asarray(net.predict(inputs.transform(z)))
+        return np.asarray(targets.inverse_transform(found[:, None])).ravel()
 
     variance = float(np.mean((held_y - mean(held_x)) ** 2))
     means = torch.from_numpy(mean(splits.test.x.double().numpy()))[None]
