@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from bayesbin.data import Batches
 from bayesbin.estimators import Estimator, named_estimator
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import fit, natural_rules
+from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, Regressor, mlp, to_binary_
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import predict, predict_regression
@@ -80,7 +80,7 @@ class _BinaryNetwork(BaseEstimator):
         self.scaler_ = StandardScaler().fit(X)
         x, size = self._standardized(X).float(), len(X)
         batch_size = min(_BATCH_SIZE if self.batch_size is None else self.batch_size, size)
-        with _seeded_float32(seed):
+        with seeded_float32(seed):
             layers = mlp(
                 x.shape[1], widths, num_outputs, activation=self.activation, normalize=False
             )
@@ -220,16 +220,3 @@ class BinaryNetworkRegressor(RegressorMixin, _BinaryNetwork):
         found = predict_regression(net, self.posterior_, x, num_samples=self.num_samples)
         mean = self.y_mean_ + self.y_scale_ * found.mean.numpy()
         return (mean, self.y_scale_ * found.std.numpy()) if return_std else mean
-
-
-@contextmanager
-def _seeded_float32(seed: int) -> Iterator[None]:
-    """Draws from ``seed``, in float32; the caller's generator and default dtype come back after."""
-    dtype = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)

@@ -5,8 +5,8 @@ from bayesbin.infer.convergence import Convergence, Restarts, convergence, resta
 from bayesbin.infer.elbo import Terms, TraceBinary_ELBO
 from bayesbin.infer.estimator_report import EstimatorReport, EstimatorRow, estimator_report
 from bayesbin.infer.evidence import (
-    Estimate,
     EvidenceGap,
+    MonteCarloEstimate,
     elbo_with_standard_error,
     evidence,
     evidence_gap,
@@ -33,7 +33,6 @@ __all__ = [
     "Convergence",
     "DiscreteLangevin",
     "EpochReport",
-    "Estimate",
     "EstimatorReport",
     "EstimatorRow",
     "EvidenceGap",
@@ -43,6 +42,7 @@ __all__ = [
     "LooResult",
     "MCMCResult",
     "MixedKernel",
+    "MonteCarloEstimate",
     "PredictiveCheck",
     "Restarts",
     "Terms",

@@ -23,7 +23,7 @@ from bayesbin.infer.noise import NoiseStream
 from bayesbin.infer.several_draws import SeveralDraws
 
 
-class Estimate(NamedTuple):
+class MonteCarloEstimate(NamedTuple):
     """A Monte Carlo average and its standard error, in the same unit."""
 
     value: float
@@ -36,7 +36,7 @@ def elbo_with_standard_error(
     data: Any = (),
     num_samples: int = 100,
     seed: int = 0,
-) -> Estimate:
+) -> MonteCarloEstimate:
     r"""The evidence lower bound at hard draws of the guide, in nats over the whole data set.
 
     .. math:: \frac1S \sum_s \log p(y | w_s, z_s) - \mathrm{KL}(q\,\|\,p) \pm \frac{\text{std}}{\sqrt S}
@@ -182,9 +182,9 @@ def _columns(joint: LogJoint, like: Tensor) -> dict[str, Tensor]:
     return dict(zip(joint.shapes, states.split(sizes, dim=1), strict=True))
 
 
-def _mean(draws: Tensor) -> Estimate:
+def _mean(draws: Tensor) -> MonteCarloEstimate:
     error = draws.std().item() / len(draws) ** 0.5 if len(draws) > 1 else 0.0
-    return Estimate(draws.mean().item(), error)
+    return MonteCarloEstimate(draws.mean().item(), error)
 
 
 def _check_data(model: Any, args: Any, kwargs: Any) -> None:

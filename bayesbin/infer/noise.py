@@ -103,3 +103,16 @@ def _reseed(loader: DataLoader[Any], word: int, epoch: int) -> None:
             generator.manual_seed(word)
         if isinstance(owner, DistributedSampler):
             owner.set_epoch(epoch)
+
+
+@contextmanager
+def seeded_float32(seed: int) -> Iterator[None]:
+    """Initial states in float32 from ``seed``; the caller's generator and default dtype come back after."""
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)

@@ -19,12 +19,13 @@ from bayesbin._files import write_atomically
 from bayesbin.diagnostics import evaluate, scores
 from bayesbin.guides import AutoSignDelta
 from bayesbin.infer import fit
+from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import mlp, recalibrate
 from bayesbin.predict import draw_log_probs
 from bayesbin.recipes import NAMES, Recipe, recipe
 from bayesbin.runs.config import EPOCHS
 from bayesbin.runs.flips import FlipCounter
-from bayesbin.runs.record import environment, seeded_float32
+from bayesbin.runs.record import environment
 from bayesbin.runs.training import data_digest
 
 _CALIBRATION_DATA = 5000

@@ -30,11 +30,11 @@ from bayesbin.data import Splits
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.guides.base import SignGuide
 from bayesbin.infer import natural_rules
+from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, binary_sites
 from bayesbin.optim import BayesianLearningRule
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.runs.continual_config import ContinualConfig
-from bayesbin.runs.record import seeded_float32
 
 _REAL_LR = 3e-3  # of Adam for what is real: heads, and a learned scale
 _VARIATIONAL = {"fine-tuning": fine_tuning, "fixed-prior": fixed_prior, "joint": joint_training}

@@ -6,8 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import nn
 
 from bayesbin import __version__
 from bayesbin._files import CorruptFileError, sha256, write_atomically
+from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import mlp, to_binary_
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import kernel_tier
@@ -109,19 +109,6 @@ def environment() -> dict[str, Any]:
 
 def build_network(architecture: Mapping[str, Any]) -> nn.Module:
     return to_binary_(mlp(**architecture))
-
-
-@contextmanager
-def seeded_float32(seed: int) -> Iterator[None]:
-    """Initial states in float32 from ``seed``; the caller's generator and default dtype come back after."""
-    dtype = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
 
 
 def config_of(record: Mapping[str, Any]) -> RunConfig:

@@ -19,6 +19,7 @@ from bayesbin.estimators import Estimator, named_estimator
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
 from bayesbin.guides.base import SignGuide
 from bayesbin.infer import fit, natural_rules
+from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, Statistics, recalibrate
 from bayesbin.recipes import recipe
 from bayesbin.runs.config import RunConfig
@@ -31,7 +32,6 @@ from bayesbin.runs.record import (
     load_run,
     read_record,
     save_run,
-    seeded_float32,
     write_record,
 )
 
