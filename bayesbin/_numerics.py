@@ -119,7 +119,8 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, natural: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(natural, value)
-        sign, magnitude = sign_of(natural), natural.abs()
+        once = _without_repeats(natural)
+        sign, magnitude = sign_of(once), once.abs()
         return magnitude * (value * sign - 1.0) - softplus(-2.0 * magnitude)
 
     @staticmethod
@@ -136,9 +137,18 @@ class _LogProb(torch.autograd.Function):
         return for_natural, for_value
 
 
+def _without_repeats(expanded: Tensor) -> Tensor:
+    """A view with one element along the dimensions that ``expand`` made: a prior is often one number."""
+    repeats = [
+        stride == 0 and size > 1
+        for stride, size in zip(expanded.stride(), expanded.shape, strict=True)
+    ]
+    return expanded[tuple(slice(1) if repeat else slice(None) for repeat in repeats)]
+
+
 def log_prob(natural: Tensor, value: Tensor) -> Tensor:
     """log p(w) = lambda w - A(lambda), linear in w; the score is 2 w sigmoid(-2 w lambda) at w = +-1."""
-    return _LogProb.apply(natural, value)
+    return _LogProb.apply(*torch.broadcast_tensors(natural, value))
 
 
 class _Entropy(torch.autograd.Function):

@@ -144,8 +144,7 @@ class SignBernoulli(TorchDistribution):
         """lambda w - A(lambda), in nats; w may be relaxed to [-1, +1], anything else is an error."""
         if self._validate_args:
             self._validate_sample(value)
-        natural, value = torch.broadcast_tensors(self.natural, value.to(self.natural.dtype))
-        return _numerics.log_prob(natural, value)
+        return _numerics.log_prob(self.natural, value.to(self.natural.dtype))
 
     def entropy(self) -> Tensor:
         """A(lambda) - lambda tanh(lambda), in nats: between 0 and log 2."""

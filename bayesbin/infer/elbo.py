@@ -204,7 +204,8 @@ class TraceBinary_ELBO(ELBO):
                 result = result - self.kl_weight * kl_of_site(guided[name], latents[name])
             # The other priors are the same for every draw; keep the one with a live graph.
             if prior_kl is None and torch.is_grad_enabled():
-                prior_kl = kl_of_sites(guided, latents, dependent)
+                with torch.set_grad_enabled(self.kl_weight > 0):
+                    prior_kl = kl_of_sites(guided, latents, dependent)
             return result
 
         def at_draws(values: Mapping[str, Sequence[Tensor]]) -> Tensor:
