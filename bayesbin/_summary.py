@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class SummaryRow:
     """One site: number of weights, mean |mu|, mean entropy per weight in bits, KL of the site in bits,
-    fraction of weights with |lambda| > 3."""
+    fraction of weights with |lambda| > 3, or with other levels than signs P(one level) > 99.75 %."""
 
     site: str
     shape: tuple[int, ...]
@@ -21,9 +21,15 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows of a posterior's summary; ``str`` gives the table."""
+    """The rows of a posterior's summary, and the bits of a weight; ``str`` gives the table."""
 
     rows: tuple[SummaryRow, ...]
+    bits: int = 1
+
+    @property
+    def decided(self) -> str:
+        """The heading of ``saturated``."""
+        return "|lambda| > 3" if self.bits == 1 else "p > 99.75 %"
 
     def total(self) -> SummaryRow:
         """The same quantities over all sites together."""
@@ -41,16 +47,17 @@ class Summary:
         rows = [*self.rows, self.total()]
         width = max(4, *(len(row.site) for row in rows))
         lines = [
-            f"{'site':<{width}}  {'weights':>10}  {'KiB (1 bit)':>11}  {'mean |mu|':>9}  "
-            f"{'entropy, bits/weight':>20}  {'KL, bits':>10}  {'|lambda| > 3':>12}"
+            f"{'site':<{width}}  {'weights':>10}  {f'KiB ({self.bits} bit)':>11}  {'mean |mu|':>9}  "
+            f"{'entropy, bits/weight':>20}  {'KL, bits':>10}  {self.decided:>12}"
         ]
         for row in rows:
             lines.append(
-                f"{row.site:<{width}}  {row.weights:>10,}  {row.weights / 8192:>11.2f}  "
+                f"{row.site:<{width}}  {row.weights:>10,}  {row.weights * self.bits / 8192:>11.2f}  "
                 f"{row.mean_abs_mu:>9.3f}  {row.entropy_bits:>20.3f}  {row.kl_bits:>10.1f}  "
                 f"{row.saturated:>11.1%}"
             )
-        lines.append(
-            "binary weights themselves: posterior.binary_state_dict(), or mode_network(net)"
-        )
+        if self.bits == 1:
+            lines.append(
+                "binary weights themselves: posterior.binary_state_dict(), or mode_network(net)"
+            )
         return "\n".join(lines)

@@ -105,7 +105,6 @@ def test_train_with_a_recipe(tmp_path, capsys):
     "arguments, message",
     [
         (["--recipe", "magic"], "expected recipe to be one of bayesbin,"),
-        (["--recipe", "ternaryconnect"], "no file"),
         (["--recipe", "bop", "--lr", "0.1"], "got lr beside bop"),
         (["--recipe", "bop", "--estimator", "concrete"], "got estimator beside bop"),
     ],

@@ -107,8 +107,8 @@ def _train(arguments: argparse.Namespace) -> tuple[Any, str]:
         "seconds": record["seconds"],
     }
     text = (
-        f"{run.posterior.num_weights:,} binary weights, {config.epochs} epochs on {config.dataset} in "
-        f"{record['seconds']:.0f} s of training\n"
+        f"{run.posterior.num_weights:,} {run.posterior.kind} weights, {config.epochs} epochs on "
+        f"{config.dataset} in {record['seconds']:.0f} s of training\n"
         f"validation: {', '.join(f'{name} {value:.4f}' for name, value in scores.items())}\n"
         f"saved in {run.folder}; next: bayesbin evaluate {run.folder}"
     )

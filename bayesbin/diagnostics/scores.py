@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bayesbin.diagnostics._accepted import check_labels, log_probs_of
 from bayesbin.diagnostics.calibration import ece_equal_mass, equal_width, top_label
 from bayesbin.nn.state_norm import Statistics
-from bayesbin.posterior import BinaryPosterior
+from bayesbin.posterior import Posterior
 from bayesbin.predict import draw_log_probs
 
 
@@ -114,7 +114,7 @@ def classification_scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
 
 def evaluate(
     net: nn.Module,
-    posterior: BinaryPosterior,
+    posterior: Posterior[Any],
     x: Tensor,
     y: Tensor,
     num_samples: int = 32,

@@ -143,8 +143,9 @@ def recalibrate(
     layers (dropout off); mean and variance of each layer's input over all the data are kept. The
     network itself is not touched.
 
-    :param posterior: a ``BinaryPosterior``. :param data: inputs as a tensor, or an iterable of
-        batches, each x or (x, y, ...). A few thousand inputs are enough.
+    :param posterior: a ``BinaryPosterior`` or ``LowBitPosterior``.
+    :param data: inputs as a tensor, or an iterable of batches, each x or (x, y, ...). A few thousand
+        inputs are enough.
     :param num_samples: draws 0 .. num_samples - 1 of ``seed``, the draws that prediction uses.
     :raises ValueError: if there is no data.
 

@@ -31,7 +31,7 @@ from bayesbin.plots.predictions import (
     plot_two_moons,
 )
 from bayesbin.plots.uncertainty import plot_in_vs_out, plot_uncertainty_panel
-from bayesbin.plots.weights import plot_filters, plot_sign_probabilities
+from bayesbin.plots.weights import plot_filters, plot_level_probabilities, plot_sign_probabilities
 
 __all__ = [
     "Figure",
@@ -48,6 +48,7 @@ __all__ = [
     "plot_filters",
     "plot_in_vs_out",
     "plot_learning_curves",
+    "plot_level_probabilities",
     "plot_levels",
     "plot_loss_terms",
     "plot_regression",

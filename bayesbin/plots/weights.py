@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -12,12 +13,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bayesbin.distributions import SignBernoulli
+from bayesbin.distributions import LowBitCategorical, SignBernoulli
 from bayesbin.plots.figures import BLUE, STYLE, figure_of
 from bayesbin.plots.predictions import PROBABILITY
 
 _NUM_BINS = 40
 _COLUMNS = 4
+_LABELLED_LEVELS = 4
 
 
 def plot_sign_probabilities(
@@ -35,6 +37,51 @@ def plot_sign_probabilities(
     >>> len(plot_sign_probabilities(BinaryPosterior({"w": torch.randn(30, 4)})).axes)
     1
     """
+
+    def draw(axes: Any, law: SignBernoulli) -> None:
+        probs = law.probs.detach().double().cpu().flatten().numpy()
+        share = np.full(len(probs), 100.0 / len(probs))
+        axes.hist(probs, bins=np.linspace(0, 1, _NUM_BINS + 1), weights=share, color=BLUE)
+        axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
+
+    return _panel_per_site(posterior, sites, draw, ("signs", "P(w = +1)", "weights (%)"))
+
+
+def plot_level_probabilities(
+    posterior: Mapping[str, LowBitCategorical], sites: Sequence[str] | None = None
+) -> Figure:
+    """The mean probability of each level, for each site of weights with a few levels.
+
+    The title has the number of weights and their mean entropy.
+
+    :param sites: which sites, in which order; None: all.
+    :raises ValueError: for no site, or one that the posterior does not have.
+
+    >>> import torch
+    >>> from bayesbin.distributions import LowBitCategorical
+    >>> from bayesbin.posterior import LowBitPosterior
+    >>> law = LowBitCategorical((-1, 0, 1), torch.randn(30, 4, 3))
+    >>> len(plot_level_probabilities(LowBitPosterior({"w": law})).axes)
+    1
+    """
+
+    def draw(axes: Any, law: LowBitCategorical) -> None:
+        share = 100.0 * law.probs.detach().double().flatten(0, -2).mean(0).cpu()
+        gap = min(high - low for low, high in pairwise(law.levels))
+        axes.bar(law.levels, share.numpy(), width=0.8 * gap, color=BLUE)
+        if len(law.levels) <= _LABELLED_LEVELS:
+            axes.set_xticks(law.levels, [f"{level:g}" for level in law.levels])
+
+    return _panel_per_site(posterior, sites, draw, ("weights", "level", "probability (%)"))
+
+
+def _panel_per_site(
+    posterior: Mapping[str, Any],
+    sites: Sequence[str] | None,
+    draw: Callable[[Any, Any], None],
+    words: tuple[str, str, str],
+) -> Figure:
+    """A grid of panels, one for each site. :param words: for the weights, and below and beside the axes."""
     chosen = list(posterior) if sites is None else list(sites)
     unknown = [site for site in chosen if site not in posterior]
     if unknown or not chosen:
@@ -42,6 +89,7 @@ def plot_sign_probabilities(
             f"expected sites of the posterior ({', '.join(posterior)}), got "
             f"{', '.join(unknown) or 'none'}."
         )
+    weights, below, beside = words
     columns = min(len(chosen), _COLUMNS)
     rows = math.ceil(len(chosen) / columns)
     with matplotlib.rc_context(STYLE):
@@ -52,19 +100,17 @@ def plot_sign_probabilities(
             axes.set_axis_off()
         for place, (axes, site) in enumerate(zip(panels.flat, chosen, strict=False)):
             law = posterior[site]
-            probs = law.probs.detach().double().cpu().flatten().numpy()
-            share = np.full(len(probs), 100.0 / len(probs))
-            axes.hist(probs, bins=np.linspace(0, 1, _NUM_BINS + 1), weights=share, color=BLUE)
-            bits = law.entropy().detach().double().mean().item() / math.log(2.0)
+            draw(axes, law)
+            entropy = law.entropy().detach().double()
+            bits = entropy.mean().item() / math.log(2.0)
             axes.set_title(
-                f"{site}\n{len(probs):,} signs, {bits:.2f} bits", loc="left", fontsize=8.5
+                f"{site}\n{entropy.numel():,} {weights}, {bits:.2f} bits", loc="left", fontsize=8.5
             )
-            axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
             if place + columns >= len(chosen):
-                axes.set_xlabel("P(w = +1)")
+                axes.set_xlabel(below)
                 axes.tick_params(labelbottom=True)
         for row in panels:
-            row[0].set_ylabel("weights (%)")
+            row[0].set_ylabel(beside)
     return figure
 
 
@@ -87,7 +133,7 @@ def plot_filters(
     :raises ValueError: for a site that is no stack of images, or a channel that there is not.
 
     >>> import torch
-    >>> from bayesbin.distributions import SignBernoulli
+    >>> from bayesbin.distributions import LowBitCategorical, SignBernoulli
     >>> plot_filters(SignBernoulli(natural=torch.randn(8, 1, 3, 3))).images[0].get_array().shape
     (11, 11)
     """

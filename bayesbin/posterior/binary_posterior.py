@@ -7,22 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import kl_divergence
 
-from bayesbin import _networks
 from bayesbin._numerics import LOG_2
-from bayesbin._summary import Summary, SummaryRow
+from bayesbin._summary import SummaryRow
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.posterior import file
-from bayesbin.posterior.draws import Thresholds, draw_noise, key_of, signs_of
+from bayesbin.posterior.base import Posterior, average, real_sites
+from bayesbin.posterior.draws import Thresholds, key_of, signs_of
 from bayesbin.posterior.random_effects import expected_kl, marginal_natural
 from bayesbin.posterior.real_posterior import RealPosterior
 
 SATURATED = 3.0  # |lambda| above which a weight counts as decided: P(the other sign) < 0.25 %
 
 
-class BinaryPosterior(Mapping[str, SignBernoulli]):
+class BinaryPosterior(Posterior[SignBernoulli]):
     r"""A frozen mapping from site name to SignBernoulli, with the real-valued sites beside it.
 
     Every draw is a function of (seed, index, site) alone: draw 7 of seed 0 is the same network today,
@@ -129,6 +129,10 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
         return mean, variance.sqrt()
 
     @property
+    def kind(self) -> str:
+        return "binary"
+
+    @property
     def num_weights(self) -> int:
         """The number of binary weights."""
         return sum(law.natural.numel() for law in self._given.values())
@@ -162,44 +166,9 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
         mean = self._natural_moments(site)[0].to(self._given[site].natural.dtype)
         return SignBernoulli(natural=mean, validate_args=False).mode
 
-    def sample(self, index: int = 0, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draw ``index`` of ``seed``: every site, signs as -1.0 and +1.0, real sites in their support."""
-        real = {site: self.sample_real(site, index, seed=seed) for site in self.real}
-        return self.signs(index, seed=seed) | real
-
-    def sample_real(self, site: str, index: int = 0, *, seed: int = 0) -> Tensor:
-        """Draw ``index`` of ``seed`` of one real-valued site."""
-        law = self.real[site]
-        return law.at(draw_noise(law.loc, key_of(seed, index, site)))
-
-    def mode(self) -> dict[str, Tensor]:
-        """The mode of the signs and the median of the real sites."""
-        return self.signs() | {site: law.at(0.0) for site, law in self.real.items()}
-
     def binary_state_dict(self, index: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
         """The binary weights themselves as int8 tensors of -1 and +1: the mode, or one draw."""
         return {site: w.to(torch.int8) for site, w in self.signs(index, seed=seed).items()}
-
-    def sample_network(
-        self, net: nn.Module, index: int, seed: int = 0, statistics: Any = None
-    ) -> nn.Module:
-        """A copy of ``net`` in evaluation mode whose weights are draw ``index`` of ``seed``.
-
-        :param statistics: normalisation statistics from :func:`bayesbin.nn.recalibrate`, if any.
-        """
-        state = statistics.of_draw(index, seed) if statistics is not None else None
-        return _networks.copy_with(net, self.signs(index, seed=seed), state)
-
-    def mode_network(self, net: nn.Module, statistics: Any = None) -> nn.Module:
-        """A copy of ``net`` in evaluation mode whose weights are the mode."""
-        return _networks.copy_with(net, self.signs(), statistics.mode if statistics else None)
-
-    def draws(self, net: nn.Module, seed: int = 0) -> Iterator[nn.Module]:
-        """Networks drawn from the posterior, one after another without end; none is kept."""
-        index = 0
-        while True:
-            yield self.sample_network(net, index, seed)
-            index += 1
 
     # Information
 
@@ -220,57 +189,48 @@ class BinaryPosterior(Mapping[str, SignBernoulli]):
             expected_kl(*self._natural_moments(site), prior.natural.double()).sum().to(given.mean)
         )
 
-    def summary(self, prior: Mapping[str, SignBernoulli] | None = None) -> Summary:
-        """Weights, mean |mu|, entropy, KL and saturation of each site, as a table that prints."""
-        nats = self.kl(prior)
-        rows = []
-        for site, q in self.items():
-            rows.append(
-                SummaryRow(
-                    site=site,
-                    shape=tuple(q.natural.shape),
-                    weights=q.natural.numel(),
-                    mean_abs_mu=_average(q.mean.abs()),
-                    entropy_bits=_average(q.entropy()) / LOG_2,
-                    kl_bits=nats[site].item() / LOG_2,
-                    saturated=_average(q.natural.abs() > SATURATED),
-                )
-            )
-        return Summary(tuple(rows))
+    def _summary_row(self, site: str, kl: Tensor) -> SummaryRow:
+        q = self[site]
+        return SummaryRow(
+            site=site,
+            shape=tuple(q.natural.shape),
+            weights=q.natural.numel(),
+            mean_abs_mu=average(q.mean.abs()),
+            entropy_bits=average(q.entropy()) / LOG_2,
+            kl_bits=kl.item() / LOG_2,
+            saturated=average(q.natural.abs() > SATURATED),
+        )
+
+    def _bits(self) -> int:
+        return 1
 
     # Files
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file with a digest, atomically: a failed save leaves the old file."""
-        file.write(path, *self._contents())
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 digest, 64 characters, of tensors and header: that of the saved file."""
-        return file.digest(*self._contents())
-
-    def _contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _contents_of_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"signs.{site}": q.natural for site, q in self._given.items()}
-        for site, law in self.real.items():
-            tensors |= {f"loc.{site}": law.loc, f"scale.{site}": law.scale}
-        header = {
-            "signs": list(self),
-            "real": [[s, law.support.kind, *law.support.bounds] for s, law in self.real.items()],
-        }
-        return tensors, header | ({"effects": self.effects} if self.effects else {})
+        effects = {"effects": self.effects} if self.effects else {}
+        return tensors, {"signs": list(self), **effects}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BinaryPosterior:
-        """Read what :meth:`save` wrote. :raises CorruptFileError: for a damaged or foreign file."""
-        tensors, header = file.read(path)
-        real = {
-            site: RealPosterior(
-                tensors[f"loc.{site}"], tensors[f"scale.{site}"], Support(kind, tuple(bounds))
+        """Read what :meth:`save` wrote; of either kind, see :func:`load_posterior`.
+
+        :raises CorruptFileError: for a damaged or foreign file.
+        :raises ValueError: for a file of weights with other levels than signs.
+        """
+        return cls._of_file(path, *file.read(path))
+
+    @classmethod
+    def _of_file(
+        cls, path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+    ) -> BinaryPosterior:
+        if "signs" not in header:
+            raise ValueError(
+                f"expected {path} to hold signs, got weights with a few levels; read it with "
+                "LowBitPosterior.load, or either kind with bayesbin.posterior.load_posterior."
             )
-            for site, kind, *bounds in header["real"]
-        }
         signs = {site: tensors[f"signs.{site}"] for site in header["signs"]}
-        return cls(signs, real, header.get("effects"))
+        return cls(signs, real_sites(tensors, header["real"]), header.get("effects"))
 
     def to(self, *args: Any, **kwargs: Any) -> BinaryPosterior:
         """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""
@@ -292,7 +252,3 @@ def _frozen(site: str, law: SignBernoulli | Tensor) -> SignBernoulli:
     if not bool(torch.isfinite(natural).all()):
         raise ValueError(f"The natural parameters of {site!r} are finite; got NaN or infinity.")
     return SignBernoulli(natural=natural, validate_args=False)
-
-
-def _average(values: Tensor) -> float:
-    return values.double().mean().item() if values.numel() else 0.0

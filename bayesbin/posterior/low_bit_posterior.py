@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import kl_divergence
 
-from bayesbin import _networks
+from bayesbin._numerics import LOG_2
+from bayesbin._summary import SummaryRow
 from bayesbin.distributions import LowBitCategorical
-from bayesbin.posterior.draws import FLIPS, draw_noise, half_words, key_of
+from bayesbin.posterior import file
+from bayesbin.posterior.base import Posterior, average, real_sites
+from bayesbin.posterior.draws import FLIPS, half_words, key_of
 from bayesbin.posterior.real_posterior import RealPosterior
 
+SATURATED_PROBABILITY = 0.9975  # of one level, above which a weight counts as decided: as for signs
 
-class LowBitPosterior(Mapping[str, LowBitCategorical]):
+
+class LowBitPosterior(Posterior[LowBitCategorical]):
     """A frozen mapping from site name to LowBitCategorical, with the real-valued sites beside it.
 
-    It draws as :class:`BinaryPosterior` does, by (seed, index, site) alone, and so serves
-    ``bayesbin.predict.predict``, ``recalibrate`` and ``sample_network`` in its place. Probabilities of a
-    level are met to 2^-16. It has no file of its own and does not pack: those formats hold signs.
+    It draws as :class:`BinaryPosterior` does, by (seed, index, site) alone, and serves in its place where
+    networks are drawn in torch: ``bayesbin.predict.predict``, ``recalibrate``, ``evaluate``. Probabilities
+    of a level are met to 2^-16. It does not pack: packed networks hold signs.
 
     :param weights: site name -> law. :param real: site name -> :class:`RealPosterior`.
     :raises ValueError: if there is no site.
@@ -35,8 +41,6 @@ class LowBitPosterior(Mapping[str, LowBitCategorical]):
         [0.0, 1.0]
     """
 
-    effects: Mapping[str, tuple[str, ...]] = {}
-
     def __init__(
         self,
         weights: Mapping[str, LowBitCategorical],
@@ -49,6 +53,7 @@ class LowBitPosterior(Mapping[str, LowBitCategorical]):
             for name, law in weights.items()
         }
         self.real: Mapping[str, RealPosterior] = dict(real or {})
+        self.effects: Mapping[str, tuple[str, ...]] = {}
 
     def __getitem__(self, site: str) -> LowBitCategorical:
         return self._laws[site]
@@ -58,6 +63,11 @@ class LowBitPosterior(Mapping[str, LowBitCategorical]):
 
     def __len__(self) -> int:
         return len(self._laws)
+
+    @property
+    def kind(self) -> str:
+        """ "ternary" with three levels everywhere, else "low-bit"."""
+        return "ternary" if all(len(law.levels) == 3 for law in self.values()) else "low-bit"
 
     @property
     def num_weights(self) -> int:
@@ -77,31 +87,6 @@ class LowBitPosterior(Mapping[str, LowBitCategorical]):
         index = (words[..., None] >= (FLIPS * cumulated).round()).sum(-1)
         return law.level_values[index.to(law.logits.device)]
 
-    def sample(self, index: int = 0, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draw ``index`` of ``seed``: every site, the real ones in their support."""
-        real = {site: self.sample_real(site, index, seed=seed) for site in self.real}
-        return self.signs(index, seed=seed) | real
-
-    def sample_real(self, site: str, index: int = 0, *, seed: int = 0) -> Tensor:
-        """Draw ``index`` of ``seed`` of one real-valued site."""
-        law = self.real[site]
-        return law.at(draw_noise(law.loc, key_of(seed, index, site)))
-
-    def mode(self) -> dict[str, Tensor]:
-        """The likeliest levels and the median of the real sites."""
-        return self.signs() | {site: law.at(0.0) for site, law in self.real.items()}
-
-    def sample_network(
-        self, net: nn.Module, index: int, seed: int = 0, statistics: Any = None
-    ) -> nn.Module:
-        """A copy of ``net`` in evaluation mode whose weights are draw ``index`` of ``seed``."""
-        state = statistics.of_draw(index, seed) if statistics is not None else None
-        return _networks.copy_with(net, self.signs(index, seed=seed), state)
-
-    def mode_network(self, net: nn.Module, statistics: Any = None) -> nn.Module:
-        """A copy of ``net`` in evaluation mode whose weights are the likeliest levels."""
-        return _networks.copy_with(net, self.signs(), statistics.mode if statistics else None)
-
     def kl(self, prior: Mapping[str, LowBitCategorical] | None = None) -> dict[str, Tensor]:
         """KL(q||p) of each site in nats; the prior is uniform over the levels where none is given."""
         totals = {}
@@ -109,6 +94,60 @@ class LowBitPosterior(Mapping[str, LowBitCategorical]):
             p = prior[site] if prior else LowBitCategorical(q.levels, torch.zeros_like(q.logits))
             totals[site] = kl_divergence(q, p).sum()
         return totals
+
+    def _summary_row(self, site: str, kl: Tensor) -> SummaryRow:
+        q = self[site]
+        return SummaryRow(
+            site=site,
+            shape=tuple(q.batch_shape),
+            weights=q.batch_shape.numel(),
+            mean_abs_mu=average(q.mean.abs()),
+            entropy_bits=average(q.entropy()) / LOG_2,
+            kl_bits=kl.item() / LOG_2,
+            saturated=average(q.probs.amax(-1) > SATURATED_PROBABILITY),
+        )
+
+    def _bits(self) -> int:
+        return max((len(law.levels) - 1).bit_length() for law in self.values())
+
+    # Files
+
+    def _contents_of_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {f"logits.{site}": law.logits for site, law in self.items()}
+        return tensors, {"levels": [[site, law.levels] for site, law in self.items()]}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LowBitPosterior:
+        """Read what :meth:`save` wrote; of either kind, see :func:`load_posterior`.
+
+        :raises CorruptFileError: for a damaged or foreign file. :raises ValueError: for a file of signs.
+        """
+        return cls._of_file(path, *file.read(path))
+
+    @classmethod
+    def _of_file(
+        cls, path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+    ) -> LowBitPosterior:
+        if "levels" not in header:
+            raise ValueError(
+                f"expected {path} to hold weights with a few levels, got signs; read it with "
+                "BinaryPosterior.load, or either kind with bayesbin.posterior.load_posterior."
+            )
+        laws = {
+            site: LowBitCategorical(levels, tensors[f"logits.{site}"])
+            for site, levels in header["levels"]
+        }
+        return cls(laws, real_sites(tensors, header["real"]))
+
+    def to(self, *args: Any, **kwargs: Any) -> LowBitPosterior:
+        """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""
+        laws = {
+            site: LowBitCategorical(law.levels, law.logits.to(*args, **kwargs))
+            for site, law in self.items()
+        }
+        return LowBitPosterior(
+            laws, {site: law.to(*args, **kwargs) for site, law in self.real.items()}
+        )
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{site}: {tuple(q.batch_shape)}" for site, q in self.items())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bayesbin import _networks
 from bayesbin.nn.state_norm import Statistics, input_batches
-from bayesbin.posterior import BinaryPosterior
+from bayesbin.posterior import Posterior
 from bayesbin.predict.quantities import entropy_of, mutual_information_of, probs_of
 
 
@@ -71,7 +71,7 @@ class RegressionPrediction:
 
 def predict(
     net: nn.Module,
-    posterior: BinaryPosterior,
+    posterior: Posterior[Any],
     x: Tensor | Iterable[Any],
     num_samples: int = 32,
     seed: int = 0,
@@ -119,7 +119,7 @@ def predict(
 
 def draw_log_probs(
     net: nn.Module,
-    posterior: BinaryPosterior,
+    posterior: Posterior[Any],
     x: Tensor | Iterable[Any],
     num_samples: int,
     seed: int = 0,
@@ -139,7 +139,7 @@ def draw_log_probs(
 
 def predict_regression(
     net: nn.Module,
-    posterior: BinaryPosterior,
+    posterior: Posterior[Any],
     x: Tensor | Iterable[Any],
     noise: float | str = "noise",
     num_samples: int = 32,
@@ -174,7 +174,7 @@ def predict_regression(
 
 def draw_outputs(
     net: nn.Module,
-    posterior: BinaryPosterior,
+    posterior: Posterior[Any],
     x: Tensor | Iterable[Any],
     num_samples: int,
     seed: int = 0,
@@ -200,7 +200,7 @@ def draw_outputs(
             yield torch.cat([worker(batch) for batch in batches])
 
 
-def check_noise(posterior: BinaryPosterior, noise: float | str) -> None:
+def check_noise(posterior: Posterior[Any], noise: float | str) -> None:
     """Refuse the name of a noise that the posterior does not have."""
     if isinstance(noise, str) and noise not in posterior.real:
         raise ValueError(
@@ -210,7 +210,7 @@ def check_noise(posterior: BinaryPosterior, noise: float | str) -> None:
 
 
 def mean_noise_variance(
-    posterior: BinaryPosterior, noise: float | str, num_samples: int, seed: int
+    posterior: Posterior[Any], noise: float | str, num_samples: int, seed: int
 ) -> Tensor:
     """The mean over draws of the noise variance, a scalar; of the median for the mode (0 draws)."""
     draws = range(num_samples) if num_samples else [None]
@@ -219,7 +219,7 @@ def mean_noise_variance(
 
 
 def _noise(
-    posterior: BinaryPosterior, noise: float | str, index: int | None, seed: int
+    posterior: Posterior[Any], noise: float | str, index: int | None, seed: int
 ) -> Tensor | float:
     if not isinstance(noise, str):
         return noise

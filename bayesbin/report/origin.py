@@ -35,7 +35,7 @@ def _origin(run: Run) -> list[tuple[str, str]]:
         f"{data['training']:,} training, {data['validation']:,} validation, {data['test']:,} test"
     )
     return [
-        ("binary weights", f"{run.posterior.num_weights:,}"),
+        (f"{run.posterior.kind} weights", f"{run.posterior.num_weights:,}"),
         ("examples", sizes),
         ("SHA-256 of the data", data["sha256"]),
         ("SHA-256 of the posterior", record["files"]["posterior.safetensors"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bayesbin import plots
 from bayesbin.diagnostics import Reliability, risk_coverage
 from bayesbin.plots import figure_of
+from bayesbin.posterior import LowBitPosterior
 from bayesbin.report.findings import QUANTITIES, Findings, quantity
 from bayesbin.report.page import Picture
 
@@ -112,14 +113,21 @@ def other_pictures(found: Findings) -> list[Picture]:
 
 
 def weights_picture(found: Findings) -> Picture:
-    """A histogram of sign probabilities for each layer."""
+    """A histogram of the probabilities for each layer."""
     layers = "; ".join(
         f"{row.site}: {row.entropy_bits:.2f} bits, {row.saturated:.0%} saturated"
         for row in found.summary.rows
     )
+    posterior = found.run.posterior
+    if isinstance(posterior, LowBitPosterior):
+        return Picture(
+            f"Mean probability of each level, layer by layer. {layers}.",
+            "A point estimate has decided every weight: the bars are then shares of its weights.",
+            plots.plot_level_probabilities(posterior),
+        )
     return Picture(
         f"Histograms of the probability of a sign of +1, layer by layer. {layers}.",
         "Bars at 0 and 1 are decided weights, those in the middle are free: the data did not need them to "
         "be either.",
-        plots.plot_sign_probabilities(found.run.posterior),
+        plots.plot_sign_probabilities(posterior),
     )

@@ -59,7 +59,7 @@ def _glance(found: Findings) -> Section:
         sentences += [
             f"Averaging draws instead of taking the mode changes the negative log-likelihood by "
             f"{difference.value:+.4f} nats ({difference.low:+.4f} to {difference.high:+.4f}): {verdict}.",
-            f"A weight keeps {bits:.2f} of 1 bit of uncertainty in the mean.",
+            f"A weight keeps {bits:.2f} bits of uncertainty in the mean.",
         ]
     else:
         sentences.append(
@@ -206,7 +206,7 @@ def _posterior(found: Findings) -> Section:
         "mean |mu|",
         "entropy (bits per weight)",
         "KL (bits)",
-        "|lambda| > 3",
+        found.summary.decided,
     ]
     rows = []
     for row in (*found.summary.rows, found.summary.total()):
@@ -221,11 +221,16 @@ def _posterior(found: Findings) -> Section:
                 _number(row.saturated, ".1%"),
             ]
         )  # fmt: skip
-    sentences = (
+    of_signs = (
         "A weight is -1 or +1; mu is its posterior mean, lambda half its log-odds. 1 bit of entropy is a "
         "coin flip, 0 bits a decided sign. Weights with |lambda| > 3 are decided to 99.7 % and hardly learn "
         "any more.",
     )
+    of_levels = (
+        f"A weight is one of a few levels, {found.summary.bits} bits to store; mu is its posterior mean. 0 "
+        "bits of entropy are a decided weight; the last column counts those that are, to 99.75 %.",
+    )
+    sentences = of_signs if found.summary.bits == 1 else of_levels
     table = Table("posterior", "The posterior, layer by layer", heads, rows)
     return Section("posterior", "The weights", sentences, [table, weights_picture(found)])
 

@@ -37,7 +37,7 @@ class RunConfig:
     :param momentum: of the rule and of SGD. :param init_scale: of the initial natural parameters.
     :param validation: fraction of the training data held out; the test set is left alone.
     :param recipe: a method of ``bayesbin.recipes.NAMES`` in place of guide, estimator, optimizer and their
-        settings, which are then its own. Not ternaryconnect, whose three levels no posterior file holds.
+        settings, which are then its own.
     :raises ValueError: for a name that is not known or a number out of range.
 
     >>> RunConfig("digits").epochs
@@ -117,11 +117,6 @@ class RunConfig:
         if self.recipe not in RECIPES:
             raise ValueError(
                 f"expected recipe to be one of {', '.join(RECIPES)}; got {self.recipe!r}."
-            )
-        if self.recipe == "ternaryconnect":
-            raise ValueError(
-                "expected a recipe for signs; the three levels of ternaryconnect have no file: see "
-                "`bayesbin compare --recipes ternaryconnect`, or train it in Python."
             )
         defaults = {field.name: field.default for field in fields(self)}
         if given := [name for name in _OF_RECIPES if getattr(self, name) != defaults[name]]:

@@ -19,7 +19,7 @@ from bayesbin import __version__
 from bayesbin._files import CorruptFileError, sha256, write_atomically
 from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import mlp, to_binary_
-from bayesbin.posterior import BinaryPosterior
+from bayesbin.posterior import BinaryPosterior, LowBitPosterior, load_posterior
 from bayesbin.predict import kernel_tier
 from bayesbin.runs.config import RunConfig
 
@@ -38,14 +38,14 @@ class Run:
     folder: Path
     config: RunConfig
     net: nn.Module
-    posterior: BinaryPosterior
+    posterior: BinaryPosterior | LowBitPosterior
     record: Mapping[str, Any]
 
 
 def save_run(
     folder: str | os.PathLike[str],
     net: nn.Module,
-    posterior: BinaryPosterior,
+    posterior: BinaryPosterior | LowBitPosterior,
     record: Mapping[str, Any],
 ) -> Run:
     """Write a finished run; ``run.json`` comes last, so that it is there only if all the rest is.
@@ -86,7 +86,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     ):  # the initial state, which is overwritten, costs no draw of the caller's
         net = build_network(record["architecture"])
     net.load_state_dict(safetensors.torch.load(payloads[NETWORK]))
-    posterior = BinaryPosterior.load(folder / POSTERIOR)
+    posterior = load_posterior(folder / POSTERIOR)
     return Run(folder, config_of(record), net.eval(), posterior, record)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import pack
 from bayesbin.runs.record import POSTERIOR, Run
 from bayesbin.runs.training import calibrated, splits_of
@@ -28,14 +29,21 @@ def pack_run(
 
     :param contents: "draws" or "posterior", as for :func:`bayesbin.predict.pack`.
     :returns: the path.
-    :raises ValueError: as :func:`bayesbin.predict.pack`. :raises DataError: if the data cannot be read
-        or are not those of the run. :raises OSError: if the file cannot be written.
+    :raises ValueError: for weights that are not signs, and as :func:`bayesbin.predict.pack`.
+    :raises DataError: if the data cannot be read or are not those of the run.
+    :raises OSError: if the file cannot be written.
     """
+    posterior = run.posterior
+    if not isinstance(posterior, BinaryPosterior):
+        raise ValueError(
+            f"expected a run with signs, got {posterior.kind} weights in {run.folder}; a packed file holds "
+            "one bit for each. Predict with bayesbin.predict.predict, which draws in torch."
+        )
     splits = splits_of(run, data_folder)
     train = splits.train
     return pack(
         run.net,
-        run.posterior,
+        posterior,
         path,
         num_samples,
         seed,

@@ -1,0 +1,138 @@
+"""Posterior: what posteriors over signs, and over a few levels, have in common."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from bayesbin import _networks
+from bayesbin._summary import Summary, SummaryRow
+from bayesbin.distributions import Support
+from bayesbin.posterior import file
+from bayesbin.posterior.draws import draw_noise, key_of
+from bayesbin.posterior.real_posterior import RealPosterior
+
+Law = TypeVar("Law")
+
+
+class Posterior(Mapping[str, Law]):
+    """A frozen mapping from site name to the law of its weights, with the real-valued sites beside it.
+
+    Every draw is a function of (seed, index, site) alone: draw 7 of seed 0 is the same network today,
+    tomorrow, and whether 8 draws are taken or 1000. Made by a guide's ``posterior()`` or read by
+    :func:`load_posterior`, as a :class:`BinaryPosterior` or a :class:`LowBitPosterior`.
+    """
+
+    real: Mapping[str, RealPosterior]
+    effects: Mapping[str, tuple[str, ...]]
+
+    # What the two kinds say for themselves
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What one would call the weights: binary, ternary, low-bit."""
+
+    @property
+    @abstractmethod
+    def num_weights(self) -> int:
+        """The number of weights, real ones not among them."""
+
+    @abstractmethod
+    def signs(self, index: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
+        """The weights of draw ``index`` of ``seed``, or if it is None the mode."""
+
+    @abstractmethod
+    def kl(self, prior: Mapping[str, Law] | None = None) -> dict[str, Tensor]:
+        """KL(q||p) of each site in nats; the prior is uniform where none is given."""
+
+    @abstractmethod
+    def _summary_row(self, site: str, kl: Tensor) -> SummaryRow: ...
+
+    @abstractmethod
+    def _bits(self) -> int:
+        """What one weight takes, in bits."""
+
+    @abstractmethod
+    def _contents_of_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+
+    # Draws
+
+    def sample(self, index: int = 0, *, seed: int = 0) -> dict[str, Tensor]:
+        """Draw ``index`` of ``seed``: every site, the weights as they are, real sites in their support."""
+        real = {site: self.sample_real(site, index, seed=seed) for site in self.real}
+        return self.signs(index, seed=seed) | real
+
+    def sample_real(self, site: str, index: int = 0, *, seed: int = 0) -> Tensor:
+        """Draw ``index`` of ``seed`` of one real-valued site."""
+        law = self.real[site]
+        return law.at(draw_noise(law.loc, key_of(seed, index, site)))
+
+    def mode(self) -> dict[str, Tensor]:
+        """The mode of the weights and the median of the real sites."""
+        return self.signs() | {site: law.at(0.0) for site, law in self.real.items()}
+
+    def sample_network(
+        self, net: nn.Module, index: int, seed: int = 0, statistics: Any = None
+    ) -> nn.Module:
+        """A copy of ``net`` in evaluation mode whose weights are draw ``index`` of ``seed``.
+
+        :param statistics: normalisation statistics from :func:`bayesbin.nn.recalibrate`, if any.
+        """
+        state = statistics.of_draw(index, seed) if statistics is not None else None
+        return _networks.copy_with(net, self.signs(index, seed=seed), state)
+
+    def mode_network(self, net: nn.Module, statistics: Any = None) -> nn.Module:
+        """A copy of ``net`` in evaluation mode whose weights are the mode."""
+        return _networks.copy_with(net, self.signs(), statistics.mode if statistics else None)
+
+    def draws(self, net: nn.Module, seed: int = 0) -> Iterator[nn.Module]:
+        """Networks drawn from the posterior, one after another without end; none is kept."""
+        index = 0
+        while True:
+            yield self.sample_network(net, index, seed)
+            index += 1
+
+    def summary(self, prior: Mapping[str, Law] | None = None) -> Summary:
+        """Weights, mean |mu|, entropy, KL and saturation of each site, as a table that prints."""
+        rows = tuple(self._summary_row(site, kl) for site, kl in self.kl(prior).items())
+        return Summary(rows, self._bits())
+
+    # Files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file with a digest, atomically: a failed save leaves the old file."""
+        file.write(path, *self._contents())
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 digest, 64 characters, of tensors and header: that of the saved file."""
+        return file.digest(*self._contents())
+
+    def _contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, header = self._contents_of_weights()
+        for site, law in self.real.items():
+            tensors |= {f"loc.{site}": law.loc, f"scale.{site}": law.scale}
+        kinds = [[s, law.support.kind, *law.support.bounds] for s, law in self.real.items()]
+        return tensors, header | {"real": kinds}
+
+
+def real_sites(
+    tensors: Mapping[str, Tensor], kinds: Sequence[Sequence[Any]]
+) -> dict[str, RealPosterior]:
+    """The real-valued sites of a file, from its tensors and the entry ``real`` of its header."""
+    return {
+        site: RealPosterior(
+            tensors[f"loc.{site}"], tensors[f"scale.{site}"], Support(kind, tuple(bounds))
+        )
+        for site, kind, *bounds in kinds
+    }
+
+
+def average(values: Tensor) -> float:
+    """The mean as a number; 0 of nothing."""
+    return values.double().mean().item() if values.numel() else 0.0

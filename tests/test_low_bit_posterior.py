@@ -1,0 +1,125 @@
+"""The file, the summary and the pictures of posteriors over a few levels; their draws: test_low_bit_guide."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import matplotlib
+import pytest
+import torch
+
+from bayesbin import BinaryPosterior, plots
+from bayesbin._files import CorruptFileError
+from bayesbin.cli import main
+from bayesbin.distributions import LowBitCategorical, Support, equal_levels
+from bayesbin.nn import BinaryLinear
+from bayesbin.posterior import LowBitPosterior, RealPosterior, load_posterior
+from bayesbin.predict import PackedPredictive, pack
+
+matplotlib.use("Agg")
+TERNARY = (-1.0, 0.0, 1.0)
+
+
+def example(dtype=torch.float64):
+    torch.manual_seed(0)
+    laws = {
+        "b": LowBitCategorical(TERNARY, torch.randn(4, 5, 3, dtype=dtype)),
+        "a": LowBitCategorical(equal_levels(2), 20 * torch.randn(7, 4, dtype=dtype)),
+    }
+    noise = RealPosterior(
+        torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype), Support("positive")
+    )
+    return LowBitPosterior(laws, {"noise": noise})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_save_and_load_are_bitwise(dtype, tmp_path):
+    posterior = example(dtype)
+    posterior.save(tmp_path / "p.safetensors")
+    for loaded in (
+        load_posterior(tmp_path / "p.safetensors"), LowBitPosterior.load(tmp_path / "p.safetensors")
+    ):  # fmt: skip
+        assert list(loaded) == ["b", "a"] and loaded.digest == posterior.digest
+        for site, law in posterior.items():
+            assert loaded[site].levels == law.levels
+            assert torch.equal(loaded[site].logits, law.logits)
+        assert torch.equal(loaded.sample(3)["noise"], posterior.sample(3)["noise"])
+        assert torch.equal(loaded.signs(3)["b"], posterior.signs(3)["b"])
+
+
+def test_each_kind_refuses_the_file_of_the_other(tmp_path):
+    example().save(tmp_path / "levels")
+    BinaryPosterior({"w": torch.zeros(3)}).save(tmp_path / "signs")
+    assert isinstance(load_posterior(tmp_path / "signs"), BinaryPosterior)
+    with pytest.raises(ValueError, match=r"levels to hold signs, got weights with a few levels"):
+        BinaryPosterior.load(tmp_path / "levels")
+    with pytest.raises(ValueError, match=r"to hold weights with a few levels, got signs"):
+        LowBitPosterior.load(tmp_path / "signs")
+    damaged = bytearray((tmp_path / "levels").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "levels").write_bytes(damaged)
+    with pytest.raises(CorruptFileError, match="digest"):
+        load_posterior(tmp_path / "levels")
+
+
+def test_summary_in_closed_form():
+    posterior = example()
+    rows = {row.site: row for row in posterior.summary().rows}
+    for site, law in posterior.items():
+        p = law.logits.softmax(-1)
+        bits = -(p * p.log2()).nan_to_num(0.0).sum(-1)
+        row = rows[site]
+        assert row.weights == bits.numel() and row.shape == tuple(bits.shape)
+        assert row.entropy_bits == pytest.approx(bits.mean().item())
+        kl = bits.numel() * math.log2(len(law.levels)) - bits.sum().item()
+        assert row.kl_bits == pytest.approx(kl)
+        mean = p @ torch.tensor(law.levels, dtype=p.dtype)
+        assert row.mean_abs_mu == pytest.approx(mean.abs().mean().item())
+        assert row.saturated == pytest.approx((p > 0.9975).any(-1).double().mean().item())
+    assert 0 < rows["a"].saturated < 1  # some of each, so that the fraction says something
+    text = str(posterior.summary())
+    assert "KiB (2 bit)" in text and "p > 99.75 %" in text and "binary_state_dict" not in text
+
+
+def test_kind_and_dtype():
+    assert example().kind == "low-bit"
+    assert LowBitPosterior({"b": example()["b"]}).kind == "ternary"
+    single = example().to(torch.float32)
+    assert single["a"].logits.dtype == single.real["noise"].loc.dtype == torch.float32
+
+
+def test_packed_networks_refuse_levels(tmp_path):
+    posterior = LowBitPosterior({"weight": LowBitCategorical(TERNARY, torch.zeros(3, 8, 3))})
+    for build in (
+        lambda: PackedPredictive(BinaryLinear(8, 3), posterior),
+        lambda: pack(BinaryLinear(8, 3), posterior, tmp_path / "m.bbn"),
+    ):
+        with pytest.raises(ValueError, match=r"hold signs.*levels \(-1.0, 0.0, 1.0\)"):
+            build()
+    assert not (tmp_path / "m.bbn").exists()
+
+
+def test_bars_are_the_mean_probabilities():
+    posterior = example()
+    figure = plots.plot_level_probabilities(posterior)
+    for axes, law in zip(figure.axes, posterior.values(), strict=True):
+        heights = [bar.get_height() for bar in axes.patches]
+        wanted = 100 * law.probs.flatten(0, -2).mean(0)
+        torch.testing.assert_close(torch.tensor(heights, dtype=wanted.dtype), wanted)
+    with pytest.raises(ValueError, match="got c"):
+        plots.plot_level_probabilities(posterior, ["c"])
+
+
+def test_a_run_of_ternary_weights_from_the_command_line(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    small = ["--epochs", "2", "--width", "8", "--no-progress"]
+    assert main(["train", "two-moons", *small, "--recipe", "ternaryconnect", "--out", folder]) == 0
+    assert "ternary weights" in capsys.readouterr().out
+    assert main(["evaluate", folder, "--num-samples", "2", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["mode"] == pytest.approx(table["mean"])
+    assert main(["report", folder, "--num-samples", "2", "--out", str(tmp_path / "r.html")]) == 0
+    assert "A weight is one of a few levels" in (tmp_path / "r.html").read_text()
+    assert main(["pack", folder, "--out", str(tmp_path / "m.bbn")]) == 1
+    assert "expected a run with signs, got ternary weights" in capsys.readouterr().err
