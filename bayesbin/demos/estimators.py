@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bayesbin.demos.full_batch import seeded
 from bayesbin.estimators import Estimator
-from bayesbin.estimators.named import NAMED, named_estimator
+from bayesbin.estimators.named import NAMED, WITHOUT_DRAWS, named_estimator
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import EstimatorReport, estimator_report
 from bayesbin.nn import BinaryLinear, Classifier
@@ -129,7 +129,7 @@ def _instances(
     found: dict[tuple[str, str], Estimator] = {}
     refusals = []
     for name in names:
-        if name == "enumerate":
+        if NAMED.get(name) in WITHOUT_DRAWS:
             found[name, ""] = named_estimator(name)
             continue
         named_estimator(name)  # an unknown name is an error, a number that does not fit is not

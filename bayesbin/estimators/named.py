@@ -8,6 +8,7 @@ from bayesbin.estimators.antithetic import ARM, ARMS, DisARM
 from bayesbin.estimators.base import Estimator, checked_count
 from bayesbin.estimators.control_variate import REBAR, RELAX
 from bayesbin.estimators.exact import Enumerate, LocalExpectation
+from bayesbin.estimators.expected_weight import ExpectedWeight
 from bayesbin.estimators.gumbel_rao import GumbelRao
 from bayesbin.estimators.local_reparam import LocalReparameterization
 from bayesbin.estimators.pathwise import Concrete, StraightThrough
@@ -27,9 +28,11 @@ NAMED: dict[str, type[Estimator]] = {
     "relax": RELAX,
     "arm": ARM,
     "local-expectation": LocalExpectation,
+    "expected-weight": ExpectedWeight,
     "enumerate": Enumerate,
 }
 _PAIRED = (ARM, DisARM)
+WITHOUT_DRAWS = (Enumerate, ExpectedWeight)
 _RELAXED = (Concrete, GumbelRao, REBAR, RELAX)
 
 
@@ -40,8 +43,8 @@ def named_estimator(
 
     :param num_samples: draws per gradient; pairs of them are half as many. None: the estimator's default.
     :param temperature: of the relaxed ones. None: the estimator's default.
-    :raises ValueError: for an unknown name, an odd number of draws where they come in pairs, draws for
-        "enumerate", which has none, or whatever the estimator itself refuses.
+    :raises ValueError: for an unknown name, an odd number of draws where they come in pairs, draws for one
+        that has none, "enumerate" or "expected-weight", or whatever the estimator itself refuses.
 
     >>> named_estimator("disarm", num_samples=4)
     DisARM(num_pairs=2)
@@ -52,8 +55,8 @@ def named_estimator(
     options: dict[str, Any] = {}
     if num_samples is not None:
         checked_count("num_samples", num_samples)
-        if kind is Enumerate:
-            raise ValueError("enumerate sums over all states and has no number of draws.")
+        if kind in WITHOUT_DRAWS:
+            raise ValueError(f"{name} draws nothing and has no number of draws; leave it out.")
         if kind in _PAIRED:
             if num_samples % 2:
                 raise ValueError(f"{name} draws in pairs: an even number; got {num_samples}.")
