@@ -288,13 +288,13 @@ def test_the_command_line_writes_and_prints_the_same(run, capsys, monkeypatch):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_known_errors_are_one_sentence(arguments, said, run, tmp_path, monkeypatch, capsys):
-    from bayesbin.runs.record import read_record, write_record
+    from bayesbin.runs.record import RECORD_FILE
 
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "tasks", "begun"):
         (tmp_path / name).mkdir()
     (tmp_path / "tasks" / "continual.json").write_text("{}")
-    write_record(tmp_path / "begun", read_record(run) | {"finished": False})
+    RECORD_FILE.write(tmp_path / "begun", RECORD_FILE.read(run) | {"finished": False})
     np.save("wide.npy", np.zeros((3, 65)))
     np.save("nan.npy", np.full((3, 64), np.nan))
     (tmp_path / "text.npy").write_text("no array")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -11,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bayesbin import data
-from bayesbin._files import CorruptFileError, sha256, write_atomically
 from bayesbin.continual import ContinualResult, Learner, Task, learn
 from bayesbin.runs.continual_config import ContinualConfig, config_from
 from bayesbin.runs.continual_learners import continual_learner, continual_stream, unseen_task
 from bayesbin.runs.record import environment
+from bayesbin.runs.record_file import RecordFile
 from bayesbin.runs.training import CHECKPOINTS, data_digest
 
 CONTINUAL_RECORD = "continual.json"
-_FORMAT, _VERSION = "bayesbin continual run", 1
+_FILE = RecordFile(CONTINUAL_RECORD, "bayesbin continual run", 1, "a continual run", "continual")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +76,7 @@ def run_continual(
     }
     if begun is None:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, record | {"finished": False})
+        _FILE.write(folder, record | {"finished": False})
     elif begun["data"] != record["data"]:
         raise data.DataError(
             f"expected the {config.dataset} data that the run was begun with, got others (SHA-256 "
@@ -92,7 +91,7 @@ def run_continual(
         "seconds": sum(report.seconds for report in result.reports),
         "environment": environment(),
     }
-    _write(folder, record | {"finished": True})
+    _FILE.write(folder, record | {"finished": True})
     return continual_report(folder)
 
 
@@ -103,7 +102,7 @@ def continual_report(folder: str | os.PathLike[str]) -> ContinualRun:
     :raises ValueError: for a run that is not finished, or of a version that this one does not read.
     """
     folder = Path(folder)
-    record = _read(folder)
+    record = _FILE.read(folder)
     if not record["finished"]:
         remedy = "run the same command again to continue it"
         raise ValueError(
@@ -148,7 +147,7 @@ def _begun(folder: Path, config: ContinualConfig) -> dict[str, Any] | None:
                 f"expected {folder} to be a new or empty folder, or a continual run; name another one."
             )
         return None
-    record = _read(folder)
+    record = _FILE.read(folder)
     saved, now = asdict(config_from(record["config"])), asdict(config)
     different = [f"{name} {saved[name]} there, {now[name]} now" for name in now
                  if saved[name] != now[name]]  # fmt: skip
@@ -159,40 +158,6 @@ def _begun(folder: Path, config: ContinualConfig) -> dict[str, Any] | None:
             "folder."
         )
     return record
-
-
-def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    content = {"format": _FORMAT, "version": _VERSION, **record}
-    content["sha256"] = sha256(_canonical(content))
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / CONTINUAL_RECORD, text.encode())
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / CONTINUAL_RECORD
-    if not path.is_file():
-        remedy = "name a folder that `bayesbin continual ... --out FOLDER` wrote"
-        raise FileNotFoundError(
-            f"expected a continual run in {folder}, but there is no {CONTINUAL_RECORD}; {remedy}."
-        )
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CorruptFileError(path, f"expected JSON, got other bytes ({error}).") from error
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        raise CorruptFileError(path, f"expected the format {_FORMAT!r}, got another.")
-    if record.get("version") != _VERSION:
-        came = f"version {record.get('version')}; read it with the bayesbin that wrote it"
-        raise ValueError(f"{path}: expected version {_VERSION} of a continual run, got {came}.")
-    if record.pop("sha256", None) != sha256(_canonical(record)):
-        raise CorruptFileError(
-            path, "its contents do not match their digest; restore it from a copy."
-        )
-    return record
-
-
-def _canonical(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True, allow_nan=False).encode()
 
 
 # Tables

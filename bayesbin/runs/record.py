@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -22,9 +21,10 @@ from bayesbin.nn import mlp, to_binary_
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior, load_posterior
 from bayesbin.predict import kernel_tier
 from bayesbin.runs.config import RunConfig
+from bayesbin.runs.record_file import RecordFile
 
-FORMAT, VERSION = "bayesbin run", 1
 RECORD, POSTERIOR, NETWORK = "run.json", "posterior.safetensors", "network.safetensors"
+RECORD_FILE = RecordFile(RECORD, "bayesbin run", 1, "a run", "train")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def save_run(
     posterior.save(folder / POSTERIOR)
     write_atomically(folder / NETWORK, safetensors.torch.save(state))
     digests = {name: sha256((folder / name).read_bytes()) for name in (POSTERIOR, NETWORK)}
-    write_record(folder, {**record, "files": digests, "finished": True})
+    RECORD_FILE.write(folder, {**record, "files": digests, "finished": True})
     return load_run(folder)
 
 
@@ -72,7 +72,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     :raises ValueError: for a run that is not finished, or of a version that this one does not read.
     """
     folder = Path(folder)
-    record = read_record(folder)
+    record = RECORD_FILE.read(folder)
     if not record["finished"]:
         remedy = "run the same training again to continue it"
         raise ValueError(
@@ -114,39 +114,6 @@ def build_network(architecture: Mapping[str, Any]) -> nn.Module:
 def config_of(record: Mapping[str, Any]) -> RunConfig:
     known = {field.name for field in fields(RunConfig)}
     return RunConfig(**{name: value for name, value in record["config"].items() if name in known})
-
-
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    content = {"format": FORMAT, "version": VERSION, **record}
-    content["sha256"] = sha256(_canonical(content))
-    write_atomically(
-        folder / RECORD, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
-    )
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    if not path.is_file():
-        remedy = "name a folder that `bayesbin train ... --out FOLDER` wrote"
-        raise FileNotFoundError(f"expected a run in {folder}, but there is no {RECORD}; {remedy}.")
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CorruptFileError(path, f"expected JSON, got other bytes ({error}).") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CorruptFileError(path, f"expected the format {FORMAT!r}, got another; not a run.")
-    if record.get("version") != VERSION:
-        came = f"version {record.get('version')}; read it with the bayesbin that wrote it"
-        raise ValueError(f"{path}: expected version {VERSION} of a run, got {came}.")
-    if record.pop("sha256", None) != sha256(_canonical(record)):
-        raise CorruptFileError(
-            path, "its contents do not match their digest; restore it from a copy."
-        )
-    return record
-
-
-def _canonical(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True, allow_nan=False).encode()
 
 
 def _read_verified(path: Path, digest: str) -> bytes:

@@ -25,14 +25,13 @@ from bayesbin.recipes import recipe
 from bayesbin.runs.config import RunConfig
 from bayesbin.runs.record import (
     RECORD,
+    RECORD_FILE,
     Run,
     build_network,
     config_of,
     environment,
     load_run,
-    read_record,
     save_run,
-    write_record,
 )
 
 CHECKPOINTS = "checkpoints"
@@ -81,7 +80,7 @@ def train_run(
     }
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / RECORD).exists():
-        write_record(folder, record | {"finished": False})
+        RECORD_FILE.write(folder, record | {"finished": False})
     with seeded_float32(config.seed):
         net = build_network(record["architecture"])
         model = Classifier(net, dataset_size=len(train))
@@ -203,7 +202,7 @@ def _begun(folder: Path, config: RunConfig) -> Run | None:
             remedy = "name another one"
             raise ValueError(f"expected {folder} to be a new or empty folder, or a run; {remedy}.")
         return None
-    record = read_record(folder)
+    record = RECORD_FILE.read(folder)
     saved = asdict(config_of(record))
     different = [
         f"{name} {saved[name]} there, {now} now"
