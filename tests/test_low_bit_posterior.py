@@ -52,9 +52,9 @@ def test_each_kind_refuses_the_file_of_the_other(tmp_path):
     example().save(tmp_path / "levels")
     BinaryPosterior({"w": torch.zeros(3)}).save(tmp_path / "signs")
     assert isinstance(load_posterior(tmp_path / "signs"), BinaryPosterior)
-    with pytest.raises(ValueError, match=r"levels to hold signs, got weights with a few levels"):
+    with pytest.raises(ValueError, match=r"to hold a BinaryPosterior, got one of the other"):
         BinaryPosterior.load(tmp_path / "levels")
-    with pytest.raises(ValueError, match=r"to hold weights with a few levels, got signs"):
+    with pytest.raises(ValueError, match=r"to hold a LowBitPosterior, got one of the other"):
         LowBitPosterior.load(tmp_path / "signs")
     damaged = bytearray((tmp_path / "levels").read_bytes())
     damaged[-1] ^= 1

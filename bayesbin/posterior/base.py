@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ class Posterior(Mapping[str, Law]):
 
     real: Mapping[str, RealPosterior]
     effects: Mapping[str, tuple[str, ...]]
+    _entry: ClassVar[str]  # by which the header of a file shows the kind
 
     # What the two kinds say for themselves
 
@@ -59,6 +60,15 @@ class Posterior(Mapping[str, Law]):
 
     @abstractmethod
     def _contents_of_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+
+    @classmethod
+    @abstractmethod
+    def _from_contents(
+        cls,
+        tensors: Mapping[str, Tensor],
+        header: Mapping[str, Any],
+        real: Mapping[str, RealPosterior],
+    ) -> Self: ...
 
     # Draws
 
@@ -112,6 +122,26 @@ class Posterior(Mapping[str, Law]):
     def digest(self) -> str:
         """The SHA-256 digest, 64 characters, of tensors and header: that of the saved file."""
         return file.digest(*self._contents())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote; of either kind, see :func:`load_posterior`.
+
+        :raises CorruptFileError: for a damaged or foreign file.
+        :raises ValueError: for a posterior of the other kind.
+        """
+        return cls._of_file(path, *file.read(path))
+
+    @classmethod
+    def _of_file(
+        cls, path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+    ) -> Self:
+        if cls._entry not in header:
+            raise ValueError(
+                f"expected {path} to hold a {cls.__name__}, got one of the other kind; "
+                "bayesbin.posterior.load_posterior reads both."
+            )
+        return cls._from_contents(tensors, header, real_sites(tensors, header["real"]))
 
     def _contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, header = self._contents_of_weights()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,8 +12,7 @@ from torch.distributions import kl_divergence
 from bayesbin._numerics import LOG_2
 from bayesbin._summary import SummaryRow
 from bayesbin.distributions import SignBernoulli, Support
-from bayesbin.posterior import file
-from bayesbin.posterior.base import Posterior, average, real_sites
+from bayesbin.posterior.base import Posterior, average
 from bayesbin.posterior.draws import Thresholds, key_of, signs_of
 from bayesbin.posterior.random_effects import expected_kl, marginal_natural
 from bayesbin.posterior.real_posterior import RealPosterior
@@ -54,6 +52,8 @@ class BinaryPosterior(Posterior[SignBernoulli]):
         >>> bool((posterior.sample(7, seed=0)["w"] == posterior.sample(7, seed=0)["w"]).all())
         True
     """
+
+    _entry = "signs"
 
     def __init__(
         self,
@@ -212,25 +212,14 @@ class BinaryPosterior(Posterior[SignBernoulli]):
         return tensors, {"signs": list(self), **effects}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> BinaryPosterior:
-        """Read what :meth:`save` wrote; of either kind, see :func:`load_posterior`.
-
-        :raises CorruptFileError: for a damaged or foreign file.
-        :raises ValueError: for a file of weights with other levels than signs.
-        """
-        return cls._of_file(path, *file.read(path))
-
-    @classmethod
-    def _of_file(
-        cls, path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
-    ) -> BinaryPosterior:
-        if "signs" not in header:
-            raise ValueError(
-                f"expected {path} to hold signs, got weights with a few levels; read it with "
-                "LowBitPosterior.load, or either kind with bayesbin.posterior.load_posterior."
-            )
+    def _from_contents(
+        cls,
+        tensors: Mapping[str, Tensor],
+        header: Mapping[str, Any],
+        real: Mapping[str, RealPosterior],
+    ) -> Self:
         signs = {site: tensors[f"signs.{site}"] for site in header["signs"]}
-        return cls(signs, real_sites(tensors, header["real"]), header.get("effects"))
+        return cls(signs, real, header.get("effects"))
 
     def to(self, *args: Any, **kwargs: Any) -> BinaryPosterior:
         """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""

@@ -22,5 +22,5 @@ def load_posterior(path: str | os.PathLike[str]) -> BinaryPosterior | LowBitPost
     BinaryPosterior(3 weights; w: (3,))
     """
     tensors, header = file.read(path)
-    kind = BinaryPosterior if "signs" in header else LowBitPosterior
+    kind = BinaryPosterior if BinaryPosterior._entry in header else LowBitPosterior
     return kind._of_file(path, tensors, header)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,8 +12,7 @@ from torch.distributions import kl_divergence
 from bayesbin._numerics import LOG_2
 from bayesbin._summary import SummaryRow
 from bayesbin.distributions import LowBitCategorical
-from bayesbin.posterior import file
-from bayesbin.posterior.base import Posterior, average, real_sites
+from bayesbin.posterior.base import Posterior, average
 from bayesbin.posterior.draws import FLIPS, half_words, key_of
 from bayesbin.posterior.real_posterior import RealPosterior
 
@@ -40,6 +38,8 @@ class LowBitPosterior(Posterior[LowBitCategorical]):
         >>> LowBitPosterior({"w": law}).signs()["w"].tolist()
         [0.0, 1.0]
     """
+
+    _entry = "levels"
 
     def __init__(
         self,
@@ -117,27 +117,17 @@ class LowBitPosterior(Posterior[LowBitCategorical]):
         return tensors, {"levels": [[site, law.levels] for site, law in self.items()]}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LowBitPosterior:
-        """Read what :meth:`save` wrote; of either kind, see :func:`load_posterior`.
-
-        :raises CorruptFileError: for a damaged or foreign file. :raises ValueError: for a file of signs.
-        """
-        return cls._of_file(path, *file.read(path))
-
-    @classmethod
-    def _of_file(
-        cls, path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
-    ) -> LowBitPosterior:
-        if "levels" not in header:
-            raise ValueError(
-                f"expected {path} to hold weights with a few levels, got signs; read it with "
-                "BinaryPosterior.load, or either kind with bayesbin.posterior.load_posterior."
-            )
+    def _from_contents(
+        cls,
+        tensors: Mapping[str, Tensor],
+        header: Mapping[str, Any],
+        real: Mapping[str, RealPosterior],
+    ) -> Self:
         laws = {
             site: LowBitCategorical(levels, tensors[f"logits.{site}"])
             for site, levels in header["levels"]
         }
-        return cls(laws, real_sites(tensors, header["real"]))
+        return cls(laws, real)
 
     def to(self, *args: Any, **kwargs: Any) -> LowBitPosterior:
         """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""
