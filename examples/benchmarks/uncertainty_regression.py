@@ -154,7 +154,8 @@ def run(args: argparse.Namespace, name: str, split: int) -> dict[str, Any]:
     if name == MCMC_ON:
         elbo = binary(splits, args, 1.0, split)
         methods["kl_weight 1: mean of draws"] = drawn_scores(elbo, splits, args.draws)
-        methods["MCMC"] = mcmc_scores(fitted[KL_WEIGHTS[0]], splits, args, split)
+        if args.mcmc:
+            methods["MCMC"] = mcmc_scores(fitted[KL_WEIGHTS[0]], splits, args, split)
     return {
         "dataset": name, "split": split, "train": len(splits.train), "test": len(splits.test),
         "seconds": seconds, "methods": methods,
@@ -169,16 +170,22 @@ def report(record: dict[str, Any]) -> str:
     ]
     for name in DATASETS:
         blocks = [block for block in record["blocks"] if block["dataset"] == name]
-        for method in blocks[0]["methods"] if blocks else ():
+        for method in {method: None for block in blocks for method in block["methods"]}:
+            found = [block["methods"][method] for block in blocks if method in block["methods"]]
             cells = []
             for score in SCORES:
-                values = [block["methods"][method][score] for block in blocks]
-                error = (
-                    statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-                )
-                cells.append(f"{statistics.mean(values):.3f} +- {error:.3f}")
-            lines.append(f"| {name} | {len(blocks)} | {method} | {' | '.join(cells)} |")
+                values = [scores[score] for scores in found]
+                cells.append(mean_and_error(values))
+            lines.append(f"| {name} | {len(found)} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def mean_and_error(values: list[float]) -> str:
+    """mean +- standard error; of one split, its value."""
+    mean = f"{statistics.mean(values):.3f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} +- {statistics.stdev(values) / math.sqrt(len(values)):.3f}"
 
 
 def main() -> None:
@@ -188,7 +195,12 @@ def main() -> None:
     parser.add_argument("--splits", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--draws", type=int, default=100)
-    parser.add_argument("--mcmc", type=int, default=1000, help="draws of a chain, and of warm-up")
+    parser.add_argument(
+        "--mcmc",
+        type=int,
+        default=1000,
+        help="draws of a chain, and of warm-up; 0: no MCMC, a matter of ten minutes a split",
+    )
     parser.add_argument("--out", type=Path, default=Path("uncertainty_regression.json"))
     parser.add_argument("--report", type=Path, help="print the table of a JSON file")
     parser.add_argument(
