@@ -22,8 +22,7 @@ from bayesbin.predict import predict, predict_regression
 from bayesbin.sklearn import BinaryNetworkClassifier, BinaryNetworkRegressor
 
 
-# All settings but the passes over the data, of which the checks need fewer, are the default ones.
-@parametrize_with_checks([BinaryNetworkClassifier(epochs=30), BinaryNetworkRegressor(epochs=30)])
+@parametrize_with_checks([BinaryNetworkClassifier(), BinaryNetworkRegressor()])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
