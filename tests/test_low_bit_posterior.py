@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import matplotlib
 import pytest
@@ -90,7 +91,7 @@ def test_kind_and_dtype():
 
 
 def test_packed_networks_refuse_levels(tmp_path):
-    posterior = LowBitPosterior({"weight": LowBitCategorical(TERNARY, torch.zeros(3, 8, 3))})
+    posterior: Any = LowBitPosterior({"weight": LowBitCategorical(TERNARY, torch.zeros(3, 8, 3))})
     for build in (
         lambda: PackedPredictive(BinaryLinear(8, 3), posterior),
         lambda: pack(BinaryLinear(8, 3), posterior, tmp_path / "m.bbn"),
@@ -104,7 +105,8 @@ def test_bars_are_the_mean_probabilities():
     posterior = example()
     figure = plots.plot_level_probabilities(posterior)
     for axes, law in zip(figure.axes, posterior.values(), strict=True):
-        heights = [bar.get_height() for bar in axes.patches]
+        bars: Any = axes.patches
+        heights = [bar.get_height() for bar in bars]
         wanted = 100 * law.probs.flatten(0, -2).mean(0)
         torch.testing.assert_close(torch.tensor(heights, dtype=wanted.dtype), wanted)
     with pytest.raises(ValueError, match="got c"):
