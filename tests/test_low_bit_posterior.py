@@ -125,3 +125,5 @@ def test_a_run_of_ternary_weights_from_the_command_line(tmp_path, capsys):
     assert "A weight is one of a few levels" in (tmp_path / "r.html").read_text()
     assert main(["pack", folder, "--out", str(tmp_path / "m.bbn")]) == 1
     assert "expected a run with signs, got ternary weights" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "m.bbn")]) == 1
+    assert f"cannot use {tmp_path / 'm.bbn'}: no such file or directory." in capsys.readouterr().err

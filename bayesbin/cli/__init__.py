@@ -38,13 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # DataError, CorruptFileError and every refused argument are ValueErrors; the others are files that
     # cannot be read or written, and training that diverged.
     except (ValueError, OSError, FloatingPointError) as error:
-        say(f"bayesbin: error: {error}")
+        say(f"bayesbin: error: {_sentence(error)}")
         return 1
     try:
         print(json.dumps(report[0]) if arguments.json else report[1], flush=True)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         sys.stderr.close()
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    """The operating system's own errors by name and reason; all others say it themselves."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}."
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

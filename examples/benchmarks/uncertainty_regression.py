@@ -55,7 +55,7 @@ def binary(
 ) -> BinaryNetworkRegressor:
     epochs = epochs_for(len(splits.train), args.steps)
     found = BinaryNetworkRegressor(
-        HIDDEN, epochs=epochs, batch_size=BATCH_SIZE, kl_weight=kl_weight, random_state=seed
+        args.hidden, epochs=epochs, batch_size=BATCH_SIZE, kl_weight=kl_weight, random_state=seed
     )
     return found.fit(splits.train.x.double().numpy(), splits.train.y.double().numpy())
 
@@ -86,7 +86,7 @@ def float_scores(splits: Splits, args: argparse.Namespace, seed: int) -> dict[st
     batch_size: Any = min(BATCH_SIZE, len(x))  # scikit-learn's annotation knows "auto" only
     inputs, targets = StandardScaler().fit(x), StandardScaler().fit(y[:, None])
     net = MLPRegressor(
-        hidden_layer_sizes=HIDDEN, batch_size=batch_size,
+        hidden_layer_sizes=args.hidden, batch_size=batch_size,
         max_iter=epochs_for(len(x), args.steps), tol=0.0, n_iter_no_change=10**6, random_state=seed,
     )  # fmt: skip
     with warnings.catch_warnings():
@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with the data sets' folders")
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=DATASETS)
     parser.add_argument("--splits", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--hidden", type=int, nargs="+", default=list(HIDDEN))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument(
@@ -216,7 +217,7 @@ def main() -> None:
         args.datasets, args.splits = [MCMC_ON], [0]
         args.steps, args.draws, args.mcmc = 20, 4, 10
     record: dict[str, Any] = {
-        "benchmark": "uncertainty_regression", "hidden": HIDDEN, "steps": args.steps,
+        "benchmark": "uncertainty_regression", "hidden": args.hidden, "steps": args.steps,
         "torch": torch.__version__, "machine": platform.processor() or platform.machine(), "blocks": [],
     }  # fmt: skip
     if args.out.exists():
