@@ -119,7 +119,7 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, natural: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(natural, value)
-        once = _without_repeats(natural)
+        once = without_repeats(natural)
         sign, magnitude = sign_of(once), once.abs()
         return magnitude * (value * sign - 1.0) - softplus(-2.0 * magnitude)
 
@@ -137,11 +137,14 @@ class _LogProb(torch.autograd.Function):
         return for_natural, for_value
 
 
-def _without_repeats(expanded: Tensor) -> Tensor:
-    """A view with one element along the dimensions that ``expand`` made: a prior is often one number."""
+def without_repeats(expanded: Tensor, keep: int = 0) -> Tensor:
+    """A view with one element along the dimensions that ``expand`` made: a prior is often one number.
+
+    The last ``keep`` dimensions stay as they are.
+    """
     repeats = [
-        stride == 0 and size > 1
-        for stride, size in zip(expanded.stride(), expanded.shape, strict=True)
+        stride == 0 and size > 1 and dim < expanded.dim() - keep
+        for dim, (stride, size) in enumerate(zip(expanded.stride(), expanded.shape, strict=True))
     ]
     return expanded[tuple(slice(1) if repeat else slice(None) for repeat in repeats)]
 

@@ -9,8 +9,8 @@ import pyro
 from pyro.poutine.messenger import Messenger
 from torch import nn
 
+from bayesbin import _numerics
 from bayesbin.distributions import LowBitCategorical
-from bayesbin.distributions.low_bit import unexpanded
 from bayesbin.guides.base import SignGuide
 from bayesbin.guides.laws import sign_law
 
@@ -74,7 +74,7 @@ class _LevelPriors(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] not in self.levels or (law := sign_law(msg["fn"])) is None:
             return
-        natural, shape = unexpanded(law.natural), msg["fn"].shape()
+        natural, shape = _numerics.without_repeats(law.natural), msg["fn"].shape()
         levels = self.levels[msg["name"]]
         logits = natural[..., None] * natural.new_tensor(levels)
         prior: Any = LowBitCategorical(levels, logits, validate_args=False).expand(shape)

@@ -142,6 +142,41 @@ def test_shapes_expansion_and_copies():
     assert "levels=(-1.0, 0.0, 1.0)" in repr(q)
 
 
+@pytest.mark.parametrize("shared", ["nothing", "weights", "levels", "weights and levels"])
+def test_shared_logits_are_the_same_law_as_their_copies(shared):
+    """A prior is often one law for all weights, and a flat one a single number."""
+    shape = (4 if "weights" not in shared else 1, 5, 3 if "levels" not in shared else 1)
+    logits = torch.randn(shape, requires_grad=True)
+    expanded = LowBitCategorical((-1, 0, 2), logits.expand(4, 5, 3))
+    copied = LowBitCategorical((-1, 0, 2), logits.expand(4, 5, 3).clone())
+    q = LowBitCategorical((-1, 0, 2), torch.randn(4, 5, 3))
+    value = q.sample()
+    for quantity in (
+        lambda p: p.log_prob(value),
+        lambda p: p.log_prob(value[0]),
+        lambda p: p.log_prob(torch.tensor(2.0)),
+        lambda p: p.expand((2, 4, 5)).log_prob(value),
+        lambda p: kl_divergence(q, p),
+        lambda p: kl_divergence(p, q),
+    ):
+        found, expected = quantity(expanded), quantity(copied)
+        torch.testing.assert_close(found, expected)
+        slopes = [torch.autograd.grad(each.sum(), logits)[0] for each in (found, expected)]
+        torch.testing.assert_close(*slopes)
+
+
+def test_one_law_for_all_weights():
+    logits = torch.randn(3, requires_grad=True)
+    law = LowBitCategorical((-1, 0, 2), logits.expand(4, 5, 3))
+    value = law.sample()
+    log_probs = dict(zip((-1.0, 0.0, 2.0), law.log_probs[0, 0].tolist(), strict=True))
+    expected = torch.tensor([[log_probs[w] for w in row] for row in value.tolist()])
+    torch.testing.assert_close(law.log_prob(value).detach(), expected)
+    (slope,) = torch.autograd.grad(law.log_prob(value).sum(), logits)
+    counts = torch.tensor([(value == level).sum() for level in (-1, 0, 2)])
+    torch.testing.assert_close(slope, counts - 20.0 * logits.detach().softmax(0))
+
+
 def test_what_is_refused():
     for levels in [(1, -1), (0,), (0, 0, 1), (0, math.inf)]:
         with pytest.raises(ValueError, match="levels are at least two finite increasing"):
