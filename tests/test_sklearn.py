@@ -53,15 +53,16 @@ def test_digits():
     np.testing.assert_allclose(probs.sum(1), 1.0, rtol=1e-12)
 
 
-def test_diabetes():
+@pytest.mark.parametrize(("num_bins", "least"), [(0, 0.3), (4, 0.3), (16, 0.2)])
+def test_diabetes(num_bins, least):  # few data, nearly linear and noisy: bins cost a little
     x, y = load_diabetes(return_X_y=True)
     train, test, y_train, y_test = train_test_split(x, y, random_state=0)
-    regressor = BinaryNetworkRegressor(random_state=0).fit(train, y_train)
+    regressor = BinaryNetworkRegressor(num_bins=num_bins, random_state=0).fit(train, y_train)
     mean, std = regressor.predict(test, return_std=True)
     # A standardised residual of a calibrated prediction has variance 1, whose estimate from 111 of
     # them has a standard error of 0.13.
     assert abs(np.mean(((y_test - mean) / std) ** 2) - 1.0) < 5 * 0.13
-    assert regressor.score(test, y_test) > 0.3
+    assert regressor.score(test, y_test) > least
 
 
 @pytest.mark.parametrize("labels", [[3, 1, 7], ["c", "a", "b"], [True, False], [2.0, 5.0]])
@@ -77,12 +78,12 @@ def test_labels_of_any_kind(labels):
 def test_predictions_are_those_of_the_posterior():
     x, y = blobs()
     classifier = BinaryNetworkClassifier(**FEW).fit(x, y)
-    inputs = torch.from_numpy(classifier.scaler_.transform(x))
+    inputs = torch.from_numpy(classifier.transformer_.transform(x))
     net = copy.deepcopy(classifier.net_).double()
     found = predict(net, classifier.posterior_, inputs, num_samples=32)
     np.testing.assert_array_equal(classifier.predict_proba(x), found.probs)
     x, y = line(scale=7.0, shift=100.0)
-    regressor = BinaryNetworkRegressor(**FEW, num_samples=6).fit(x, y)
+    regressor = BinaryNetworkRegressor(**FEW, num_bins=0, num_samples=6).fit(x, y)
     inputs = torch.from_numpy((x - x.mean(0)) / x.std(0))
     net = copy.deepcopy(regressor.net_).double()
     found = predict_regression(net, regressor.posterior_, inputs, num_samples=6)
@@ -99,6 +100,21 @@ def test_units_of_inputs_and_targets_do_not_matter():
     far_mean, far_std = far.predict(50.0 * x - 8.0, return_std=True)
     np.testing.assert_allclose((far_mean - 1e6) / 1e4, mean, atol=1e-4)
     np.testing.assert_allclose(far_std / 1e4, std, rtol=1e-4)
+
+
+def test_bins_learn_a_wave_that_signs_of_one_feature_do_not():
+    generator = np.random.default_rng(0)
+    x = generator.uniform(-3.0, 3.0, (120, 1))
+    y = np.sin(2.0 * x[:, 0]) + 0.1 * generator.standard_normal(120)
+    grid = np.linspace(-2.9, 2.9, 200)[:, None]
+    error = {}
+    for bins in (0, 16):
+        fitted = BinaryNetworkRegressor(num_bins=bins, epochs=300, random_state=0).fit(x, y)
+        mean, std = fitted.predict(grid, return_std=True)
+        error[bins] = np.sqrt(np.mean((mean - np.sin(2.0 * grid[:, 0])) ** 2))
+    assert error[16] < 0.2 < 0.4 < error[0]
+    # and it knows where the data end
+    assert (fitted.predict([[-6.0], [6.0]], return_std=True)[1] > 3.0 * std.max()).all()
 
 
 def test_targets_that_are_all_the_same():
@@ -164,12 +180,12 @@ def test_history_and_settings():
     fitted = BinaryNetworkClassifier(**FEW | {"hidden_layer_sizes": 5}, batch_size=20).fit(x, y)
     assert [row["epoch"] for row in fitted.history_] == [1, 2, 3, 4, 5]
     assert {name: tuple(law.natural.shape) for name, law in fitted.posterior_.items()} == {
-        "0.weight": (5, 2),
+        "0.weight": (5, 32),  # 16 bins of each of two features
         "2.weight": (3, 5),
     }
     assert fitted.history_[0]["loss"] > fitted.history_[-1]["loss"]
     modal = BinaryNetworkClassifier(**FEW, num_samples=0).fit(x, y)
-    inputs = torch.from_numpy(modal.scaler_.transform(x)).float()
+    inputs = torch.from_numpy(modal.transformer_.transform(x)).float()
     logits = modal.posterior_.mode_network(modal.net_)(inputs).detach()
     np.testing.assert_allclose(modal.predict_proba(x), logits.softmax(1), atol=1e-5)
 
@@ -178,6 +194,8 @@ def test_history_and_settings():
     ("settings", "message"),
     [
         ({"epochs": 0}, "epochs"),
+        ({"num_bins": -1}, "num_bins is a whole number of bins of a feature, 0 for inputs as"),
+        ({"num_bins": None}, "got None"),
         ({"num_samples": -1}, "num_samples is a whole number of draws, 0 for the mode; got -1"),
         ({"num_samples": 2.5}, "got 2.5"),
         ({"estimator": "guess"}, "expected an estimator among"),

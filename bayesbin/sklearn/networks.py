@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -25,6 +26,7 @@ from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, Regressor, mlp, to_binary_
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import predict, predict_regression
+from bayesbin.sklearn.encoding import PiecewiseLinearEncoder
 
 __all__ = ["BinaryNetworkClassifier", "BinaryNetworkRegressor"]
 
@@ -37,7 +39,7 @@ class _BinaryNetwork(BaseEstimator):
     n_features_in_: int
     net_: nn.Module
     posterior_: BinaryPosterior
-    scaler_: StandardScaler
+    transformer_: Pipeline
     seed_: int
     _default_hidden: tuple[int, ...] = (128,)
 
@@ -45,6 +47,7 @@ class _BinaryNetwork(BaseEstimator):
         self,
         hidden_layer_sizes: int | Sequence[int] | None = None,
         *,
+        num_bins: int = 16,
         activation: str = "relu",
         estimator: str | Estimator = "local-reparameterization",
         lr: float = 0.1,
@@ -57,6 +60,7 @@ class _BinaryNetwork(BaseEstimator):
         random_state: Any = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
+        self.num_bins = num_bins
         self.activation = activation
         self.estimator = estimator
         self.lr = lr
@@ -75,12 +79,18 @@ class _BinaryNetwork(BaseEstimator):
             raise ValueError(
                 f"num_samples is a whole number of draws, 0 for the mode; got {self.num_samples!r}."
             )
+        if not isinstance(self.num_bins, int) or self.num_bins < 0:
+            raise ValueError(
+                "num_bins is a whole number of bins of a feature, 0 for inputs as they are; "
+                f"got {self.num_bins!r}."
+            )
         given = self.hidden_layer_sizes
         hidden = self._default_hidden if given is None else given
         widths = [hidden] if isinstance(hidden, int) else list(hidden)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.scaler_ = StandardScaler().fit(X)
-        x, size = self._standardized(X).float(), len(X)
+        encoders = [PiecewiseLinearEncoder(self.num_bins)] if self.num_bins else []
+        self.transformer_ = make_pipeline(*encoders, StandardScaler()).fit(X)
+        x, size = self._transformed(X).float(), len(X)
         batch_size = min(_BATCH_SIZE if self.batch_size is None else self.batch_size, size)
         with seeded_float32(seed):
             layers = mlp(
@@ -113,24 +123,27 @@ class _BinaryNetwork(BaseEstimator):
         self.history_ = result.history
         self.seed_ = seed
 
-    def _standardized(self, X: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.scaler_.transform(X))
+    def _transformed(self, X: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.transformer_.transform(X))
 
     def _checked(self, X: Any) -> tuple[nn.Module, Tensor]:
         """The network and the inputs in float64: a row's prediction is the same in any batch."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return copy.deepcopy(self.net_).double(), self._standardized(X)
+        return copy.deepcopy(self.net_).double(), self._transformed(X)
 
 
 class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
     """A Bayesian multilayer perceptron with binary weights, as a scikit-learn classifier.
 
-    Inputs are standardised, the posterior is mean-field, and predictions are averaged over its draws:
-    ``predict_proba`` is mean_s softmax(net_s(x)). Biases and the output scale are real numbers, fitted.
+    The inputs are the features in bins, see :class:`PiecewiseLinearEncoder`, standardised. The posterior is
+    mean-field, and predictions are averaged over its draws: ``predict_proba`` is
+    mean_s softmax(net_s(x)). Biases and the output scale are real numbers, fitted.
 
-    :param hidden_layer_sizes: widths of the hidden layers. None: (128,), and (128, 128) for a regressor, as
-        one layer of signs weighs all inputs alike, and few functions depend on them so.
+    :param hidden_layer_sizes: widths of the hidden layers. None: (128,), and (128, 128) for a regressor.
+    :param num_bins: of a feature at most. 0: the features themselves, for many that are alike, such as
+        pixels, and for classes that planes divide: a first layer of signs weighs all its inputs alike, and
+        few other functions are such sums.
     :param activation: "relu", "tanh" or "sign".
     :param estimator: of the gradient, an :class:`Estimator` or its name, see ``named_estimator``.
     :param lr: of the natural parameters: the typical change of lambda in one step. :param real_lr: of
@@ -143,7 +156,7 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
     :param random_state: a number or RandomState makes fits repeatable and leaves other generators
         alone; None draws a seed from numpy's global generator, as scikit-learn does.
     :ivar classes_: labels, of any kind. :ivar posterior_: the ``BinaryPosterior`` of the weights of
-        :ivar net_:, whose inputs are those of :ivar scaler_:. :ivar history_: a row per epoch.
+        ``net_``, whose inputs are what ``transformer_`` makes of X. :ivar history_: a row per epoch.
     :raises ValueError: at ``fit``, for settings out of range and whatever scikit-learn refuses in data.
 
     There is no ``sample_weight``: the likelihoods of the package do not weigh data.
