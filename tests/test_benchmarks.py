@@ -113,7 +113,7 @@ def test_uncertainty_regression(tmp_path):
     arguments = ("--smoke", "--data", str(tmp_path / "data"), "--out", "r.json")
     table = run("uncertainty_regression.py", *arguments, cwd=tmp_path)
     (block,) = json.loads((tmp_path / "r.json").read_text())["blocks"]
-    assert len(block["methods"]) == 8
+    assert len(block["methods"]) == 14
     assert all(0.0 <= found["coverage"] <= 1.0 for found in block["methods"].values())
     assert run("uncertainty_regression.py", *arguments, cwd=tmp_path) == table
     report = run("uncertainty_regression.py", "--report", "r.json", cwd=tmp_path)

@@ -150,8 +150,10 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
         everything else, by Adam. Both fall to 0 by a cosine.
     :param epochs: passes over the data. :param batch_size: None: 200, or all data if they are fewer.
     :param kl_weight: beta in loss = E_q[-log p(y|x,w)] + beta KL(q||p); 1 is the ELBO. The default
-        fits small data sets closer than the ELBO does; 0.01 is better yet where there is little noise.
-    :param num_samples: draws that a prediction averages; 0 predicts with the mode.
+        fits small data sets closer than the ELBO does; 0.01 is better yet where there is little noise,
+        and far too sure where there is much.
+    :param num_samples: draws that a prediction averages; 0 predicts with the mode, which is poor where
+        the posterior is wide.
     :param init_scale: standard deviation of the initial natural parameters.
     :param random_state: a number or RandomState makes fits repeatable and leaves other generators
         alone; None draws a seed from numpy's global generator, as scikit-learn does.
