@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 # Read by matplotlib when it is imported, which any of the imports below may do.
@@ -14,6 +15,10 @@ import torch
 
 SEED = int(os.environ.get("BAYESBIN_TEST_SEED", "20"))
 
+
+# A shell gives what it starts with & a deaf ear for Ctrl-C, and what that starts inherits it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tiny tensors: a second thread costs more than it brings, above all on a busy machine.
 torch.set_num_threads(1)

@@ -212,7 +212,10 @@ def test_ctrl_c_leaves_a_run_that_continues(tmp_path):
     while not list(checkpoints.glob("*.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert "continues" in err and "Traceback" not in err and not out
     assert list(checkpoints.glob("*.ckpt"))
