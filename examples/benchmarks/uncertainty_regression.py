@@ -232,7 +232,7 @@ def main() -> None:
         "--mcmc",
         type=int,
         default=2000,
-        help="draws of a chain, after half as many of warm-up; 0: no MCMC, which takes a quarter of an hour a split",
+        help="draws of a chain, after half as many of warm-up; 0: no MCMC, a quarter of an hour a split",
     )
     parser.add_argument("--out", type=Path, default=Path("uncertainty_regression.json"))
     parser.add_argument("--report", type=Path, help="print the table of a JSON file")
