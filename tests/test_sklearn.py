@@ -163,6 +163,8 @@ def test_within_scikit_learn():
     assert set(search.cv_results_["param_binarynetworkclassifier__estimator"]) == set(
         grid["binarynetworkclassifier__estimator"]
     )
+    search = GridSearchCV(BinaryNetworkRegressor(**FEW), {"num_bins": np.arange(0, 4, 2)}, cv=2)
+    assert search.fit(*line()).best_params_["num_bins"] in (0, 2)
     assert len(cross_val_score(BinaryNetworkRegressor(**FEW), *line(), cv=3)) == 3
 
 

@@ -80,6 +80,10 @@ def test_one_value(value):
     np.testing.assert_array_equal(bars, [[0.0], [1.0], [-2.0]])
 
 
+def test_a_count_of_numpys_is_a_count():  # as a search over np.arange gives them
+    assert len(PiecewiseLinearEncoder(np.int64(2)).fit(features()).edges_[0]) == 3
+
+
 @pytest.mark.parametrize("num_bins", [0, -3, 2.0, None])
 def test_bins_out_of_range(num_bins):
     with pytest.raises(

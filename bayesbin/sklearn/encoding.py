@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class PiecewiseLinearEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def fit(self, X: Any, y: Any = None) -> PiecewiseLinearEncoder:
         """Find the edges from inputs (n, features)."""
-        if not isinstance(self.num_bins, int) or self.num_bins < 1:
+        if not isinstance(self.num_bins, Integral) or self.num_bins < 1:
             raise ValueError(
                 f"num_bins is a whole number of bins of a feature, at least 1; got {self.num_bins!r}."
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,11 @@ class _BinaryNetwork(BaseEstimator):
     def _fit(
         self, X: np.ndarray, targets: Tensor, likelihood: Callable[..., Any], num_outputs: int
     ) -> None:
-        if not isinstance(self.num_samples, int) or self.num_samples < 0:
+        if not isinstance(self.num_samples, Integral) or self.num_samples < 0:
             raise ValueError(
                 f"num_samples is a whole number of draws, 0 for the mode; got {self.num_samples!r}."
             )
-        if not isinstance(self.num_bins, int) or self.num_bins < 0:
+        if not isinstance(self.num_bins, Integral) or self.num_bins < 0:
             raise ValueError(
                 "num_bins is a whole number of bins of a feature, 0 for inputs as they are; "
                 f"got {self.num_bins!r}."
