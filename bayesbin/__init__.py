@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what the names below are, for type checkers and editors
     from bayesbin import (
+        arviz,
         continual,
         data,
         diagnostics,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
         estimators,
         guides,
         infer,
-        inference_data,
         nn,
         optim,
         plots,
@@ -30,10 +30,10 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
         recipes,
         sklearn,
     )
+    from bayesbin.arviz import to_inference_data
     from bayesbin.distributions import SignBernoulli
     from bayesbin.guides import AutoSignBernoulli
     from bayesbin.infer import TraceBinary_ELBO, fit
-    from bayesbin.inference_data import to_inference_data
     from bayesbin.posterior import BinaryPosterior
 
 _NAMES = {
@@ -42,7 +42,7 @@ _NAMES = {
     "AutoSignBernoulli": "bayesbin.guides",
     "TraceBinary_ELBO": "bayesbin.infer",
     "fit": "bayesbin.infer",
-    "to_inference_data": "bayesbin.inference_data",
+    "to_inference_data": "bayesbin.arviz",
 }
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "SignBernoulli",
     "TraceBinary_ELBO",
     "__version__",
+    "arviz",
     "continual",
     "data",
     "diagnostics",
@@ -59,7 +60,6 @@ __all__ = [
     "fit",
     "guides",
     "infer",
-    "inference_data",
     "nn",
     "optim",
     "plots",

@@ -2,7 +2,7 @@
 
 import sys
 
-from bayesbin.cli import main
+from bayesbin.experiments.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

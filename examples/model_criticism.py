@@ -25,32 +25,33 @@ import bayesbin as bb
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import Enumerate
 from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import evidence_gap, fit, pareto_khat, posterior_predictive_check
+from bayesbin.infer import fit
+from bayesbin.infer.checks import evidence_gap, pareto_khat, posterior_predictive_check
 from bayesbin.optim import BayesianLearningRule
 
 NUM_WEIGHTS, NUM_DATA, SCALE = 8, 30, 3.0
 
-Law = Callable[[Tensor], dist.TorchDistribution]
-LAWS: dict[str, Law] = {
+Distribution = Callable[[Tensor], dist.TorchDistribution]
+LAWS: dict[str, Distribution] = {
     "Normal": lambda mean: dist.Normal(mean, SCALE),
     "Student": lambda mean: dist.StudentT(2.0, mean, SCALE),
 }
 
 
-def model_of(law: Law) -> Callable[[Tensor, Tensor], None]:
+def model_of(distribution: Distribution) -> Callable[[Tensor, Tensor], None]:
     def model(x: Tensor, y: Tensor) -> None:
         prior = SignBernoulli(natural=torch.zeros(NUM_WEIGHTS, dtype=x.dtype))
         w = pyro.sample("w", prior.to_event(1))
         with pyro.plate("data", len(x)):
-            pyro.sample("y", law(x @ w), obs=y)
+            pyro.sample("y", distribution(x @ w), obs=y)
 
     return model
 
 
-def exact_loo(law: Law, x: Tensor, y: Tensor) -> float:
+def exact_loo(distribution: Distribution, x: Tensor, y: Tensor) -> float:
     """The sum over data of log p(y_n | all others), by sums over all states; the prior is uniform."""
     states = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=NUM_WEIGHTS)), dtype=x.dtype)
-    log_likelihood = law(states @ x.T).log_prob(y)  # (states, data)
+    log_likelihood = distribution(states @ x.T).log_prob(y)  # (states, data)
     whole = log_likelihood.sum(1, keepdim=True)
     others = (whole - log_likelihood).logsumexp(0)
     return (whole.logsumexp(0) - others).sum().item()
@@ -77,8 +78,8 @@ def main() -> None:
     found = {}
     columns = ("exact LOO", "LOO", "+-", "k > good", "KL(q||p)", "k-hat of q", "p(max |y|)")
     print(f"{'':<8}" + "".join(f"{column:>12}" for column in columns))
-    for name, law in LAWS.items():
-        model = model_of(law)
+    for name, distribution in LAWS.items():
+        model = model_of(distribution)
         guide = AutoSignBernoulli(model, args=(x, y))
         rule = BayesianLearningRule(guide.natural_parameters(), lr=0.1)
         fit(
@@ -95,7 +96,7 @@ def main() -> None:
         gap = evidence_gap(model, guide, (x, y), num_samples=200).gap
         khat = pareto_khat(*weights)
         bad = (loo.pareto_k > loo.good_k).sum().item()
-        row = (exact_loo(law, x, y), loo.elpd_loo, loo.se, bad, gap, khat)
+        row = (exact_loo(distribution, x, y), loo.elpd_loo, loo.se, bad, gap, khat)
         print(f"{name:<8}" + "".join(f"{value:>12.2f}" for value in (*row, check.p_value)))
         found[name] = loo
 

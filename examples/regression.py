@@ -3,7 +3,7 @@
     python regression.py --out regression.png
 
 A real-valued site, the noise, is learned in the same model as the signs. The inputs are local bumps, so
-that weights which no datum reaches keep their prior; see ``bayesbin.demos.LocalBumps``.
+that weights which no datum reaches keep their prior; see ``bayesbin.experiments.demos.LocalBumps``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from bayesbin import nn, plots
 from bayesbin.data import Batches, regression_1d
-from bayesbin.demos import LocalBumps
+from bayesbin.experiments.demos import LocalBumps
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import fit
 from bayesbin.optim import BayesianLearningRule

@@ -83,7 +83,7 @@ def posterior_marginals(log_likelihood: Target, prior: Tensor) -> Tensor:
 
 
 def kl(natural: Tensor, prior: Tensor) -> float:
-    """KL(q||p) of two products of sign laws."""
+    """KL(q||p) of two products of sign distributions."""
     q, p = state_probabilities(natural), state_probabilities(prior)
     return (q * (q.log() - p.log())).sum().item()
 

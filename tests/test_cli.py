@@ -12,8 +12,8 @@ import time
 import pytest
 import torch
 
-from bayesbin.cli import main
 from bayesbin.data import NAMES
+from bayesbin.experiments.cli import main
 
 TRAIN = ["train", "two-moons", "--epochs", "2", "--width", "8", "--depth", "1", "--no-progress"]
 
@@ -30,12 +30,15 @@ def printed_json(capsys):
 
 
 def test_help_needs_no_torch():
-    program = "import sys, bayesbin.cli as c; c.main(['--help']); sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys; from bayesbin.experiments.cli import main; main(['--help']); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
 
 
 def test_the_names_offered_are_those_of_the_data_module():
-    from bayesbin import cli
+    from bayesbin.experiments import cli
 
     assert cli.training.NAMES == NAMES
 
@@ -128,7 +131,7 @@ def test_info(capsys):
 
 
 def test_training_is_in_single_precision_and_changes_no_default(run):
-    from bayesbin.runs import load_run
+    from bayesbin.experiments import load_run
 
     assert torch.get_default_dtype() == torch.float64  # what the tests run in
     assert load_run(run).posterior["0.weight"].natural.dtype == torch.float32
@@ -180,12 +183,12 @@ def test_a_wrong_command_line_is_2(arguments, capsys):
 
 
 def test_interruption_is_130_and_says_how_to_go_on(monkeypatch, capsys, tmp_path):
-    import bayesbin.runs
+    import bayesbin.experiments
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt("Interrupted after step 3.")
 
-    monkeypatch.setattr(bayesbin.runs, "train_run", interrupted)
+    monkeypatch.setattr(bayesbin.experiments, "train_run", interrupted)
     assert main([*TRAIN, "--out", str(tmp_path / "run")]) == 130
     captured = capsys.readouterr()
     assert "continues" in captured.err and "step 3" in captured.err and not captured.out

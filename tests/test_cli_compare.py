@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from bayesbin.cli import main
+from bayesbin.experiments import FlipCounter, load_run
+from bayesbin.experiments.cli import main
 from bayesbin.plots import plot_learning_curves, plot_small_temperature
-from bayesbin.runs import FlipCounter, load_run
 
 SMALL = ["--epochs", "2", "--width", "8", "--depth", "1", "--no-progress"]
 COMPARE = ["compare", "--dataset", "two-moons", *SMALL, "--num-samples", "4"]

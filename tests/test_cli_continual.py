@@ -10,22 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from bayesbin import cli, continual
-from bayesbin._files import CorruptFileError
-from bayesbin.cli import main
+from bayesbin import continual
 from bayesbin.continual.task_model import own_priors
+from bayesbin.core.files import CorruptFileError
 from bayesbin.data import digits
-from bayesbin.runs import (
+from bayesbin.experiments import (
     ContinualConfig,
+    cli,
     continual_learner,
     continual_report,
     continual_stream,
     run_continual,
     unseen_task,
 )
-from bayesbin.runs import continual as module
-from bayesbin.runs import continual_config as names
-from bayesbin.runs.continual_learners import cosine_by_step_
+from bayesbin.experiments import continual as module
+from bayesbin.experiments import continual_config as names
+from bayesbin.experiments.cli import main
+from bayesbin.experiments.continual_learners import cosine_by_step_
 
 SMALL = ["--epochs", "1", "--hidden", "8", "--num-samples", "2", "--no-progress"]
 PERMUTED = ["continual", "permuted", "--tasks", "2", *SMALL]
@@ -247,7 +248,7 @@ def test_the_first_prior_is_the_initial_posterior_or_uniform():
         config = ContinualConfig("permuted", initial_prior=kind)
         learner = continual_learner(config, continual_stream(config, digits()))
         assert isinstance(learner, continual.ContinualLearner)
-        naturals = {name: law.natural for name, law in learner.posterior.items()}
+        naturals = {name: distribution.natural for name, distribution in learner.posterior.items()}
         natural = naturals["0.weight"]
         prior = own_priors(learner.model, naturals, ())["0.weight"]
         assert natural.dtype == torch.float32

@@ -12,10 +12,10 @@ import torch
 from safetensors.numpy import load_file
 
 from bayesbin import data
-from bayesbin.cli import main
+from bayesbin.experiments import load_run, pack_run
+from bayesbin.experiments.cli import main
 from bayesbin.nn import recalibrate
 from bayesbin.predict import PackedPredictive, kernels, load
-from bayesbin.runs import load_run, pack_run
 
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=str(kernels.why_not()))
 TRAIN = ["train", "digits", "--epochs", "1", "--width", "16", "--depth", "1", "--no-progress"]
@@ -256,7 +256,7 @@ def test_without_kernels_or_onnx_the_error_says_so(model, pixels, tmp_path, monk
 @needs_kernels
 def test_predict_loads_no_torch(model, pixels):
     program = (
-        "import sys; from bayesbin.cli import main; "
+        "import sys; from bayesbin.experiments.cli import main; "
         f"assert main(['predict', {str(model)!r}, {str(pixels)!r}]) == 0; "
         "sys.exit(bool({'torch', 'pyro', 'safetensors'} & set(sys.modules)))"
     )

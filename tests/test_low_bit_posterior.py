@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from bayesbin import BinaryPosterior, plots
-from bayesbin._files import CorruptFileError
-from bayesbin.cli import main
+from bayesbin.core.files import CorruptFileError
 from bayesbin.distributions import LowBitCategorical, Support, equal_levels
+from bayesbin.experiments.cli import main
 from bayesbin.nn import BinaryLinear
 from bayesbin.posterior import LowBitPosterior, RealPosterior, load_posterior
 from bayesbin.predict import PackedPredictive, pack
@@ -24,14 +24,14 @@ TERNARY = (-1.0, 0.0, 1.0)
 
 def example(dtype=torch.float64):
     torch.manual_seed(0)
-    laws = {
+    distributions = {
         "b": LowBitCategorical(TERNARY, torch.randn(4, 5, 3, dtype=dtype)),
         "a": LowBitCategorical(equal_levels(2), 20 * torch.randn(7, 4, dtype=dtype)),
     }
     noise = RealPosterior(
         torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype), Support("positive")
     )
-    return LowBitPosterior(laws, {"noise": noise})
+    return LowBitPosterior(distributions, {"noise": noise})
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -42,9 +42,9 @@ def test_save_and_load_are_bitwise(dtype, tmp_path):
         load_posterior(tmp_path / "p.safetensors"), LowBitPosterior.load(tmp_path / "p.safetensors")
     ):  # fmt: skip
         assert list(loaded) == ["b", "a"] and loaded.digest == posterior.digest
-        for site, law in posterior.items():
-            assert loaded[site].levels == law.levels
-            assert torch.equal(loaded[site].logits, law.logits)
+        for site, distribution in posterior.items():
+            assert loaded[site].levels == distribution.levels
+            assert torch.equal(loaded[site].logits, distribution.logits)
         assert torch.equal(loaded.sample(3)["noise"], posterior.sample(3)["noise"])
         assert torch.equal(loaded.signs(3)["b"], posterior.signs(3)["b"])
 
@@ -67,15 +67,15 @@ def test_each_kind_refuses_the_file_of_the_other(tmp_path):
 def test_summary_in_closed_form():
     posterior = example()
     rows = {row.site: row for row in posterior.summary().rows}
-    for site, law in posterior.items():
-        p = law.logits.softmax(-1)
+    for site, distribution in posterior.items():
+        p = distribution.logits.softmax(-1)
         bits = -(p * p.log2()).nan_to_num(0.0).sum(-1)
         row = rows[site]
         assert row.weights == bits.numel() and row.shape == tuple(bits.shape)
         assert row.entropy_bits == pytest.approx(bits.mean().item())
-        kl = bits.numel() * math.log2(len(law.levels)) - bits.sum().item()
+        kl = bits.numel() * math.log2(len(distribution.levels)) - bits.sum().item()
         assert row.kl_bits == pytest.approx(kl)
-        mean = p @ torch.tensor(law.levels, dtype=p.dtype)
+        mean = p @ torch.tensor(distribution.levels, dtype=p.dtype)
         assert row.mean_abs_mu == pytest.approx(mean.abs().mean().item())
         assert row.saturated == pytest.approx((p > 0.9975).any(-1).double().mean().item())
     assert 0 < rows["a"].saturated < 1  # some of each, so that the fraction says something
@@ -104,10 +104,10 @@ def test_packed_networks_refuse_levels(tmp_path):
 def test_bars_are_the_mean_probabilities():
     posterior = example()
     figure = plots.plot_level_probabilities(posterior)
-    for axes, law in zip(figure.axes, posterior.values(), strict=True):
+    for axes, distribution in zip(figure.axes, posterior.values(), strict=True):
         bars: Any = axes.patches
         heights = [bar.get_height() for bar in bars]
-        wanted = 100 * law.probs.flatten(0, -2).mean(0)
+        wanted = 100 * distribution.probs.flatten(0, -2).mean(0)
         torch.testing.assert_close(torch.tensor(heights, dtype=wanted.dtype), wanted)
     with pytest.raises(ValueError, match="got c"):
         plots.plot_level_probabilities(posterior, ["c"])

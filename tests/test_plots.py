@@ -167,7 +167,7 @@ def test_levels_are_shown_with_their_shares():
             "linear": torch.ones(70, 9),
         }
     )
-    figure = plots.plot_levels(posterior, ["linear", "conv", "deep"])
+    figure = plots.plot_sharing(posterior, ["linear", "conv", "deep"])
     shown = panels(figure)
     titles = [axes.get_title("left") for axes in shown]
     assert titles[:3] == ["lambda", "layer: 100%", "filter: 0%"]
@@ -187,12 +187,12 @@ def test_levels_are_shown_with_their_shares():
     parts = sum(np.asarray(axes.images[0].get_array()) for axes in shown[9:13])
     np.testing.assert_allclose(parts, deep)
     with pytest.raises(ValueError, match="expected sites of the posterior"):
-        plots.plot_levels(posterior, ["other"])
+        plots.plot_sharing(posterior, ["other"])
 
 
 def tasks_learned(layers: bool = True):
-    from bayesbin._summary import SummaryRow
     from bayesbin.continual import ContinualResult, TaskReport
+    from bayesbin.posterior.summary import SummaryRow
 
     nan = math.nan
     R = np.array([[0.9, nan, nan], [0.8, 0.95, nan], [0.5, 0.7, 0.99]])

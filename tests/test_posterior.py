@@ -19,7 +19,7 @@ from stats import assert_within_standard_errors
 from torch import nn
 
 from bayesbin import BinaryPosterior
-from bayesbin._files import CorruptFileError
+from bayesbin.core.files import CorruptFileError
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.nn import BinaryLinear, to_binary_
 from bayesbin.posterior import RealPosterior
@@ -35,15 +35,15 @@ def example(dtype=torch.float64):
         "saturated": torch.tensor([40.0, -40.0, 8.5, 0.0], dtype=dtype),
     }
 
-    def law(loc, scale, support):
+    def distribution(loc, scale, support):
         return RealPosterior(
             torch.tensor(loc, dtype=dtype), torch.tensor(scale, dtype=dtype), support
         )
 
     real = {
-        "noise": law(-1.0, 0.3, Support("positive")),
-        "share": law([0.2, -2.0], [0.1, 1.0], Support("interval", (-1.5, 3.0))),
-        "bias": law([[1.0]], [[2.0]], Support("real")),
+        "noise": distribution(-1.0, 0.3, Support("positive")),
+        "share": distribution([0.2, -2.0], [0.1, 1.0], Support("interval", (-1.5, 3.0))),
+        "bias": distribution([[1.0]], [[2.0]], Support("real")),
     }
     return BinaryPosterior(signs, real)
 
@@ -59,7 +59,7 @@ def test_it_is_a_mapping():
     q = example()
     assert list(q) == ["0.weight", "scalar", "empty", "saturated"] == list(q.keys())
     assert len(q) == 4 and "scalar" in q and "noise" not in q
-    assert all(isinstance(law, SignBernoulli) for law in q.values())
+    assert all(isinstance(distribution, SignBernoulli) for distribution in q.values())
     assert q.num_weights == 12 + 1 + 0 + 4
     assert "17 weights" in repr(q) and "0.weight: (3, 4)" in repr(q) and "noise" in repr(q)
     with pytest.raises(KeyError):
@@ -77,9 +77,9 @@ def test_it_is_frozen_by_value():
     given["v"] = natural
     assert q["w"].natural.tolist() == [1.0, 2.0] and not q["w"].natural.requires_grad
     assert list(q) == ["w"]
-    law = SignBernoulli(natural=torch.ones(2))
-    q = BinaryPosterior({"w": law})
-    law.natural.zero_()
+    distribution = SignBernoulli(natural=torch.ones(2))
+    q = BinaryPosterior({"w": distribution})
+    distribution.natural.zero_()
     assert q["w"].natural.tolist() == [1.0, 1.0]
 
 
@@ -208,7 +208,7 @@ def test_the_bits_are_uniform_and_independent_of_their_neighbours():
     assert abs((shared[:, 1:] * shared[:, :-1]).mean()) > 0.9
 
 
-def test_real_sites_are_drawn_from_their_law():
+def test_real_sites_are_drawn_from_their_distribution():
     q = example()
     draws = {s: torch.stack([q.sample(i)[s] for i in range(1500)]) for s in q.real}
     noise = draws["noise"].log()
@@ -216,9 +216,9 @@ def test_real_sites_are_drawn_from_their_law():
     assert_within_standard_errors((noise + 1.0).square(), 0.09)
     assert bool(((draws["share"] > -1.5) & (draws["share"] < 3.0)).all())
     assert_within_standard_errors(draws["bias"], torch.tensor([[1.0]]))
-    law = q.real["share"].law()
-    assert isinstance(law, dist.TransformedDistribution)
-    assert law.log_prob(draws["share"]).isfinite().all()
+    distribution = q.real["share"].distribution()
+    assert isinstance(distribution, dist.TransformedDistribution)
+    assert distribution.log_prob(draws["share"]).isfinite().all()
 
 
 def test_mode():

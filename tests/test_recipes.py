@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import bayesbin as bb
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.data import Batches
 from bayesbin.distributions import LowBitCategorical
 from bayesbin.guides import AutoSignDelta
@@ -128,8 +128,8 @@ def test_a_pyro_model_without_a_network_is_as_good():
     import pyro.distributions as dist
 
     def model(x, y=None):
-        law = bb.SignBernoulli(natural=torch.zeros(4)).to_event(1)
-        w = pyro.sample("w", law)
+        distribution = bb.SignBernoulli(natural=torch.zeros(4)).to_event(1)
+        w = pyro.sample("w", distribution)
         with pyro.plate("data", N, subsample_size=len(x)):
             return pyro.sample("y", dist.Normal(x @ w, 0.5), obs=y)
 
@@ -243,7 +243,7 @@ def test_straight_through_with_adam(name, clip):
     latents = [nn.Parameter(v) for v in twin.latents]
     adam = torch.optim.Adam(latents, lr=0.1)
     for _ in steps(parts):
-        gradients = twin.gradients([_numerics.sign_of(v.detach()) for v in latents])
+        gradients = twin.gradients([numerics.sign_of(v.detach()) for v in latents])
         for v, g in zip(latents, gradients, strict=True):
             v.grad = g
         adam.step()
@@ -295,7 +295,7 @@ def test_second_order_bop_does_not_know_the_size_of_the_loss():
             assert torch.equal(p, q)
 
 
-def test_slb_trains_the_expected_level_of_the_sharpened_law():
+def test_slb_trains_the_expected_level_of_the_sharpened_distribution():
     parts = problem("slb", sharpness=3.0)
     weights = parts.guide()["0.weight"]
     logits = parts.guide.natural_of("0.weight").detach()

@@ -1,4 +1,4 @@
-"""Mean, variance and entropy of the relaxed law against adaptive quadrature over its noise."""
+"""Mean, variance and entropy of the relaxed distribution against adaptive quadrature over its noise."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def expectation(f, natural: float, temperature: float) -> float:
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0])
 @pytest.mark.parametrize("natural", [0.0, 0.5, -3.0, 8.0])
 def test_mean_and_variance(natural, temperature):
-    law = RelaxedSignBernoulli(temperature, torch.tensor(natural))
+    distribution = RelaxedSignBernoulli(temperature, torch.tensor(natural))
     mean = expectation(lambda w: w, natural, temperature)
     second = expectation(lambda w: w * w, natural, temperature)
-    assert law.mean.item() == pytest.approx(mean, abs=1e-9)
-    assert law.variance.item() == pytest.approx(second - mean**2, abs=1e-9)
+    assert distribution.mean.item() == pytest.approx(mean, abs=1e-9)
+    assert distribution.variance.item() == pytest.approx(second - mean**2, abs=1e-9)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.5, 2.0])
 @pytest.mark.parametrize("natural", [0.0, 0.5, -3.0])
 def test_entropy_is_the_mean_of_minus_log_p(natural, temperature):
-    law = RelaxedSignBernoulli(temperature, torch.tensor(natural))
+    distribution = RelaxedSignBernoulli(temperature, torch.tensor(natural))
 
     def surprise(delta: float) -> float:
         # -log p along the noise: no tanh to round to 1
@@ -58,7 +58,7 @@ def test_entropy_is_the_mean_of_minus_log_p(natural, temperature):
         quad(surprise, low, high, epsabs=1e-12, limit=400)[0]
         for low, high in ((-30.0, -natural), (-natural, 30.0))
     )
-    assert law.entropy().item() == pytest.approx(expected, abs=1e-6)
+    assert distribution.entropy().item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_small_temperatures_give_the_moments_of_the_signs():
@@ -70,9 +70,9 @@ def test_small_temperatures_give_the_moments_of_the_signs():
 
 def test_moments_carry_gradients():
     natural = torch.tensor([0.3], requires_grad=True)
-    law = RelaxedSignBernoulli(0.5, natural)
+    distribution = RelaxedSignBernoulli(0.5, natural)
     assert torch.autograd.gradcheck(lambda lam: RelaxedSignBernoulli(0.5, lam).mean, natural)
-    (slope,) = torch.autograd.grad(law.entropy().sum(), natural)
+    (slope,) = torch.autograd.grad(distribution.entropy().sum(), natural)
     step = 1e-5
     up, down = (RelaxedSignBernoulli(0.5, torch.tensor([0.3 + s])).entropy() for s in (step, -step))
     assert slope.item() == pytest.approx((up - down).item() / (2 * step), rel=1e-6)

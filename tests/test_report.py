@@ -15,17 +15,17 @@ import pytest
 import torch
 
 from bayesbin import data, plots
-from bayesbin._summary import Summary
-from bayesbin.cli import main
 from bayesbin.diagnostics import TemperatureScaling, ood_scores
+from bayesbin.experiments import evaluate_run, load_run
+from bayesbin.experiments.cli import main
+from bayesbin.experiments.report import report, writing
+from bayesbin.experiments.report.other_inputs import other_inputs
+from bayesbin.experiments.report.page import Cell, Section, Table, page
+from bayesbin.experiments.report.pictures import error_pictures
+from bayesbin.experiments.report.sections import sections_of
+from bayesbin.experiments.train import calibrated
+from bayesbin.posterior.summary import Summary
 from bayesbin.predict import predict
-from bayesbin.report import report, writing
-from bayesbin.report.other_inputs import other_inputs
-from bayesbin.report.page import Cell, Section, Table, page
-from bayesbin.report.pictures import error_pictures
-from bayesbin.report.sections import sections_of
-from bayesbin.runs import evaluate_run, load_run
-from bayesbin.runs.training import calibrated
 
 VOID = {"meta", "img", "br", "link", "input"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
@@ -255,7 +255,9 @@ def test_other_inputs_from_a_folder_are_its_test_images(tmp_path):
 def test_the_command_line_writes_and_prints_the_same(run, capsys, monkeypatch):
     out = run.parent / "again.html"
     few = functools.partial(writing.report, num_bootstrap=8)
-    monkeypatch.setattr("bayesbin.report.report", few)  # which the verb imports when it is called
+    monkeypatch.setattr(
+        "bayesbin.experiments.report.report", few
+    )  # which the verb imports when it is called
     command = ["report", str(run), "--out", str(out), "--num-samples", "1"]
     capsys.readouterr()
     assert main([*command, "--json"]) == 0
@@ -288,7 +290,7 @@ def test_the_command_line_writes_and_prints_the_same(run, capsys, monkeypatch):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_known_errors_are_one_sentence(arguments, said, run, tmp_path, monkeypatch, capsys):
-    from bayesbin.runs.record import RECORD_FILE
+    from bayesbin.experiments.record import RECORD_FILE
 
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "tasks", "begun"):

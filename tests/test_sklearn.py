@@ -181,7 +181,9 @@ def test_history_and_settings():
     x, y = blobs()
     fitted = BinaryNetworkClassifier(**FEW | {"hidden_layer_sizes": 5}, batch_size=20).fit(x, y)
     assert [row["epoch"] for row in fitted.history_] == [1, 2, 3, 4, 5]
-    assert {name: tuple(law.natural.shape) for name, law in fitted.posterior_.items()} == {
+    assert {
+        name: tuple(distribution.natural.shape) for name, distribution in fitted.posterior_.items()
+    } == {
         "0.weight": (5, 32),  # 16 bins of each of two features
         "2.weight": (3, 5),
     }

@@ -153,13 +153,13 @@ def test_filters_are_images_of_probabilities_with_gaps_between():
 
 
 def test_rows_of_a_linear_layer_are_images():
-    law = SignBernoulli(natural=torch.randn(4, 6))
-    axes: Any = plots.plot_filters(law, shape=(2, 3), num_filters=1)
-    np.testing.assert_allclose(axes.images[0].get_array(), law.probs[0].reshape(2, 3))
+    distribution = SignBernoulli(natural=torch.randn(4, 6))
+    axes: Any = plots.plot_filters(distribution, shape=(2, 3), num_filters=1)
+    np.testing.assert_allclose(axes.images[0].get_array(), distribution.probs[0].reshape(2, 3))
     square: Any = plots.plot_filters(SignBernoulli(natural=torch.zeros(1, 9)))
     assert square.images[0].get_array().shape == (3, 3)
     with pytest.raises(ValueError, match="rows of 2 x 2 weights, got rows of 6"):
-        plots.plot_filters(law)
+        plots.plot_filters(distribution)
     with pytest.raises(ValueError, match="input channel 3, got"):
         plots.plot_filters(SignBernoulli(natural=torch.zeros(2, 3, 3, 3)), channel=3)
     with pytest.raises(ValueError, match=r"got \(5,\)"):

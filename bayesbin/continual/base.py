@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesbin._summary import SummaryRow
 from bayesbin.continual.checkpoints import folder_of, load_task, save_task
 from bayesbin.continual.networks import MultiHead
 from bayesbin.continual.normalization import Normalization
@@ -20,6 +19,7 @@ from bayesbin.continual.reports import TaskReport
 from bayesbin.continual.tasks import Task
 from bayesbin.diagnostics import scores
 from bayesbin.posterior import BinaryPosterior
+from bayesbin.posterior.summary import SummaryRow
 from bayesbin.predict import PackedPredictive, Prediction, predict
 from bayesbin.predict.program import steps_of
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bayesbin._files import CorruptFileError
+from bayesbin.core.files import CorruptFileError
 from bayesbin.infer.checkpoint import (
     CheckpointWarning,
     load_latest,

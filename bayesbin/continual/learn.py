@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bayesbin._files import sha256, write_atomically
 from bayesbin.continual.base import SCORES, Learner
 from bayesbin.continual.result import ContinualResult
 from bayesbin.continual.streams import TaskStream
 from bayesbin.continual.tasks import Task
+from bayesbin.core.files import sha256, write_atomically
 
 SCORES_FILE = "scores"  # a line with the digest of what follows, which is JSON
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bayesbin._summary import SummaryRow
 from bayesbin.continual.base import Learner
 from bayesbin.continual.boundaries import AtTaskEnd, Boundary, Continuous
 from bayesbin.continual.coresets import Coreset
@@ -31,6 +30,7 @@ from bayesbin.estimators import Estimator, LocalReparameterization
 from bayesbin.guides.base import SignGuide
 from bayesbin.nn import Classifier, Regressor
 from bayesbin.posterior import BinaryPosterior
+from bayesbin.posterior.summary import SummaryRow
 
 
 class ContinualLearner(Learner):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bayesbin._summary import Summary, SummaryRow
+from bayesbin.posterior.summary import Summary, SummaryRow
 
 
 @dataclass(frozen=True)

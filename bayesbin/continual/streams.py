@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesbin._files import sha256
 from bayesbin.continual.tasks import Task
+from bayesbin.core.files import sha256
 from bayesbin.data import Dataset, Splits
 
 SCENARIOS = ("task", "domain", "class")

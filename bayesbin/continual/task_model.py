@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesbin.continual.networks import MultiHead
 from bayesbin.distributions import SignBernoulli, unconstrained_normal
-from bayesbin.guides.laws import sign_law
+from bayesbin.distributions.wrappers import sign_distribution
 from bayesbin.guides.prototype import run_once
 from bayesbin.nn import Classifier, Regressor
 from bayesbin.posterior import RealPosterior
@@ -44,12 +44,15 @@ class TaskModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self._signs, self._real = tuple(signs), {name: law.support for name, law in real.items()}
+        self._signs, self._real = (
+            tuple(signs),
+            {name: distribution.support for name, distribution in real.items()},
+        )
         for i, natural in enumerate(signs.values()):
             self.register_buffer(f"natural_{i}", natural.detach().clone())
-        for i, law in enumerate(real.values()):
-            self.register_buffer(f"loc_{i}", law.loc.detach().clone())
-            self.register_buffer(f"scale_{i}", law.scale.detach().clone())
+        for i, distribution in enumerate(real.values()):
+            self.register_buffer(f"loc_{i}", distribution.loc.detach().clone())
+            self.register_buffer(f"scale_{i}", distribution.scale.detach().clone())
         # Counts optimizer steps for boundaries within a task; a buffer, so that a resume knows it.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
@@ -86,7 +89,7 @@ class TaskModel(nn.Module):
 
 
 class _Priors(Messenger):
-    """Answers the sample statements of latent sites with other laws than theirs."""
+    """Answers the sample statements of latent sites with other distributions than theirs."""
 
     def __init__(
         self,
@@ -107,17 +110,17 @@ class _Priors(Messenger):
             return
         old = msg["fn"]
         if name in self.signs:
-            law: Any = SignBernoulli(natural=self.signs[name], validate_args=False)
-            law = law.to_event(old.event_dim)
+            distribution: Any = SignBernoulli(natural=self.signs[name], validate_args=False)
+            distribution = distribution.to_event(old.event_dim)
         else:
             site = self.real[name]
-            law = unconstrained_normal(site.loc, site.scale, site.support, old.event_dim)
-        if law.shape() != old.shape():
+            distribution = unconstrained_normal(site.loc, site.scale, site.support, old.event_dim)
+        if distribution.shape() != old.shape():
             raise ValueError(
-                f"At {name!r} the guide has shape {tuple(law.shape())} and the model "
+                f"At {name!r} the guide has shape {tuple(distribution.shape())} and the model "
                 f"{tuple(old.shape())}; build the guide from this model."
             )
-        msg["fn"] = law
+        msg["fn"] = distribution
 
 
 def network_of(model: Any) -> nn.Module | None:
@@ -136,7 +139,7 @@ def own_priors(
         nodes = run_once(model, batch, {}).nodes
     result = {}
     for name, like in sites.items():
-        law = sign_law(nodes[name]["fn"])
-        assert law is not None
-        result[name] = law.natural.detach().expand(like.shape).clone()
+        distribution = sign_distribution(nodes[name]["fn"])
+        assert distribution is not None
+        result[name] = distribution.natural.detach().expand(like.shape).clone()
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bayesbin._files import sha256
+from bayesbin.core.files import sha256
 from bayesbin.data import Dataset
 
 

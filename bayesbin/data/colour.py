@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bayesbin._preprocessing import Preprocessing
+from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.data.dataset import DataError, Dataset, Splits
 from bayesbin.data.folders import data_folder, file_in
 from bayesbin.data.npz import REMEDY, read_npz

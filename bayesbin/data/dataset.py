@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesbin._preprocessing import Preprocessing
+from bayesbin.core.preprocessing import Preprocessing
 
 
 class DataError(ValueError):

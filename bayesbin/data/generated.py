@@ -1,4 +1,4 @@
-"""Sets drawn from a law that is known: two moons, and a curve with a gap."""
+"""Sets drawn from a distribution that is known: two moons, and a curve with a gap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bayesbin.data.dataset import Dataset
 def two_moons(num_points: int = 200, noise: float = 0.1, seed: int = 0) -> Dataset:
     """Two interleaved half circles of radius 1 with Gaussian ``noise``: x (N, 2), y in {0, 1}.
 
-    Centred and scaled by the moments of the law, not of the sample: draws of another size or seed
+    Centred and scaled by the moments of the distribution, not of the sample: draws of another size or seed
     share their coordinates. Raises ValueError for no points, or a noise that is negative or not
     finite. Source: ``make_moons`` of scikit-learn.
 

@@ -1,4 +1,4 @@
-"""Laws of binary weights, and of the real-valued latents beside them."""
+"""Distributions of binary weights, and of the real-valued latents beside them."""
 
 from bayesbin.distributions import constraints
 from bayesbin.distributions.low_bit import LowBitCategorical, equal_levels

@@ -1,4 +1,4 @@
-"""The law of a weight with a few levels: ternary, two bits, four bits; two levels are signs."""
+"""The distribution of a weight with a few levels: ternary, two bits, four bits; two levels are signs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 from torch.distributions import register_kl
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.distributions.constraints import LevelSet
 from bayesbin.distributions.sign_bernoulli import SignBernoulli
 
@@ -43,7 +43,7 @@ def checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
 
 
 class LowBitCategorical(TorchDistribution):
-    r"""Law of a weight on K levels l_1 < ... < l_K with logits a_1 .. a_K.
+    r"""Distribution of a weight on K levels l_1 < ... < l_K with logits a_1 .. a_K.
 
     .. math::
         P(w = l_k) = p_k = \mathrm{softmax}(a)_k, \qquad E[w] = \sum_k p_k l_k, \quad
@@ -71,7 +71,7 @@ class LowBitCategorical(TorchDistribution):
     Source: Yang et al. 2020, arXiv 2009.08695 (SLB); Shayer, Levi and Fetaya 2018, arXiv 1710.07739.
     """
 
-    # torch declares these two as properties; its laws, and ours, set them as plain attributes.
+    # torch declares these two as properties; its distributions, and ours, set them as plain attributes.
     arg_constraints: ClassVar[Any] = {  # pyright: ignore
         "logits": torch_constraints.independent(torch_constraints.real, 1)
     }
@@ -150,7 +150,7 @@ class LowBitCategorical(TorchDistribution):
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
             like = torch.empty(shape, dtype=self.logits.dtype, device=self.logits.device)
-            uniform = _numerics.uniform_noise(like)
+            uniform = numerics.uniform_noise(like)
             # A uniform number counts the levels whose cumulated probability it exceeds.
             probs = over_levels(torch.softmax, self.logits.to(uniform.dtype))
             cumulated = torch.zeros((), dtype=uniform.dtype, device=uniform.device)
@@ -180,7 +180,7 @@ class LowBitCategorical(TorchDistribution):
 
     def _at(self, table: Tensor, index: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(self.batch_shape, index.shape)
-        if table.numel() == len(self.levels):  # one law for all weights
+        if table.numel() == len(self.levels):  # one distribution for all weights
             return (
                 table.reshape(-1).index_select(0, index.reshape(-1)).view(index.shape).expand(shape)
             )
@@ -216,8 +216,8 @@ class LowBitCategorical(TorchDistribution):
 def _kl_low_bit(q: LowBitCategorical, p: LowBitCategorical) -> Tensor:
     if q.levels != p.levels:
         raise ValueError(
-            f"KL is between laws on the same levels; got {q.levels} in the posterior and {p.levels} in "
-            "the prior."
+            f"KL is between distributions on the same levels; got {q.levels} in the posterior and "
+            f"{p.levels} in the prior."
         )
     log_q, log_p = q.log_probs, _shared_log_probs(p.logits)
     return (log_q.exp() * (log_q - log_p)).sum(-1)
@@ -225,7 +225,7 @@ def _kl_low_bit(q: LowBitCategorical, p: LowBitCategorical) -> Tensor:
 
 def _shared_log_probs(logits: Tensor) -> Tensor:
     """log p, with one entry for all weights along the dimensions that share it."""
-    return over_levels(torch.log_softmax, _numerics.without_repeats(logits, keep=1))
+    return over_levels(torch.log_softmax, numerics.without_repeats(logits, keep=1))
 
 
 def over_levels(function: Callable[..., Tensor], logits: Tensor) -> Tensor:

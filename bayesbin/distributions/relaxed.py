@@ -1,4 +1,5 @@
-"""Reparameterised stand-ins for SignBernoulli: the Concrete law on (-1, 1) and the straight-through draw."""
+"""Reparameterised stand-ins for SignBernoulli: the Concrete distribution on (-1, 1) and the
+straight-through draw."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 from torch.distributions import register_kl
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.distributions import constraints
 from bayesbin.distributions.sign_bernoulli import SignBernoulli
 
@@ -24,7 +25,7 @@ def _sech2(x: float) -> float:
 
 
 class RelaxedSignBernoulli(TorchDistribution):
-    r"""Concrete relaxation of a sign: a reparameterised law on (-1, 1).
+    r"""Concrete relaxation of a sign: a reparameterised distribution on (-1, 1).
 
     .. math::
         w_r = \tanh\frac{\lambda + \delta}{\tau}, \quad \delta = \tfrac12 \mathrm{logit}(u),
@@ -33,9 +34,10 @@ class RelaxedSignBernoulli(TorchDistribution):
         - \log(1 - w_r^2).
 
     As tau tends to 0 the draw tends to the hard draw of the same noise. The KL to a ``SignBernoulli``
-    (or between two relaxed laws) is the closed form of the *discrete* laws at the same natural
-    parameters: the objective that stock ``TraceMeanField_ELBO`` then optimises has the exact KL and a
-    likelihood averaged over relaxed weights, so its gradient is biased for the discrete posterior.
+    (or between two relaxed distributions) is the closed form of the *discrete* distributions at the
+    same natural parameters: the objective that stock ``TraceMeanField_ELBO`` then optimises has the
+    exact KL and a likelihood averaged over relaxed weights, so its gradient is biased for the
+    discrete posterior.
 
     :param temperature: tau > 0, a number or a tensor that broadcasts against ``natural``.
     :param natural: lambda, half the log-odds of the sign, any shape.
@@ -53,7 +55,7 @@ class RelaxedSignBernoulli(TorchDistribution):
     on {-1, +1}: Meng, Bachmann and Khan 2020, arXiv 2002.10778.
     """
 
-    # torch declares these two as properties; its laws, and ours, set them as plain attributes.
+    # torch declares these two as properties; its distributions, and ours, set them as plain attributes.
     arg_constraints: ClassVar[Any] = {  # pyright: ignore
         "natural": torch_constraints.real,
         "temperature": torch_constraints.positive,
@@ -92,8 +94,8 @@ class RelaxedSignBernoulli(TorchDistribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Relaxed signs of shape sample_shape + batch_shape, differentiable in lambda and tau."""
         natural = self.natural.expand(self._extended_shape(sample_shape))
-        shifted = natural + _numerics.logistic_noise(natural)
-        return _numerics.relaxed_signs(shifted, self.temperature)
+        shifted = natural + numerics.logistic_noise(natural)
+        return numerics.relaxed_signs(shifted, self.temperature)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density at relaxed signs; a value that rounded to +-1 is read as its neighbour."""
@@ -104,14 +106,14 @@ class RelaxedSignBernoulli(TorchDistribution):
         shifted = self.temperature * torch.atanh(value) - self.natural
         return (
             torch.log(self.temperature)
-            - _numerics.LOG_2
-            + _numerics.log_variance(shifted)
+            - numerics.LOG_2
+            + numerics.log_variance(shifted)
             - torch.log1p(-value * value)
         )
 
     @property
     def mode(self) -> Tensor:
-        """The mode of the discrete law: the sign of lambda."""
+        """The mode of the discrete distribution: the sign of lambda."""
         return self.signs.mode
 
     # With G(t) = P(w_r > t) = sigmoid(2 (lambda - tau artanh t)) and t = tanh x, E[g(w_r)] is
@@ -150,9 +152,9 @@ class RelaxedSignBernoulli(TorchDistribution):
         for k in range(count + 1):  # Simpson's rule on the half-line, where the integrand is smooth
             y = k * step
             weight = step / 3.0 * (1 if k in (0, count) else 4 if k % 2 else 2)
-            density = torch.exp(_numerics.log_variance(self.temperature * y - self.natural))
+            density = torch.exp(numerics.log_variance(self.temperature * y - self.natural))
             density = density + torch.exp(
-                _numerics.log_variance(self.temperature * y + self.natural)
+                numerics.log_variance(self.temperature * y + self.natural)
             )
             rest = rest + weight * math.log1p(math.exp(-2.0 * y)) * self.temperature * density / 2.0
         tau = self.temperature
@@ -172,9 +174,9 @@ class SignBernoulliStraightThrough(SignBernoulli):
     .. math:: w = \mathrm{sign}(\lambda + \delta), \qquad
         \partial w / \partial \lambda := \partial \tanh(\lambda) / \partial \lambda = F(\lambda).
 
-    Has ``rsample``, so stock ``TraceMeanField_ELBO`` accepts it, with the exact KL of the discrete law.
-    The gradient of the likelihood term is exact for functions that are multilinear in the signs and
-    biased for curved ones.
+    Has ``rsample``, so stock ``TraceMeanField_ELBO`` accepts it, with the exact KL of the discrete
+    distribution. The gradient of the likelihood term is exact for functions that are multilinear in
+    the signs and biased for curved ones.
 
     Example::
 
@@ -198,7 +200,7 @@ class SignBernoulliStraightThrough(SignBernoulli):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Hard signs whose value is exactly +-1 and whose gradient is that of the mean."""
-        mean = _numerics.mean(self.natural).expand(self._extended_shape(sample_shape))
+        mean = numerics.mean(self.natural).expand(self._extended_shape(sample_shape))
         return straight_through(self.sample(sample_shape), mean)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.distributions.low_bit import LowBitCategorical, over_levels
 
 
@@ -20,9 +20,9 @@ class RelaxedLowBit(LowBitCategorical):
     .. math:: w_r = \sum_k l_k\, \mathrm{softmax}((a + g) / \tau)_k, \qquad
         g_k = -\log(-\log u_k), \quad u_k \sim U(0, 1)
 
-    With the levels (-1, 1) it has the law of ``RelaxedSignBernoulli``. As tau tends to 0 the draw tends to
-    a level, drawn from softmax(a). Mean, variance, entropy and KL are those of the discrete law; ``log_prob``
-    knows levels only, the density between them having no closed form.
+    With the levels (-1, 1) it has the distribution of ``RelaxedSignBernoulli``. As tau tends to 0
+    the draw tends to a level, drawn from softmax(a). Mean, variance, entropy and KL are those of the discrete
+    distribution; ``log_prob`` knows levels only, the density between them having no closed form.
 
     :param temperature: tau > 0. :param levels: and :param logits: as of :class:`LowBitCategorical`.
     :raises ValueError: for a temperature that is not positive, or as :class:`LowBitCategorical`.
@@ -63,7 +63,7 @@ class RelaxedLowBit(LowBitCategorical):
         """Relaxed weights of shape sample_shape + batch_shape, differentiable in the logits."""
         shape = (*self._extended_shape(sample_shape), len(self.levels))
         logits = self.logits.expand(shape)
-        uniform = _numerics.uniform_noise(logits)
+        uniform = numerics.uniform_noise(logits)
         gumbel = -torch.log(-torch.log(uniform)).to(logits.dtype)
         shares = over_levels(torch.softmax, (logits + gumbel) / self.temperature)
         return (shares * self.level_values).sum(-1)

@@ -1,4 +1,4 @@
-"""The law of a binary weight: an exponential family on {-1, +1}."""
+"""The distribution of a binary weight: an exponential family on {-1, +1}."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 from torch.distributions import register_kl
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.distributions import constraints
 
 
 class SignBernoulli(TorchDistribution):
-    r"""Law of a sign w in {-1, +1} with natural parameter lambda, half the log-odds of +1.
+    r"""Distribution of a sign w in {-1, +1} with natural parameter lambda, half the log-odds of +1.
 
     .. math::
         \log p(w) = \lambda w - \log 2\cosh\lambda, \qquad
@@ -47,7 +47,7 @@ class SignBernoulli(TorchDistribution):
     2008, section 3 (the exponential family); Meng, Bachmann and Khan 2020, arXiv 2002.10778 (its use).
     """
 
-    # torch declares these two as properties; its laws, and ours, set them as plain attributes.
+    # torch declares these two as properties; its distributions, and ours, set them as plain attributes.
     arg_constraints: ClassVar[Any] = {"natural": torch_constraints.real}  # pyright: ignore
     support: Any = constraints.signs  # pyright: ignore
     has_enumerate_support = True
@@ -112,43 +112,43 @@ class SignBernoulli(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """tanh(lambda), the expectation parameter mu."""
-        return _numerics.mean(self.natural)
+        return numerics.mean(self.natural)
 
     @property
     def variance(self) -> Tensor:
         """sech^2(lambda), also the Fisher information of lambda."""
-        return _numerics.variance(self.natural)
+        return numerics.variance(self.natural)
 
     @property
     def log_variance(self) -> Tensor:
         """log sech^2(lambda), finite at every lambda."""
-        return _numerics.log_variance(self.natural)
+        return numerics.log_variance(self.natural)
 
     @property
     def log_partition(self) -> Tensor:
         """A(lambda) = log 2cosh(lambda)."""
-        return _numerics.log_partition(self.natural)
+        return numerics.log_partition(self.natural)
 
     @property
     def mode(self) -> Tensor:
         """The sign of lambda; +1 at lambda = 0."""
-        return _numerics.sign_of(self.natural)
+        return numerics.sign_of(self.natural)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Signs of shape sample_shape + batch_shape, in the natural parameter's dtype."""
         with torch.no_grad():
             natural = self.natural.expand(self._extended_shape(sample_shape))
-            return _numerics.hard_signs(natural, _numerics.uniform_noise(natural))
+            return numerics.hard_signs(natural, numerics.uniform_noise(natural))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """lambda w - A(lambda), in nats; w may be relaxed to [-1, +1], anything else is an error."""
         if self._validate_args:
             self._validate_sample(value)
-        return _numerics.log_prob(self.natural, value.to(self.natural.dtype))
+        return numerics.log_prob(self.natural, value.to(self.natural.dtype))
 
     def entropy(self) -> Tensor:
         """A(lambda) - lambda tanh(lambda), in nats: between 0 and log 2."""
-        return _numerics.entropy(self.natural)
+        return numerics.entropy(self.natural)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """The values -1 and +1 along a new leftmost dimension."""
@@ -198,4 +198,4 @@ def _check_parameter(owner: str, name: str, value: Tensor) -> None:
 @register_kl(SignBernoulli, SignBernoulli)
 def _kl_sign_bernoulli(q: SignBernoulli, p: SignBernoulli) -> Tensor:
     natural, prior = torch.broadcast_tensors(q.natural, p.natural)
-    return _numerics.kl_divergence(natural, prior)
+    return numerics.kl_divergence(natural, prior)

@@ -1,4 +1,4 @@
-"""A Normal law in unconstrained space, for the real-valued sites beside the binary ones."""
+"""A Normal distribution in unconstrained space, for the real-valued sites beside the binary ones."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def unconstrained_normal(
     Source: Kucukelbir et al. 2017, arXiv 1603.00788 (ADVI).
     """
     base = dist.Normal(loc, scale, validate_args=False)
-    law = (
+    distribution = (
         base if support.kind == "real" else dist.TransformedDistribution(base, [support.transform])
     )
-    return law.to_event(event_dim) if event_dim else law
+    return distribution.to_event(event_dim) if event_dim else distribution

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
 from bayesbin.estimators.surrogate import (
     combination,
@@ -180,7 +180,7 @@ class ARMS(Estimator):
 
 
 def _antithetic_signs(natural: Tensor, count: int) -> Tensor:
-    """``count`` draws, each with the law of one weight, that avoid showing the rarer sign together.
+    """``count`` draws, each with the distribution of one weight, that avoid showing the rarer sign together.
 
     With d ~ Dirichlet(1, ..., 1), u_i = 1 - (1 - d_i)^(n-1) is uniform, and u_i > 1 - r is the event
     d_i > 1 - r^(1/(n-1)): the rarer sign sits in the upper tail, where few d_i have room at once.
@@ -188,10 +188,10 @@ def _antithetic_signs(natural: Tensor, count: int) -> Tensor:
     dtype = torch.float64 if natural.dtype == torch.float64 else torch.float32
     wide = natural.to(dtype)
     # exp(-E) are the uniforms of the package's own source of noise; their logs are exponential.
-    shares = torch.stack([-torch.log(_numerics.uniform_noise(wide)) for _ in range(count)])
+    shares = torch.stack([-torch.log(numerics.uniform_noise(wide)) for _ in range(count)])
     shares = shares / shares.sum(0)
     threshold = -torch.expm1(_log_rarer(wide) / (count - 1))
-    likelier = _numerics.sign_of(wide)
+    likelier = numerics.sign_of(wide)
     return torch.where(shares > threshold, -likelier, likelier).to(natural.dtype)
 
 

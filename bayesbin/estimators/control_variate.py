@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
 from bayesbin.estimators.baselines import RunningMoments
 from bayesbin.estimators.relaxed_variate import ObjectiveVariate
@@ -88,7 +88,7 @@ class _ControlVariate(Estimator):
 
     def _relaxed(self, shifted: Tensor) -> Tensor:
         temperature = self.log_temperature.exp().to(shifted)
-        relaxed = _numerics.relaxed_signs(shifted, temperature)
+        relaxed = numerics.relaxed_signs(shifted, temperature)
         return relaxed if relaxed.requires_grad else relaxed.requires_grad_()
 
     def _gradients(
@@ -107,7 +107,7 @@ class _ControlVariate(Estimator):
             gradients[name] = []
             for s, (w, z) in enumerate(zip(signs[name], shifted[name], strict=True)):
                 temperature = self.log_temperature.exp().to(z)
-                steepness = _numerics.variance(z / temperature) / temperature
+                steepness = numerics.variance(z / temperature) / temperature
                 correction = next(flat) * steepness * coupling_gap(lam, z)
                 gradients[name].append(rest[s] * score(lam, w) + correction)
         return gradients

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
-from bayesbin.estimators.site_laws import all_states, count_states
+from bayesbin.estimators.site_distributions import all_states, count_states
 from bayesbin.estimators.surrogate import draw_signs, with_gradient
 
 
@@ -57,7 +57,7 @@ class Enumerate(Estimator):
         log_q = torch.zeros(len(states), dtype=states.dtype, device=states.device)
         for name, lam in natural.items():
             flat = lam.reshape(1, -1).expand(len(states), -1)
-            log_q = log_q + _numerics.log_prob(flat, pieces[name]).sum(1)
+            log_q = log_q + numerics.log_prob(flat, pieces[name]).sum(1)
         values = {name: list(pieces[name].reshape(-1, *lam.shape)) for name, lam in natural.items()}
         return (log_q.exp() * objective(values)).sum()
 
@@ -128,7 +128,7 @@ class LocalExpectation(Estimator):
                     flipped = self._flipped(objective, draw, name)
                     sums[name] += 0.5 * draw[name] * (results[s] - flipped)
         gradients = {
-            name: _numerics.variance(lam.detach()) * sums[name] / self.num_samples
+            name: numerics.variance(lam.detach()) * sums[name] / self.num_samples
             for name, lam in natural.items()
         }
         return with_gradient(results.mean(), natural, gradients)

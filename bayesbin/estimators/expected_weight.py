@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from bayesbin.estimators.base import Estimator, Objective
-from bayesbin.estimators.site_laws import sharpened_mean
+from bayesbin.estimators.site_distributions import sharpened_mean
 
 
 class ExpectedWeight(Estimator):
-    r"""The objective at the mean of the sharpened law, without noise.
+    r"""The objective at the mean of the sharpened distribution, without noise.
 
     .. math:: w_T = \sum_k l_k\, \frac{p_k^T}{\sum_j p_j^T}, \qquad
         \text{for signs}\ \ w_T = \tanh(T \lambda)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bayesbin import _fused, _numerics
+from bayesbin.core import fused, numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
 from bayesbin.estimators.surrogate import draw_signs
 
@@ -55,7 +55,7 @@ class GumbelRao(Estimator):
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         signs = draw_signs(natural, self.num_samples)
         values = {
-            name: [_fused.signs_sloped(lam, w, self._slope(lam, w)) for w in signs[name]]
+            name: [fused.signs_sloped(lam, w, self._slope(lam, w)) for w in signs[name]]
             for name, lam in natural.items()
         }
         return objective(values).mean()
@@ -67,7 +67,7 @@ class GumbelRao(Estimator):
         growth: Tensor | None = None
         total: Tensor | None = None
         for _ in range(self.num_inner):
-            uniform = _numerics.uniform_noise(natural)
+            uniform = numerics.uniform_noise(natural)
             if growth is None or total is None:
                 growth = torch.exp(2.0 * (signs * natural).to(uniform.dtype))
                 total = torch.zeros_like(uniform)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesbin import _fused
+from bayesbin.core import fused
 from bayesbin.estimators.base import Estimator, Objective, checked_count
 from bayesbin.estimators.weight_moments import WeightMoments
 
@@ -22,7 +22,7 @@ class LocalReparameterization(Estimator):
         a_{bo} = \sum_i x_{bi} \mu_{oi} + \epsilon_{bo} \sqrt{\sum_i x_{bi}^2 F_{oi}}, \qquad
         \epsilon \sim N(0, 1), \quad F = \mathrm{sech}^2 \lambda = 1 - \mu^2
 
-    For weights with a few levels mu and F are the mean and the variance of their law.
+    For weights with a few levels mu and F are the mean and the variance of their distribution.
 
     Works for weights that enter one ``linear``, ``conv1d``, ``conv2d`` or ``matmul`` (after scaling or
     reshaping, if any). Any other use of a weight, and a second use of the same weight, whose two
@@ -68,8 +68,8 @@ class LocalReparameterization(Estimator):
     def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
         moments = {}
         for name, lam in natural.items():
-            # Of a law on a few levels: exact as those of signs are.
-            mean, variance = _fused.moments(lam) if isinstance(lam, Tensor) else lam.moments()
+            # Of a distribution on a few levels: exact as those of signs are.
+            mean, variance = fused.moments(lam) if isinstance(lam, Tensor) else lam.moments()
             moments[name] = (mean, variance.to(self.variance_dtype or mean.dtype))
         values = {
             name: [WeightMoments.of(name, *pair) for _ in range(self.num_samples)]

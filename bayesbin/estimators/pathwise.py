@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesbin import _fused, _numerics
+from bayesbin.core import fused, numerics
 from bayesbin.estimators.base import Estimator, Objective, checked_count
-from bayesbin.estimators.site_laws import relaxed_weights
+from bayesbin.estimators.site_distributions import relaxed_weights
 
 
 class Concrete(Estimator):
@@ -66,7 +66,7 @@ class Concrete(Estimator):
     def _draw(self, natural: Any) -> Tensor:
         if not isinstance(natural, Tensor):
             return relaxed_weights(natural, self.temperature)
-        return _fused.relaxed_draw(natural, _numerics.uniform_noise(natural), self.temperature)
+        return fused.relaxed_draw(natural, numerics.uniform_noise(natural), self.temperature)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:g}, num_samples={self.num_samples}"
@@ -114,10 +114,10 @@ class StraightThrough(Estimator):
 
     def _draw(self, natural: Tensor) -> list[Tensor]:
         if not self.noise:
-            return [_fused.signs_through(natural, _numerics.sign_of(natural.detach()))]
+            return [fused.signs_through(natural, numerics.sign_of(natural.detach()))]
         return [
-            _fused.signs_through(
-                natural, _numerics.hard_signs(natural, _numerics.uniform_noise(natural))
+            fused.signs_through(
+                natural, numerics.hard_signs(natural, numerics.uniform_noise(natural))
             )
             for _ in range(self.num_samples)
         ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from bayesbin import _fused
+from bayesbin.core import fused
 from bayesbin.estimators.base import Estimator, Objective, checked_count
 from bayesbin.estimators.surrogate import draw_signs
 
@@ -64,7 +64,7 @@ class PseudoReward(Estimator):
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         signs = draw_signs(natural, self.num_samples)
         values = {
-            name: [_fused.signs_rewarded(lam, draw, self.scale) for draw in signs[name]]
+            name: [fused.signs_rewarded(lam, draw, self.scale) for draw in signs[name]]
             for name, lam in natural.items()
         }
         return objective(values).mean()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayesbin.estimators.base import Estimator, Objective, checked_count
 from bayesbin.estimators.baselines import Baseline, LeaveOneOut
-from bayesbin.estimators.site_laws import draw_weights, parameters_of, score_gradient
+from bayesbin.estimators.site_distributions import draw_weights, parameters_of, score_gradient
 from bayesbin.estimators.surrogate import with_gradient
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 
 Noise = dict[str, list[Tensor]]
 
@@ -16,7 +16,7 @@ Noise = dict[str, list[Tensor]]
 def uniform_draws(natural: Mapping[str, Tensor], num_samples: int) -> Noise:
     """u on (0, 1) for each site and draw."""
     return {
-        name: [_numerics.uniform_noise(lam) for _ in range(num_samples)]
+        name: [numerics.uniform_noise(lam) for _ in range(num_samples)]
         for name, lam in natural.items()
     }
 
@@ -24,7 +24,7 @@ def uniform_draws(natural: Mapping[str, Tensor], num_samples: int) -> Noise:
 def signs_at(natural: Mapping[str, Tensor], noise: Noise) -> dict[str, list[Tensor]]:
     """The draws of signs that the noise stands for, +1 where u >= sigmoid(-2 lambda); no graph."""
     return {
-        name: [_numerics.hard_signs(natural[name], uniform) for uniform in sequence]
+        name: [numerics.hard_signs(natural[name], uniform) for uniform in sequence]
         for name, sequence in noise.items()
     }
 
@@ -58,7 +58,7 @@ def weighted_score(
     :param weights: a, shape (S,). :param centred: they sum to 0, so that the second part vanishes.
     """
     natural = natural.detach()
-    likelier = _numerics.sign_of(natural)
+    likelier = numerics.sign_of(natural)
     total = combination(weights, signs)
     # sum_s a_s t, added up as the sum above was: where every draw is t, the difference is exactly 0.
     ones = torch.ones((), dtype=total.dtype, device=total.device)

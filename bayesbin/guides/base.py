@@ -16,8 +16,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from bayesbin.distributions import Support, unconstrained_normal
+from bayesbin.distributions.wrappers import sign_distribution
 from bayesbin.guides.announcing import announce
-from bayesbin.guides.laws import sign_law
 from bayesbin.guides.prototype import run_once
 from bayesbin.guides.starting_point import Init, starting_point
 from bayesbin.posterior import BinaryPosterior, RealPosterior
@@ -61,9 +61,10 @@ class ParameterTree(nn.Module):
 class SignGuide(AutoGuide):
     """Base of the guides over binary sites: built at construction, from one run of the model.
 
-    A subclass says what law a binary site gets (:meth:`sign_law`); real-valued sites get a Normal in
-    unconstrained space. Parameters are plain ``nn.Parameter``, announced to Pyro by value, so that two
-    guides of one process never share them, in Pyro's global and in its local parameter mode.
+    A subclass says what distribution a binary site gets (:meth:`sign_distribution`); real-valued
+    sites get a Normal in unconstrained space. Parameters are plain ``nn.Parameter``, announced to
+    Pyro by value, so that two guides of one process never share them, in Pyro's global and in its
+    local parameter mode.
     """
 
     def __init__(
@@ -114,15 +115,16 @@ class SignGuide(AutoGuide):
                 )
         if not binary and not (message["fn"].has_rsample or not message["fn"].support.is_discrete):
             raise ValueError(
-                f"The latent site {name!r} has the discrete law {type(message['fn']).__name__}; this "
-                "guide takes SignBernoulli and real-valued sites. Enumerate or observe that site."
+                f"The latent site {name!r} has the discrete distribution "
+                f"{type(message['fn']).__name__}; this guide takes SignBernoulli and "
+                "real-valued sites. Enumerate or observe that site."
             )
         support = None if binary else Support.of(message["fn"].support, name)
         return Site(name, message["fn"].event_dim, tuple(frame.name for frame in frames), support)
 
-    def is_weight(self, law: Any) -> bool:
-        """Whether a site of the model with this law is one of the binary sites."""
-        return sign_law(law) is not None
+    def is_weight(self, distribution: Any) -> bool:
+        """Whether a site of the model with this distribution is one of the binary sites."""
+        return sign_distribution(distribution) is not None
 
     # Parameters. A guide whose natural parameters are computed from others overrides these.
 
@@ -165,7 +167,7 @@ class SignGuide(AutoGuide):
         return (p for p in self.parameters() if id(p) not in binary)
 
     def posterior(self) -> BinaryPosterior:
-        """The guide's law as a frozen :class:`BinaryPosterior`, by value."""
+        """The guide's distribution as a frozen :class:`BinaryPosterior`, by value."""
         signs = {
             name: self.natural_of(name, self._without_effects).detach().clone()
             for name, site in self.sites.items()
@@ -174,7 +176,7 @@ class SignGuide(AutoGuide):
         return BinaryPosterior(signs, self.real_posterior(), self.effects())
 
     def real_posterior(self) -> dict[str, RealPosterior]:
-        """The laws of the real-valued sites, by value."""
+        """The distributions of the real-valued sites, by value."""
         return {
             name: RealPosterior(
                 self._parameter("loc", name).detach().clone(),
@@ -190,7 +192,7 @@ class SignGuide(AutoGuide):
         return {}
 
     def effect_priors(self) -> dict[str, Any]:
-        """The prior laws of those real-valued sites that are the guide's own, not the model's."""
+        """The prior distributions of those real-valued sites that are the guide's own, not the model's."""
         return {}
 
     def prior_levels(self) -> dict[str, tuple[float, ...]]:
@@ -204,12 +206,12 @@ class SignGuide(AutoGuide):
     # Sampling
 
     @abstractmethod
-    def sign_law(self, natural: Tensor) -> Any:
-        """The law of a binary site given its natural parameters, elementwise."""
+    def sign_distribution(self, natural: Tensor) -> Any:
+        """The distribution of a binary site given its natural parameters, elementwise."""
 
-    def law_of(self, name: str, read: Read) -> Any:
-        """The law of one binary site, elementwise, from the parameters that ``read`` gives."""
-        return self.sign_law(self.natural_of(name, read))
+    def distribution_of(self, name: str, read: Read) -> Any:
+        """The distribution of one binary site, elementwise, from the parameters that ``read`` gives."""
+        return self.sign_distribution(self.natural_of(name, read))
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         plates = self._create_plates(*args, **kwargs)
@@ -221,16 +223,16 @@ class SignGuide(AutoGuide):
 
         for name, site in self.sites.items():
             if site.support is None:
-                law = self.law_of(name, read).to_event(site.event_dim)
+                distribution = self.distribution_of(name, read).to_event(site.event_dim)
             else:
                 scale = self._announced("log_scale", name).exp()
-                law = unconstrained_normal(
+                distribution = unconstrained_normal(
                     self._announced("loc", name), scale, site.support, site.event_dim
                 )
             with ExitStack() as stack:
                 for plate in site.plates:
                     stack.enter_context(plates[plate])
-                result[name] = pyro.sample(name, law)
+                result[name] = pyro.sample(name, distribution)
         return result
 
     def _announced(self, tree: str, name: str) -> Tensor:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from bayesbin._levels import level_effects
+from bayesbin.core.nesting import scope_effects
 
 Read = Callable[[str, str], Tensor]
 
 
 class Combine(nn.Module, ABC):
-    """A composition of levels to natural parameters, for ``AutoNestedSignBernoulli(combine=...)``.
+    """A composition of scopes to natural parameters, for ``AutoNestedSignBernoulli(combine=...)``.
 
-    Its own parameters train with the guide's ``real_parameters()``, and so do those of the levels: the
+    Its own parameters train with the guide's ``real_parameters()``, and so do those of the scopes: the
     natural gradient of additive offsets is not for them.
     """
 
@@ -27,7 +27,7 @@ class Combine(nn.Module, ABC):
             return given
         if not callable(given):
             raise ValueError(
-                f"combine is a Combine or a function of offsets by level; got {given!r}."
+                f"combine is a Combine or a function of offsets by scope; got {given!r}."
             )
         return CombineFunction(given)
 
@@ -35,9 +35,9 @@ class Combine(nn.Module, ABC):
     def start(
         self, name: str, start: Tensor, shapes: Mapping[str, tuple[int, ...]], *, random: bool
     ) -> dict[str, Tensor]:
-        """The initial parameters of a site's levels.
+        """The initial parameters of a site's scopes.
 
-        :param start: initial natural parameters. :param shapes: level -> shape that broadcasts to the site.
+        :param start: initial natural parameters. :param shapes: scope -> shape that broadcasts to the site.
         :param random: whether ``start`` was drawn, so that only its size counts.
         """
 
@@ -45,14 +45,14 @@ class Combine(nn.Module, ABC):
     def natural(
         self, name: str, parts: Mapping[str, Tensor], shape: tuple[int, ...], read: Read
     ) -> Tensor:
-        """The natural parameters of a site from those of its levels.
+        """The natural parameters of a site from those of its scopes.
 
         :param read: ``read("combine", key)`` is the module's own parameter ``key``, announced to Pyro.
         """
 
 
 class CombineFunction(Combine):
-    """A function from a dictionary of offsets by level to natural parameters, as a Combine."""
+    """A function from a dictionary of offsets by scope to natural parameters, as a Combine."""
 
     def __init__(self, function: Callable[[dict[str, Tensor]], Tensor]) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class CombineFunction(Combine):
     ) -> dict[str, Tensor]:
         _require_random(name, random)
         if "weight" in shapes:
-            return {level: effect.clone() for level, effect in level_effects(start, shapes).items()}
+            return {scope: effect.clone() for scope, effect in scope_effects(start, shapes).items()}
         size = start.square().mean().sqrt()
-        return {level: size * torch.randn(s).to(start) for level, s in shapes.items()}
+        return {scope: size * torch.randn(s).to(start) for scope, s in shapes.items()}
 
     def natural(
         self, name: str, parts: Mapping[str, Tensor], shape: tuple[int, ...], read: Read
@@ -81,13 +81,13 @@ class CombineFunction(Combine):
 
 
 class PolicyNetwork(Combine):
-    r"""A small network that maps a shared state and the embeddings of levels to natural parameters.
+    r"""A small network that maps a shared state and the embeddings of scopes to natural parameters.
 
     .. math:: \lambda_{l,o,i,k} = v^T \tanh\big(s + W (e_l + e_{l,o} + e_{l,o,i} + p_{l,i} + p_{l,k})\big)
         + d_{l,o,i,k}
 
     s, W and v are shared by all layers; p are embeddings of the position of a weight, its input channel
-    and its place in the kernel, so that weights differ without a parameter each. A weight level, if
+    and its place in the kernel, so that weights differ without a parameter each. A weight scope, if
     there is one, adds d.
 
     :param embedding_dim: size of an embedding. :param hidden: units of the network.
@@ -134,10 +134,10 @@ class PolicyNetwork(Combine):
                 embedding = torch.randn(*shape, self.embedding_dim).to(start)
                 self.positions[_key(name, what)] = nn.Parameter(embedding)
         return {
-            level: torch.zeros(shape).to(start)
-            if level == "weight"
+            scope: torch.zeros(shape).to(start)
+            if scope == "weight"
             else torch.randn(*shape, self.embedding_dim).to(start)
-            for level, shape in shapes.items()
+            for scope, shape in shapes.items()
         }
 
     def natural(
@@ -145,7 +145,7 @@ class PolicyNetwork(Combine):
     ) -> Tensor:
         first = read("combine", "first")
         summed = read("combine", "state")
-        embeddings = [part for level, part in parts.items() if level != "weight"]
+        embeddings = [part for scope, part in parts.items() if scope != "weight"]
         for what in ("input", "place"):
             if (key := _key(name, what)) in self.positions:
                 embeddings.append(read("combine", f"positions.{key}"))

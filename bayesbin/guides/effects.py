@@ -9,10 +9,10 @@ import pyro
 from pyro.poutine.messenger import Messenger
 from torch import nn
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.distributions import LowBitCategorical
+from bayesbin.distributions.wrappers import sign_distribution
 from bayesbin.guides.base import SignGuide
-from bayesbin.guides.laws import sign_law
 
 
 def with_effects(model: Callable[..., Any], guide: Any) -> Callable[..., Any]:
@@ -52,8 +52,8 @@ class _WithEffects:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for guide in self.guides:
-            for name, law in guide.effect_priors().items():
-                pyro.sample(name, law)
+            for name, distribution in guide.effect_priors().items():
+                pyro.sample(name, distribution)
         levels = {
             site: found for guide in self.guides for site, found in guide.prior_levels().items()
         }
@@ -72,9 +72,9 @@ class _LevelPriors(Messenger):
         self.levels = levels
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] not in self.levels or (law := sign_law(msg["fn"])) is None:
+        if msg["name"] not in self.levels or (distribution := sign_distribution(msg["fn"])) is None:
             return
-        natural, shape = _numerics.without_repeats(law.natural), msg["fn"].shape()
+        natural, shape = numerics.without_repeats(distribution.natural), msg["fn"].shape()
         levels = self.levels[msg["name"]]
         logits = natural[..., None] * natural.new_tensor(levels)
         prior: Any = LowBitCategorical(levels, logits, validate_args=False).expand(shape)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bayesbin.distributions import LowBitCategorical
 from bayesbin.distributions.low_bit import TERNARY, checked_levels
+from bayesbin.distributions.wrappers import sign_distribution, weight_distribution
 from bayesbin.guides.base import ParameterTree, Read, SignGuide
-from bayesbin.guides.laws import sign_law, weight_law
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior
 
 
@@ -27,9 +27,10 @@ class AutoLowBit(SignGuide):
 
     Estimators: ``Enumerate``, ``ScoreFunction``, ``Concrete``, ``LocalReparameterization`` and
     ``ExpectedWeight``, with which and ``kl_weight=0`` it is the search of SLB, for one network: the mode;
-    draws are then those of the law before it was sharpened. Train :meth:`logits` with any torch optimizer, or
-    with ``BayesianLearningRule(guide.logits(), lr, preconditioner=guide.natural_gradient)``, which is what
-    ``fit`` does by default; ``natural_parameters()`` is empty. ``posterior()`` is a :class:`LowBitPosterior`.
+    draws are then those of the distribution before it was sharpened. Train :meth:`logits` with any
+    torch optimizer, or with ``BayesianLearningRule(guide.logits(), lr,
+    preconditioner=guide.natural_gradient)``, which is what ``fit`` does by default;
+    ``natural_parameters()`` is empty. ``posterior()`` is a :class:`LowBitPosterior`.
 
     :param model: a Pyro model, and the other arguments, as for :class:`AutoSignBernoulli`.
     :param levels: the K levels, increasing; (-1, 0, 1) by default.
@@ -71,8 +72,8 @@ class AutoLowBit(SignGuide):
         super().__init__(model, **options)
         del self._given_posterior  # by value: the guide keeps none of it
 
-    def is_weight(self, law: Any) -> bool:
-        found = weight_law(law)
+    def is_weight(self, distribution: Any) -> bool:
+        found = weight_distribution(distribution)
         if isinstance(found, LowBitCategorical) and found.levels != self.levels:
             raise ValueError(
                 f"The guide has the levels {self.levels}, a prior of the model {found.levels}; give the "
@@ -81,7 +82,7 @@ class AutoLowBit(SignGuide):
         return found is not None
 
     def _describe(self, name: str, message: Any) -> Any:
-        if sign_law(message["fn"]) is not None:
+        if sign_distribution(message["fn"]) is not None:
             self._replaced.append(name)
         return super()._describe(name, message)
 
@@ -99,14 +100,22 @@ class AutoLowBit(SignGuide):
         self._tree("logit").insert(name, nn.Parameter(logits))
 
     def _logits_given(self, name: str, like: Tensor) -> Tensor:
-        law = self._given_posterior.get(name)
-        if law is None or law.levels != self.levels or law.batch_shape != like.shape:
-            came = f"{law.levels} of shape {tuple(law.batch_shape)}" if law else "none"
+        distribution = self._given_posterior.get(name)
+        if (
+            distribution is None
+            or distribution.levels != self.levels
+            or distribution.batch_shape != like.shape
+        ):
+            came = (
+                f"{distribution.levels} of shape {tuple(distribution.batch_shape)}"
+                if distribution
+                else "none"
+            )
             raise ValueError(
                 f"The posterior given as init has at {name!r} the levels {self.levels} and the shape "
                 f"{tuple(like.shape)}; got {came}."
             )
-        return law.logits.to(like).clone()
+        return distribution.logits.to(like).clone()
 
     def natural_of(self, name: str, read: Read | None = None) -> Tensor:
         """The logits of one site, shape (..., K)."""
@@ -137,7 +146,7 @@ class AutoLowBit(SignGuide):
         found: list[Tensor | None] = []
         for logits, gradient in zip(self.logits(), gradients, strict=True):
             if gradient is not None:
-                probs = self.sign_law(logits.detach()).probs
+                probs = self.sign_distribution(logits.detach()).probs
                 gradient = gradient / probs.clamp_min(torch.finfo(probs.dtype).tiny)
                 gradient = gradient - gradient.mean(-1, keepdim=True)
             found.append(gradient)
@@ -146,13 +155,13 @@ class AutoLowBit(SignGuide):
     def prior_levels(self) -> dict[str, tuple[float, ...]]:
         return dict.fromkeys(self._replaced, self.levels)
 
-    def sign_law(self, natural: Tensor) -> LowBitCategorical:
+    def sign_distribution(self, natural: Tensor) -> LowBitCategorical:
         return LowBitCategorical(self.levels, natural, validate_args=False)
 
     def posterior(self) -> Any:
-        """The guide's law as a frozen :class:`LowBitPosterior`, by value."""
+        """The guide's distribution as a frozen :class:`LowBitPosterior`, by value."""
         weights = {
-            name: self.sign_law(self.natural_of(name).detach().clone())
+            name: self.sign_distribution(self.natural_of(name).detach().clone())
             for name, site in self.sites.items()
             if site.is_binary
         }

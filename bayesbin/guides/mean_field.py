@@ -13,8 +13,9 @@ class AutoSignBernoulli(SignGuide):
 
     .. math:: q(w) = \prod_j \mathrm{SignBernoulli}(w_j;\ \lambda_j)
 
-    Real-valued latent sites of the same model get independent Normal laws in unconstrained space. The
-    guide is built at once: ``state_dict``, optimizers, ``.to`` and pickling work before the first call.
+    Real-valued latent sites of the same model get independent Normal distributions in unconstrained
+    space. The guide is built at once: ``state_dict``, optimizers, ``.to`` and pickling work before
+    the first call.
 
     :param model: a Pyro model; it is run once, without keeping any data.
     :param args: positional arguments for that run, where the model needs data to run.
@@ -24,7 +25,7 @@ class AutoSignBernoulli(SignGuide):
     :param init: a pretrained real network (or its state dict), whose weights become natural
         parameters, or a ``BinaryPosterior`` to start from.
     :param real_scale: initial standard deviation of the real-valued sites, in unconstrained space.
-    :raises ValueError: if the model has no binary site, a latent site of another discrete law, a
+    :raises ValueError: if the model has no binary site, a latent site of another discrete distribution, a
         local latent in a subsampled plate, or ``init`` does not fit.
 
     Example::
@@ -39,5 +40,5 @@ class AutoSignBernoulli(SignGuide):
     Source: Meng, Bachmann and Khan 2020, arXiv 2002.10778.
     """
 
-    def sign_law(self, natural: Tensor) -> SignBernoulli:
+    def sign_distribution(self, natural: Tensor) -> SignBernoulli:
         return SignBernoulli(natural=natural, validate_args=False)

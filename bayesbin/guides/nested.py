@@ -10,8 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from bayesbin import _numerics
-from bayesbin._levels import LEVELS, level_effects, level_shapes
+from bayesbin.core import numerics
+from bayesbin.core.nesting import SCOPES, scope_effects, scope_shapes
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.guides.base import ParameterTree, Read, SignGuide, Site
 from bayesbin.guides.combine import Combine
@@ -27,17 +27,17 @@ class AutoNestedSignBernoulli(SignGuide):
     .. math:: \lambda_{l,o,i,k} = a_l + b_{l,o} + c_{l,o,i} + d_{l,o,i,k}
 
     A filter is what feeds one output unit (a row of a linear layer), a kernel what leads from one input
-    channel to it. A level that a site does not have (the kernel of a linear layer), or that would be
+    channel to it. A scope that a site does not have (the kernel of a linear layer), or that would be
     another one over again (the filter of a layer with one unit), is left out there.
 
-    ``kind="shared"``: offsets are parameters. Without the weight level this is a compact posterior, of a
+    ``kind="shared"``: offsets are parameters. Without the weight scope this is a compact posterior, of a
     few per cent of the parameters; with it, it is the mean-field posterior in other coordinates: the
-    same laws, the same optimum, and the same natural-gradient step in lambda. Train the offsets with
+    same distributions, the same optimum, and the same natural-gradient step in lambda. Train the offsets with
     their own natural gradient, ``BayesianLearningRule(guide.offsets(), lr,
     preconditioner=guide.natural_gradient)``, which is what ``fit`` does by default.
 
     ``kind="random-effects"``: the offsets z of layer, filter and kernel are Normal sites of the guide,
-    named after site and level ("0.weight.filter"), with prior N(0, effect_scale^2); those of the weights
+    named after site and scope ("0.weight.filter"), with prior N(0, effect_scale^2); those of the weights
     stay parameters. Weights that share an offset are then correlated. The loss bounds the evidence of
     the model as it was given, whose own prior p(w) stays the prior of the weights:
 
@@ -49,21 +49,21 @@ class AutoNestedSignBernoulli(SignGuide):
     the marginal bound is the information that w has of z. ``TraceBinary_ELBO`` and ``fit`` add the prior
     of z by themselves; for a loss of Pyro's own give it ``with_effects(model, guide)``.
 
-    ``combine``: another composition of the levels than their sum, see :class:`Combine`.
+    ``combine``: another composition of the scopes than their sum, see :class:`Combine`.
 
     ``natural_parameters()`` is empty: no parameter here is a natural one. ``offsets()`` are those that
     the natural gradient is for; everything else is in ``real_parameters()``.
 
     :param model: a Pyro model, and the other arguments, as for :class:`AutoSignBernoulli`.
-    :param levels: any of "layer", "filter", "kernel", "weight".
+    :param sharing: any of "layer", "filter", "kernel", "weight".
     :param kind: "shared" or "random-effects".
-    :param combine: a :class:`Combine`, or a function from a dictionary of offsets by level to lambda.
+    :param combine: a :class:`Combine`, or a function from a dictionary of offsets by scope to lambda.
     :param effect_scale: standard deviation of the prior of random effects, positive.
-    :param fisher: "joint", a solution across the levels, or "diagonal", level by level, see
+    :param fisher: "joint", a solution across the scopes, or "diagonal", scope by scope, see
         :meth:`natural_gradient`.
     :param damping: of the Fisher information, relative to its diagonal; above 0.
     :param real_scale: initial standard deviation of random effects and other real-valued sites.
-    :raises ValueError: for unknown or repeated levels, a site that none of them applies to, a number
+    :raises ValueError: for unknown or repeated scopes, a site that none of them applies to, a number
         that is not positive, or random effects with ``combine``; and as :class:`AutoSignBernoulli`.
 
     Example::
@@ -71,7 +71,7 @@ class AutoNestedSignBernoulli(SignGuide):
         >>> from bayesbin.guides import AutoNestedSignBernoulli
         >>> from bayesbin.nn import BinaryConv2d, Classifier
         >>> model = Classifier(BinaryConv2d(2, 3, kernel_size=5), dataset_size=100)
-        >>> guide = AutoNestedSignBernoulli(model, levels=("layer", "filter", "kernel"))
+        >>> guide = AutoNestedSignBernoulli(model, sharing=("layer", "filter", "kernel"))
         >>> [tuple(p.shape) for p in guide.offsets()]
         [(1, 1, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1)]
 
@@ -79,14 +79,14 @@ class AutoNestedSignBernoulli(SignGuide):
     bound: Ranganath, Tran and Blei 2016, arXiv 1511.02386.
     """
 
-    levels: tuple[str, ...]
+    sharing: tuple[str, ...]
     kind: str
     shapes: dict[str, tuple[int, ...]]  # of the binary sites
 
     def __init__(
         self,
         model: Callable[..., Any],
-        levels: Sequence[str] = LEVELS,
+        sharing: Sequence[str] = SCOPES,
         kind: str = "shared",
         *,
         combine: Combine | Callable[[dict[str, Tensor]], Tensor] | None = None,
@@ -96,10 +96,10 @@ class AutoNestedSignBernoulli(SignGuide):
         real_scale: float = 0.1,
         **options: Any,
     ) -> None:
-        unknown = [level for level in levels if level not in LEVELS]
-        if isinstance(levels, str) or unknown or not levels or len(set(levels)) < len(levels):
+        unknown = [scope for scope in sharing if scope not in SCOPES]
+        if isinstance(sharing, str) or unknown or not sharing or len(set(sharing)) < len(sharing):
             raise ValueError(
-                f"levels are some of {', '.join(LEVELS)}, each at most once; got {levels!r}."
+                f"sharing is some of {', '.join(SCOPES)}, each at most once; got {sharing!r}."
             )
         for what, value, known in (("kind", kind, KINDS), ("fisher", fisher, FISHERS)):
             if value not in known:
@@ -116,12 +116,12 @@ class AutoNestedSignBernoulli(SignGuide):
                 raise ValueError(
                     'combine composes parameters; random effects add up: leave it out, or kind="shared".'
                 )
-            if not set(levels) - {"weight"}:
+            if not set(sharing) - {"weight"}:
                 raise ValueError(
-                    f"Random effects are those of layer, filter and kernel; got levels={levels!r}."
+                    f"Random effects are those of layer, filter and kernel; got sharing={sharing!r}."
                 )
         # Before torch's constructor, in which the sites are built.
-        vars(self).update(levels=tuple(level for level in LEVELS if level in levels), kind=kind)
+        vars(self).update(sharing=tuple(scope for scope in SCOPES if scope in sharing), kind=kind)
         vars(self).update(shapes={}, fisher=fisher, damping=float(damping), _real_scale=real_scale)
         vars(self).update(effect_scale=float(effect_scale), _given_combine=combine)
         super().__init__(model, real_scale=real_scale, **options)
@@ -130,10 +130,10 @@ class AutoNestedSignBernoulli(SignGuide):
 
     def insert_natural(self, name: str, start: Tensor, *, random: bool) -> None:
         shape = tuple(start.shape)
-        shapes = level_shapes(shape, self.levels)
+        shapes = scope_shapes(shape, self.sharing)
         if not shapes:
             raise ValueError(
-                f"The levels {', '.join(self.levels)} give the site {name!r} of shape "
+                f"The scopes {', '.join(self.scopes)} give the site {name!r} of shape "
                 f'{shape} no parameter; add "weight", or "filter" or "layer".'
             )
         if "offset" not in self._modules:
@@ -141,15 +141,15 @@ class AutoNestedSignBernoulli(SignGuide):
         self.shapes[name] = shape
         if self.combine is not None:
             started = self.combine.start(name, start, shapes, random=random)
-            for level, value in started.items():
-                self._tree("offset").insert(f"{name}.{level}", nn.Parameter(value))
+            for scope, value in started.items():
+                self._tree("offset").insert(f"{name}.{scope}", nn.Parameter(value))
             return
-        for level, effect in level_effects(start, shapes).items():
-            if random:  # each level gets an equal share of the variance of lambda
+        for scope, effect in scope_effects(start, shapes).items():
+            if random:  # each scope gets an equal share of the variance of lambda
                 members = start.numel() / max(1, effect.numel())
                 effect = effect * math.sqrt(members / len(shapes))
-            key = f"{name}.{level}"
-            if self._is_random(level):
+            key = f"{name}.{scope}"
+            if self._is_random(scope):
                 self.insert_real(
                     Site(key, effect.dim(), (), Support("real")), effect, self._real_scale
                 )
@@ -160,8 +160,8 @@ class AutoNestedSignBernoulli(SignGuide):
         read = read or self._parameter
         shape = self.shapes[name]
         parts = {
-            level: read("loc" if self._is_random(level) else "offset", f"{name}.{level}")
-            for level in level_shapes(shape, self.levels)
+            scope: read("loc" if self._is_random(scope) else "offset", f"{name}.{scope}")
+            for scope in scope_shapes(shape, self.sharing)
         }
         if self.combine is not None:
             return self.combine.natural(name, parts, shape, read)
@@ -175,7 +175,7 @@ class AutoNestedSignBernoulli(SignGuide):
         return iter(())
 
     def offsets(self) -> Iterator[nn.Parameter]:
-        """The offsets that add up to lambda, site by site and from the coarsest level to the finest."""
+        """The offsets that add up to lambda, site by site and from the coarsest scope to the finest."""
         return (p for parameters in self.offsets_by_site().values() for p in parameters)
 
     def offsets_by_site(self) -> dict[str, list[nn.Parameter]]:
@@ -183,25 +183,25 @@ class AutoNestedSignBernoulli(SignGuide):
         if self.combine is not None:
             return {}
         found = {
-            name: [self._parameter("offset", f"{name}.{level}") for level in self._added(shape)]
+            name: [self._parameter("offset", f"{name}.{scope}") for scope in self._added(shape)]
             for name, shape in self.shapes.items()
         }
         return {name: parameters for name, parameters in found.items() if parameters}
 
     def _added(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """The levels whose offsets are parameters, with their shapes."""
-        shapes = level_shapes(shape, self.levels)
-        return {level: s for level, s in shapes.items() if not self._is_random(level)}
+        """The scopes whose offsets are parameters, with their shapes."""
+        shapes = scope_shapes(shape, self.sharing)
+        return {scope: s for scope, s in shapes.items() if not self._is_random(scope)}
 
-    def _is_random(self, level: str) -> bool:
-        return self.kind == "random-effects" and level != "weight"
+    def _is_random(self, scope: str) -> bool:
+        return self.kind == "random-effects" and scope != "weight"
 
     def effects(self) -> dict[str, tuple[str, ...]]:
         return {
             name: tuple(
-                f"{name}.{level}"
-                for level in level_shapes(shape, self.levels)
-                if self._is_random(level)
+                f"{name}.{scope}"
+                for scope in scope_shapes(shape, self.sharing)
+                if self._is_random(scope)
             )
             for name, shape in self.shapes.items()
         }
@@ -212,8 +212,10 @@ class AutoNestedSignBernoulli(SignGuide):
         for effects in self.effects().values():
             for name in effects:
                 loc = torch.zeros_like(self._parameter("loc", name))
-                law = dist.Normal(loc, torch.full_like(loc, self.effect_scale), validate_args=False)
-                priors[name] = law.to_event(loc.dim())
+                distribution = dist.Normal(
+                    loc, torch.full_like(loc, self.effect_scale), validate_args=False
+                )
+                priors[name] = distribution.to_event(loc.dim())
         return priors
 
     # The natural gradient
@@ -224,9 +226,9 @@ class AutoNestedSignBernoulli(SignGuide):
         .. math:: (J^T F J + \epsilon\, \mathrm{diag}(J^T F J))\, x = J^T g
 
         with F the diagonal Fisher information in lambda, at the locations of random effects, and J the
-        membership of weights in offsets. "joint": solved exactly, across the levels of a site, in one
-        pass over its weights. "diagonal": each level by its own diagonal, divided by the number of
-        levels, whose steps in lambda add up.
+        membership of weights in offsets. "joint": solved exactly, across the scopes of a site, in one
+        pass over its weights. "diagonal": each scope by its own diagonal, divided by the number of
+        scopes, whose steps in lambda add up.
 
         :raises ValueError: unless there is one gradient (or None) per offset.
         """
@@ -250,19 +252,19 @@ class AutoNestedSignBernoulli(SignGuide):
             members = math.prod(self.shapes[name]) // max(1, finest.numel())
             natural = self.natural_of(name).detach()
             shared = natural[tuple(slice(n) for n in finest.shape)]
-            bound = _numerics.BOUNDS[natural.dtype]
-            information = members * _numerics.variance(shared.clamp(-bound, bound))
-            # Offsets of one level alone do not overlap: their information has an inverse.
+            bound = numerics.BOUNDS[natural.dtype]
+            information = members * numerics.variance(shared.clamp(-bound, bound))
+            # Offsets of one scope alone do not overlap: their information has an inverse.
             damping = self.damping if len(shapes) > 1 else 0.0
             found += FISHERS[self.fisher](finest, information, shapes, damping)
         return found
 
     def summary(self, scores: Mapping[str, Any] | None = None) -> NestedSummary:
-        """Parameters, entropy and share of lambda by level, beside mean-field and real weights.
+        """Parameters, entropy and share of lambda by scope, beside mean-field and real weights.
 
         :param scores: of ``diagnostics.evaluate``, to be printed with their 95 % intervals over draws.
         """
         return summarise(self, scores)
 
-    def sign_law(self, natural: Tensor) -> SignBernoulli:
+    def sign_distribution(self, natural: Tensor) -> SignBernoulli:
         return SignBernoulli(natural=natural, validate_args=False)

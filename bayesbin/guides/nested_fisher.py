@@ -1,4 +1,4 @@
-"""The natural gradient of offsets that add up, level by level, to natural parameters."""
+"""The natural gradient of offsets that add up, scope by scope, to natural parameters."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 def nested_natural_gradient(
     gradient: Tensor, fisher: Tensor, shapes: Sequence[tuple[int, ...]], damping: float
 ) -> list[Tensor]:
-    r"""Solve (J'FJ + damping diag(J'FJ)) x = J'g, where each level's offsets divide the one above.
+    r"""Solve (J'FJ + damping diag(J'FJ)) x = J'g, where each scope's offsets divide the one above.
 
-    Every finer offset belongs to one coarser offset, so that eliminating the finest level leaves a
-    system of the same form one level up. With D the diagonal of J'FJ, q = F_r / D the share of it that
-    is left after elimination (1 at the finest level), and u the sum of the coarser steps,
+    Every finer offset belongs to one coarser offset, so that eliminating the finest scope leaves a
+    system of the same form one scope up. With D the diagonal of J'FJ, q = F_r / D the share of it that
+    is left after elimination (1 at the finest scope), and u the sum of the coarser steps,
 
     .. math::
         x = \frac{g / D - q u}{q + \epsilon}, \qquad
         g \to \sum \frac{\epsilon\, g}{q + \epsilon}, \qquad
         F_r \to \sum \frac{\epsilon\, q D}{q + \epsilon}
 
-    and the step in lambda is (F^{-1} g + epsilon u) / (1 + epsilon) at the finest level. Above it sums
+    and the step in lambda is (F^{-1} g + epsilon u) / (1 + epsilon) at the finest scope. Above it sums
     are kept in float64.
 
-    :param gradient: of the finest level; those of the others are its sums.
-    :param fisher: D of the finest level. :param shapes: of the levels, from the coarsest; all have the
+    :param gradient: of the finest scope; those of the others are its sums.
+    :param fisher: D of the finest scope. :param shapes: of the scopes, from the coarsest; all have the
         same number of dimensions and broadcast to the last. :param damping: epsilon > 0.
-    :return: x of each level, from the coarsest.
+    :return: x of each scope, from the coarsest.
     """
-    # Going up. The finest level stays in its own type: there q is 1.
+    # Going up. The finest scope stays in its own type: there q is 1.
     sums: list[tuple[Tensor, Tensor, Tensor | float]] = [(gradient, fisher, 1.0)]
     shrink = damping / (1.0 + damping)
     up_gradient, up_fisher = gradient, fisher
@@ -46,8 +46,8 @@ def nested_natural_gradient(
     # Coming down.
     steps: list[Tensor] = []
     above: Tensor | float = 0.0
-    for level_gradient, diagonal, share in reversed(sums):
-        over = torch.where(diagonal > 0, level_gradient / diagonal, 0.0)
+    for scope_gradient, diagonal, share in reversed(sums):
+        over = torch.where(diagonal > 0, scope_gradient / diagonal, 0.0)
         step = (over - share * torch.as_tensor(above).to(over)) / (share + damping)
         steps.append(step.to(gradient.dtype))
         above = above + step
@@ -57,9 +57,9 @@ def nested_natural_gradient(
 def diagonal_natural_gradient(
     gradient: Tensor, fisher: Tensor, shapes: Sequence[tuple[int, ...]], damping: float
 ) -> list[Tensor]:
-    """J'g / (L (1 + damping) diag(J'FJ)) for L levels; arguments and result as of the joint solution.
+    """J'g / (L (1 + damping) diag(J'FJ)) for L scopes; arguments and result as of the joint solution.
 
-    Each level alone would take the whole step in lambda; their L steps add up, hence the division.
+    Each scope alone would take the whole step in lambda; their L steps add up, hence the division.
     """
     steps: list[Tensor] = []
     for shape in shapes:

@@ -1,4 +1,4 @@
-"""What a nested guide consists of, level by level, as a table that prints."""
+"""What a nested guide consists of, scope by scope, as a table that prints."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bayesbin import _numerics
-from bayesbin._levels import level_effects, level_shapes, level_shares
-from bayesbin._numerics import LOG_2
+from bayesbin.core import numerics
+from bayesbin.core.nesting import scope_effects, scope_shapes, scope_shares
+from bayesbin.core.numerics import LOG_2
 
 if TYPE_CHECKING:
     from bayesbin.guides.nested import AutoNestedSignBernoulli
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NestedRow:
-    """One level of one site.
+    """One scope of one site.
 
     :param parameters: how many the guide has there, location and scale of a random effect apart.
-    :param share: of the sum of squares of lambda that the level explains (ANOVA; the layer's is its mean).
-    :param entropy_bits: per weight, of signs whose lambda is averaged over what is finer than the level.
+    :param share: of the sum of squares of lambda that the scope explains (ANOVA; the layer's is its mean).
+    :param entropy_bits: per weight, of signs whose lambda is averaged over what is finer than the scope.
     """
 
     site: str
-    level: str
+    scope: str
     parameters: int
     share: float
     entropy_bits: float
@@ -50,12 +50,12 @@ class NestedSummary:
     def __str__(self) -> str:
         width = max(4, *(len(row.site) for row in self.rows))
         lines = [
-            f"{'site':<{width}}  {'level':<6}  {'parameters':>10}  {'share of lambda^2':>17}  "
+            f"{'site':<{width}}  {'scope':<6}  {'parameters':>10}  {'share of lambda^2':>17}  "
             f"{'entropy to here, bits/weight':>28}"
         ]
         for row in self.rows:
             lines.append(
-                f"{row.site:<{width}}  {row.level:<6}  {row.parameters:>10,}  {row.share:>17.1%}  "
+                f"{row.site:<{width}}  {row.scope:<6}  {row.parameters:>10,}  {row.share:>17.1%}  "
                 f"{row.entropy_bits:>28.3f}"
             )
         lines += [
@@ -86,11 +86,11 @@ def summarise(
         counts = _parameters(guide, name)
         owned += sum(counts.values())
         natural = posterior[name].natural.double()
-        shares = level_shares(natural)
+        shares = scope_shares(natural)
         entropies = _entropies(natural)
-        for level in level_shapes(shape):
-            count = counts.get(level, 0)
-            rows.append(NestedRow(name, level, count, shares[level], entropies[level]))
+        for scope in scope_shapes(shape):
+            count = counts.get(scope, 0)
+            rows.append(NestedRow(name, scope, count, shares[scope], entropies[scope]))
     if guide.combine is not None:
         owned += sum(p.numel() for p in guide.combine.parameters())
     return NestedSummary(tuple(rows), owned, posterior.num_weights, scores)
@@ -100,17 +100,17 @@ def _parameters(guide: AutoNestedSignBernoulli, name: str) -> Mapping[str, int]:
     counts: dict[str, int] = {}
     for key, parameter in guide.named_parameters():
         tree, _, rest = key.partition(".")
-        site, _, level = rest.rpartition(".")
+        site, _, scope = rest.rpartition(".")
         if tree in ("offset", "loc", "log_scale") and site == name:
-            counts[level] = counts.get(level, 0) + parameter.numel()
+            counts[scope] = counts.get(scope, 0) + parameter.numel()
     return counts
 
 
 def _entropies(natural: Tensor) -> dict[str, float]:
     found: dict[str, float] = {}
     so_far: Tensor | float = 0.0
-    for level, effect in level_effects(natural, level_shapes(tuple(natural.shape))).items():
+    for scope, effect in scope_effects(natural, scope_shapes(tuple(natural.shape))).items():
         so_far = so_far + effect
-        entropy = _numerics.entropy(so_far)
-        found[level] = entropy.mean().item() / LOG_2 if entropy.numel() else 0.0
+        entropy = numerics.entropy(so_far)
+        found[scope] = entropy.mean().item() / LOG_2 if entropy.numel() else 0.0
     return found

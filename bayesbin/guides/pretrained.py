@@ -70,13 +70,13 @@ def ternary_from_latent(
     Source: Shayer, Levi and Fetaya 2018, arXiv 1710.07739, section 3.3.
     """
     _check(least)
-    laws = {}
+    distributions = {}
     for name, size in _in_deviations(weights).items():
         zero = (1.0 - least - (1.0 - 2.0 * least) * size.abs()).clamp(least, 1.0 - least)
         plus = (0.5 + 0.5 * size / (1.0 - zero)).clamp(least, 1.0 - least)
         probs = torch.stack([(1.0 - zero) * (1.0 - plus), zero, (1.0 - zero) * plus], -1)
-        laws[name] = LowBitCategorical(TERNARY, probs.log())
-    return LowBitPosterior(laws)
+        distributions[name] = LowBitCategorical(TERNARY, probs.log())
+    return LowBitPosterior(distributions)
 
 
 def _in_deviations(weights: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from bayesbin.distributions.wrappers import sign_distribution
 from bayesbin.guides.announcing import LocalParameters
-from bayesbin.guides.laws import sign_law
 
 
 @contextmanager
@@ -44,7 +44,12 @@ class _StartFeasible(Messenger):
     """Real-valued sites start at the median of their prior."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or msg["done"] or site_is_subsample(msg) or sign_law(msg["fn"]):
+        if (
+            msg["is_observed"]
+            or msg["done"]
+            or site_is_subsample(msg)
+            or sign_distribution(msg["fn"])
+        ):
             return
         if not msg["fn"].support.is_discrete:
             msg["value"] = init_to_median(msg)

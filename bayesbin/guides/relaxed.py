@@ -18,7 +18,7 @@ class AutoRelaxedSignBernoulli(SignGuide):
     .. math:: w_r = \tanh((\lambda + \delta) / \tau)
 
     For stock ``TraceMeanField_ELBO``, which needs ``rsample``: the KL is the closed form of the discrete
-    laws, the likelihood is averaged over relaxed weights, so the gradient is biased for the discrete
+    distributions, the likelihood is averaged over relaxed weights, so the gradient is biased for the discrete
     posterior. ``posterior()`` is the discrete one. Everything else as :class:`AutoSignBernoulli`.
 
     :param temperature: tau > 0.
@@ -43,5 +43,5 @@ class AutoRelaxedSignBernoulli(SignGuide):
         super().__init__(model, **options)
         self.temperature = float(temperature)
 
-    def sign_law(self, natural: Tensor) -> RelaxedSignBernoulli:
+    def sign_distribution(self, natural: Tensor) -> RelaxedSignBernoulli:
         return RelaxedSignBernoulli(self.temperature, natural, validate_args=False)

@@ -29,8 +29,9 @@ class AutoSignDelta(SignGuide):
     reparameterised, so that ``TraceBinary_ELBO`` differentiates it with whatever derivative the binarizer
     has, and its estimator has nothing to estimate. With the uniform prior p(w) is a constant.
 
-    Real-valued latent sites get Normal laws, as in every guide here. In training mode the binarizer may
-    draw (BinaryConnect) or average (SLB); ``guide.eval()`` and :meth:`posterior` use its hard weights.
+    Real-valued latent sites get Normal distributions, as in every guide here. In training mode the
+    binarizer may draw (BinaryConnect) or average (SLB); ``guide.eval()`` and :meth:`posterior` use
+    its hard weights.
 
     :param model: a Pyro model, and the other arguments, as for :class:`AutoSignBernoulli`; ``init_scale`` is
         the size of the latents.
@@ -100,7 +101,7 @@ class AutoSignDelta(SignGuide):
         """The latents of one site."""
         return (read or self._parameter)("latent", name)
 
-    def sign_law(self, natural: Tensor) -> Any:
+    def sign_distribution(self, natural: Tensor) -> Any:
         return dist.Delta(self.binarizer(natural))
 
     def posterior(self) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bayesbin._files import CorruptFileError, remove_stale_temporaries, sha256, write_atomically
+from bayesbin.core.files import CorruptFileError, remove_stale_temporaries, sha256, write_atomically
 
 FORMAT = "bayesbin checkpoint"
 SCHEMA = 1

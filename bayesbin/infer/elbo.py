@@ -15,11 +15,11 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
+from bayesbin.distributions.wrappers import weight_distribution
 from bayesbin.estimators import BatchObjective, Estimator
 from bayesbin.guides.announcing import LocalParameters, announce
 from bayesbin.guides.base import SignGuide
 from bayesbin.guides.effects import with_effects
-from bayesbin.guides.laws import weight_law
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.several_draws import SeveralDraws
 from bayesbin.infer.sites import (
@@ -70,7 +70,7 @@ class TraceBinary_ELBO(ELBO):
     :param num_particles: how often the whole is repeated and averaged.
     :raises ValueError: for a bad argument; at a call, for a model site the guide does not know, a guide
         site that is not in the model, a guide whose binary sites depend on one another's draws, or
-        laws that do not fit.
+        distributions that do not fit.
 
     Example::
 
@@ -235,7 +235,7 @@ class TraceBinary_ELBO(ELBO):
                 found = _downstream_of_signs(program, args, kwargs)
             if found and program is guide:
                 raise ValueError(
-                    f"The guide's law at {sorted(found)} depends on the draw of a binary site. "
+                    f"The guide's distribution at {sorted(found)} depends on the draw of a binary site. "
                     "Estimators take the natural parameters of all binary sites together: make "
                     "them depend on parameters and real-valued sites only."
                 )
@@ -274,16 +274,16 @@ def _check_pathwise(guided: Mapping[str, Any], natural: Mapping[str, Any]) -> No
     for name, site in guided.items():
         if name not in natural and not site["fn"].has_rsample:
             raise ValueError(
-                f"The guide's law at {name!r} is {type(site['fn']).__name__}, which is neither a "
+                f"The guide's distribution at {name!r} is {type(site['fn']).__name__}, which is neither a "
                 "SignBernoulli nor reparameterised (rsample); TraceBinary_ELBO has no gradient for it."
             )
 
 
 def _downstream_of_signs(program: Any, args: Any, kwargs: Any) -> frozenset[str]:
-    """The latent sites of a program whose law depends on the draw of a binary site."""
+    """The latent sites of a program whose distribution depends on the draw of a binary site."""
     with torch.no_grad(), torch.random.fork_rng():  # the first step draws what any other would
         trace = poutine.trace(program).get_trace(*args, **kwargs)
     latents = latent_sites(trace)
-    signs = {name for name, site in latents.items() if weight_law(site["fn"]) is not None}
+    signs = {name for name, site in latents.items() if weight_distribution(site["fn"]) is not None}
     upstream: Any = get_dependencies(program, args, dict(kwargs))["prior_dependencies"]
     return frozenset(name for name in latents if signs & (upstream.get(name, {}).keys() - {name}))

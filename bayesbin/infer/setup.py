@@ -41,7 +41,7 @@ def resolve_dataset_size(argument: int | None, model: Any) -> int:
 
 
 def natural_rules(guide: Any, lr: float, momentum: float = 0.9) -> list[Optimizer]:
-    """The Bayesian learning rule for what a guide computes its signs' laws from, in relative steps.
+    """The Bayesian learning rule for what a guide computes its signs' distributions from, in relative steps.
 
     One rule for natural parameters, or for the offsets of a nested guide or the logits of weights with a
     few levels, with their natural gradient; none for a guide that has neither.

@@ -14,21 +14,21 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from bayesbin import _fused, _numerics
+from bayesbin.core import fused, numerics
 from bayesbin.distributions import RelaxedSignBernoulli, SignBernoulli
+from bayesbin.distributions.wrappers import TRANSPARENT, sign_distribution, weight_distribution
 from bayesbin.estimators import Estimator
 from bayesbin.guides.announcing import LocalParameters
-from bayesbin.guides.laws import TRANSPARENT, sign_law, weight_law
 
 
 class PlaceholderDraws(Messenger):
     """Spares a guide the drawing of signs that the estimator draws itself."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        law = None if msg["is_observed"] or msg["done"] else sign_law(msg["fn"])
-        if law is not None and not msg["fn"].has_rsample:
+        distribution = None if msg["is_observed"] or msg["done"] else sign_distribution(msg["fn"])
+        if distribution is not None and not msg["fn"].has_rsample:
             msg["value"] = torch.ones(
-                (), dtype=law.natural.dtype, device=law.natural.device
+                (), dtype=distribution.natural.dtype, device=distribution.natural.device
             ).expand(msg["fn"].shape())
             msg["done"] = True
 
@@ -85,12 +85,12 @@ def latent_sites(trace: Any) -> dict[str, Any]:
     }
 
 
-def estimator_entry(law: Any) -> Any:
-    """What an estimator is given for a site: natural parameters, or a law on a few levels."""
-    found = weight_law(law)
+def estimator_entry(distribution: Any) -> Any:
+    """What an estimator is given for a site: natural parameters, or a distribution on a few levels."""
+    found = weight_distribution(distribution)
     if isinstance(found, SignBernoulli):
-        return found.natural.expand(law.shape())
-    return None if found is None else found.expand(law.shape())
+        return found.natural.expand(distribution.shape())
+    return None if found is None else found.expand(distribution.shape())
 
 
 def any_value(entry: Any) -> Tensor:
@@ -122,7 +122,7 @@ def log_likelihood(trace: Any) -> Tensor | float:
 def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
     """KL(q||p) of one latent site: closed-form where it is known, else log q - log p at the draw."""
     q, p = guide_site["fn"], model_site["fn"]
-    signs_q, signs_p = _discrete_law(q), _discrete_law(p)
+    signs_q, signs_p = _discrete_distribution(q), _discrete_distribution(p)
     if signs_q is not None:
         if signs_p is None:
             raise ValueError(
@@ -135,10 +135,10 @@ def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
                 f"{tuple(p.shape())}; build the guide from this model."
             )
         natural, scale = signs_q.natural.expand(q.shape()), torch.as_tensor(model_site["scale"])
-        masks = [*_law_masks(q), *_law_masks(p)]
+        masks = [*_distribution_masks(q), *_distribution_masks(p)]
         if not masks and model_site["mask"] is None and scale.dim() == 0:
-            return _fused.kl_sum(natural, signs_p.natural) * model_site["scale"]
-        value = _numerics.kl_divergence(*torch.broadcast_tensors(natural, signs_p.natural))
+            return fused.kl_sum(natural, signs_p.natural) * model_site["scale"]
+        value = numerics.kl_divergence(*torch.broadcast_tensors(natural, signs_p.natural))
         for mask in masks:
             value = torch.where(mask, value, 0.0)
         by_event: Any = sum_rightmost(value, p.event_dim)
@@ -176,18 +176,19 @@ def scaled_sum(log_prob: Tensor, site: Any) -> Tensor:
     return scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
 
 
-def _discrete_law(law: Any) -> SignBernoulli | None:
-    """The law of the signs behind a law, drawn as they are or relaxed; None for any other law."""
-    inner = law
+def _discrete_distribution(distribution: Any) -> SignBernoulli | None:
+    """The distribution of the signs behind a distribution, drawn as they are or relaxed; None for
+    any other distribution."""
+    inner = distribution
     while isinstance(inner, TRANSPARENT):
         inner = inner.base_dist
-    return inner.signs if isinstance(inner, RelaxedSignBernoulli) else sign_law(inner)
+    return inner.signs if isinstance(inner, RelaxedSignBernoulli) else sign_distribution(inner)
 
 
-def _law_masks(law: Any) -> Iterator[Tensor]:
-    """The masks inside a law of signs, shaped to broadcast against its elements."""
-    while isinstance(law, TRANSPARENT):
-        if isinstance(law, MaskedDistribution):
-            mask = torch.as_tensor(law._mask)
-            yield mask.reshape(mask.shape + (1,) * law.event_dim)
-        law = law.base_dist
+def _distribution_masks(distribution: Any) -> Iterator[Tensor]:
+    """The masks inside a distribution of signs, shaped to broadcast against its elements."""
+    while isinstance(distribution, TRANSPARENT):
+        if isinstance(distribution, MaskedDistribution):
+            mask = torch.as_tensor(distribution._mask)
+            yield mask.reshape(mask.shape + (1,) * distribution.event_dim)
+        distribution = distribution.base_dist

@@ -52,9 +52,9 @@ def validation_metrics(
         return scores(prediction.log_probs, y)
     noise = model.noise if isinstance(model.noise, (int, float)) else "noise"
     result = predict_regression(net, posterior, x, noise, NUM_SAMPLES, seed, statistics)
-    law = torch.distributions.Normal(result.mean, result.std)
+    distribution = torch.distributions.Normal(result.mean, result.std)
     rmse = (result.mean - y).square().mean().sqrt()
-    return {"nll": -law.log_prob(y).mean().item(), "rmse": rmse.item()}
+    return {"nll": -distribution.log_prob(y).mean().item(), "rmse": rmse.item()}
 
 
 def _first(batches: Iterable[Any]) -> Tensor:

@@ -53,8 +53,8 @@ def to_binary_(
     :param where: ``where(name, owner) -> bool`` for the dotted parameter name and the module that owns
         the parameter.
     :param prior: natural parameter of the prior, half the log-odds of +1, or the prior itself:
-        ``SignBernoulli(probs=0.3)`` for P(w = +1) = 0.3. One number, tensor or law for all weights, a
-        mapping from site name to one (a ``BinaryPosterior`` is such), or ``prior(name, weight)``.
+        ``SignBernoulli(probs=0.3)`` for P(w = +1) = 0.3. One number, tensor or distribution for all
+        weights, a mapping from site name to one (a ``BinaryPosterior`` is such), or ``prior(name, weight)``.
     :param scale: "fan-in" (1 / sqrt(inputs of a unit)) or a positive number.
     :raises ValueError: if nothing is chosen, a parameter is reached twice (tied weights, or a weight
         that is already binary), or a prior does not fit.
@@ -138,6 +138,8 @@ def _prior_lookup(prior: Prior, names: list[str]) -> Callable[[str, Tensor], Lay
         if missing := [name for name in names if name not in prior]:
             raise ValueError(f"The prior has no entry for {', '.join(missing)}.")
         return lambda name, weight: prior[name]
-    if callable(prior) and not isinstance(prior, Distribution):  # Pyro's laws can be called, too
+    if callable(prior) and not isinstance(
+        prior, Distribution
+    ):  # Pyro's distributions can be called, too
         return prior
     return lambda name, weight: prior

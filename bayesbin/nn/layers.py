@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from bayesbin._numerics import sign_of
+from bayesbin.core.numerics import sign_of
 from bayesbin.distributions import SignBernoulli
 
 LayerPrior = Tensor | float | SignBernoulli
@@ -228,7 +228,7 @@ def checked_prior(prior: LayerPrior, weight: Tensor) -> Tensor:
     elif isinstance(prior, torch.distributions.Distribution):
         raise ValueError(
             f"The prior of binary weights is a natural parameter or a SignBernoulli, elementwise; got "
-            f"{type(prior).__name__}. A law of the prior itself is the model's hyperprior=."
+            f"{type(prior).__name__}. A distribution of the prior itself is the model's hyperprior=."
         )
     natural = torch.as_tensor(prior, dtype=weight.dtype, device=weight.device).detach().clone()
     if natural.dim() and natural.shape != weight.shape:

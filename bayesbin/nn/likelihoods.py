@@ -10,7 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from bayesbin import _networks
+from bayesbin.core import networks
 from bayesbin.distributions import SignBernoulli
 from bayesbin.nn.layers import binary_sites
 from bayesbin.nn.priors import checked_hyperpriors, sample_natural
@@ -40,8 +40,8 @@ class _NetworkModel(PyroModule):
         values = {}
         for site in binary_sites(self.net).values():
             natural = sample_natural(site, self.hyperpriors.get(site.name))
-            law = SignBernoulli(natural=natural, validate_args=False).expand(site.shape)
-            values[site.name] = pyro.sample(site.name, law.to_event(len(site.shape)))
+            distribution = SignBernoulli(natural=natural, validate_args=False).expand(site.shape)
+            values[site.name] = pyro.sample(site.name, distribution.to_event(len(site.shape)))
         return values
 
     def outputs(self, values: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
@@ -59,7 +59,7 @@ class _NetworkModel(PyroModule):
             raise ValueError(
                 f"Expected a tensor with one target for each of the {len(x)} inputs; got {came}."
             )
-        return _networks.call(self.net, values, x)
+        return networks.call(self.net, values, x)
 
     def batch_plate(self, x: Tensor) -> Any:
         """The plate over data: scales the batch to the data set, without drawing indices."""
@@ -83,12 +83,12 @@ class Classifier(_NetworkModel):
 
     :param net: a network with binary weights; maps x (B, ...) to logits (B, C).
     :param dataset_size: N, the number of training data.
-    :param hyperprior: the law of a prior that is learned, one independent hyperparameter per layer:
+    :param hyperprior: the distribution of a prior that is learned, one independent hyperparameter per layer:
         a latent site ``"<weight>.prior"``, which the automatic guides approximate by a Normal in
-        unconstrained space. A scalar Pyro law on [0, 1], such as ``Beta(2., 2.)``, is that of
+        unconstrained space. A scalar Pyro distribution on [0, 1], such as ``Beta(2., 2.)``, is that of
         p = P(w = +1); one on the real line, such as ``Normal(0., 1.)``, that of a shift s of the
         layer's own natural parameter, w ~ SignBernoulli(natural=prior + s). A mapping from the names of
-        some weights to laws learns the priors of those alone. None: the layers' priors stay.
+        some weights to distributions learns the priors of those alone. None: the layers' priors stay.
     :raises ValueError: if the network has no binary weights, or a hyperprior does not fit; at a call,
         for an empty batch, NaN or infinite inputs, logits that are not (B, C), labels that are not
         whole numbers in 0 .. C-1.
@@ -132,9 +132,9 @@ class Regressor(_NetworkModel):
 
     :param net: maps x (B, ...) to means (B,) or (B, 1).
     :param dataset_size: N, the number of training data.
-    :param noise: sigma, a positive number, or its prior, a law on the positive numbers: then "noise"
+    :param noise: sigma, a positive number, or its prior, a distribution on the positive numbers: then "noise"
         is a latent site of its own. Default LogNormal(-1, 1), for standardised targets.
-    :param hyperprior: the law of priors that are learned, as for :class:`Classifier`.
+    :param hyperprior: the distribution of priors that are learned, as for :class:`Classifier`.
     :raises ValueError: as :class:`Classifier`; for targets that are not finite or not (B,).
 
     Example::
@@ -151,7 +151,9 @@ class Regressor(_NetworkModel):
     ) -> None:
         super().__init__(net, dataset_size, hyperprior)
         if isinstance(noise, (int, float)) and not noise > 0:
-            raise ValueError(f"The noise is a positive standard deviation or a law; got {noise}.")
+            raise ValueError(
+                f"The noise is a positive standard deviation or a distribution; got {noise}."
+            )
         self.noise = dist.LogNormal(-1.0, 1.0) if noise is None else noise
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:

@@ -49,7 +49,8 @@ def propagate_moments(net: nn.Module, posterior: Mapping[str, Any], x: Tensor) -
 
     :param net: a Sequential of BinaryLinear, BinaryConv1d/2d, real Linear and Conv, Sign, ReLU, BatchNorm
         (with its running statistics), Scale, Flatten, Dropout, AvgPool2d, and of such.
-    :param posterior: site name -> a law with mean and variance: ``BinaryPosterior`` or ``LowBitPosterior``.
+    :param posterior: site name -> a distribution with mean and variance: ``BinaryPosterior`` or
+    ``LowBitPosterior``.
     :param x: inputs (B, ...).
     :raises ValueError: for any other layer, by its name.
 
@@ -107,8 +108,8 @@ def _weighted(
 ) -> Moments:
     binary = isinstance(layer, (BinaryLinear, BinaryConv1d, BinaryConv2d))
     if binary:
-        law = posterior[site]
-        mean, variance = layer.scale * law.mean, layer.scale**2 * law.variance
+        distribution = posterior[site]
+        mean, variance = layer.scale * distribution.mean, layer.scale**2 * distribution.variance
     else:
         mean, variance = layer.weight, torch.zeros_like(layer.weight)
     mean, variance = mean.to(given.mean), variance.to(given.mean)

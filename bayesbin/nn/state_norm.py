@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bayesbin import _networks
+from bayesbin.core import networks
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -167,7 +167,7 @@ def recalibrate(
         norm.train()
 
     def of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return _state_statistics(_networks.write_(worker, values), norms, batches)
+        return _state_statistics(networks.write_(worker, values), norms, batches)
 
     draws = tuple(of(posterior.signs(index, seed=seed)) for index in range(num_samples))
     return Statistics(mode=of(posterior.signs()), draws=draws, seed=seed)

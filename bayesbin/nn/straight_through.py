@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesbin._numerics import log_variance
+from bayesbin.core.numerics import log_variance
 
 DERIVATIVES = ("identity", "clipped", "polynomial", "tanh-noise")
 

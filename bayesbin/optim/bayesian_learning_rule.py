@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bayesbin import _fused
-from bayesbin._numerics import BOUNDS
+from bayesbin.core import fused
+from bayesbin.core.numerics import BOUNDS
 
 Preconditioner = Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]]
 SIZE_DECAY = 0.99  # of the running mean square in normalize=True: an average over a hundred steps
@@ -114,7 +114,7 @@ class BayesianLearningRule(Optimizer):
                 )
         else:
             gradients = [
-                None if g is None else _fused.over_fisher(g, p, bounds[p])
+                None if g is None else fused.over_fisher(g, p, bounds[p])
                 for g, p in zip(gradients, parameters, strict=True)
             ]
         return dict(zip(parameters, gradients, strict=True))

@@ -18,7 +18,6 @@ from bayesbin.plots.continual import (
 from bayesbin.plots.estimators import plot_estimators
 from bayesbin.plots.figures import figure_of, save_figure
 from bayesbin.plots.learning_curves import plot_learning_curves
-from bayesbin.plots.levels import plot_levels
 from bayesbin.plots.limits import plot_small_temperature
 from bayesbin.plots.loss_terms import plot_loss_terms
 from bayesbin.plots.predictions import (
@@ -30,6 +29,7 @@ from bayesbin.plots.predictions import (
     plot_regression,
     plot_two_moons,
 )
+from bayesbin.plots.sharing import plot_sharing
 from bayesbin.plots.uncertainty import plot_in_vs_out, plot_uncertainty_panel
 from bayesbin.plots.weights import plot_filters, plot_level_probabilities, plot_sign_probabilities
 
@@ -49,12 +49,12 @@ __all__ = [
     "plot_in_vs_out",
     "plot_learning_curves",
     "plot_level_probabilities",
-    "plot_levels",
     "plot_loss_terms",
     "plot_regression",
     "plot_reliability",
     "plot_risk_coverage",
     "plot_saturation",
+    "plot_sharing",
     "plot_sign_probabilities",
     "plot_small_temperature",
     "plot_task_accuracies",

@@ -114,7 +114,7 @@ def plot_uncertainty(rows: Sequence[Mapping[str, Any]], axes: Axes | None = None
     """Mutual information of prediction and weights after the last task, from the oldest to an unseen one.
 
     :param rows: for each task ``task``, ``learned`` and the mean ``mutual_information`` in nats, as
-        :func:`bayesbin.runs.uncertainty_rows` has them.
+        :func:`bayesbin.experiments.uncertainty_rows` has them.
     :param axes: as in :func:`plot_task_accuracies`.
     :raises ValueError: if there is no row.
 

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bayesbin._files import write_atomically
+from bayesbin.core.files import write_atomically
 
 # Okabe and Ito, Color Universal Design, 2008.
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"

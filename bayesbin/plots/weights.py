@@ -38,8 +38,8 @@ def plot_sign_probabilities(
     1
     """
 
-    def draw(axes: Any, law: SignBernoulli) -> None:
-        probs = law.probs.detach().double().cpu().flatten().numpy()
+    def draw(axes: Any, distribution: SignBernoulli) -> None:
+        probs = distribution.probs.detach().double().cpu().flatten().numpy()
         share = np.full(len(probs), 100.0 / len(probs))
         axes.hist(probs, bins=np.linspace(0, 1, _NUM_BINS + 1), weights=share, color=BLUE)
         axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
@@ -60,17 +60,17 @@ def plot_level_probabilities(
     >>> import torch
     >>> from bayesbin.distributions import LowBitCategorical
     >>> from bayesbin.posterior import LowBitPosterior
-    >>> law = LowBitCategorical((-1, 0, 1), torch.randn(30, 4, 3))
-    >>> len(plot_level_probabilities(LowBitPosterior({"w": law})).axes)
+    >>> distribution = LowBitCategorical((-1, 0, 1), torch.randn(30, 4, 3))
+    >>> len(plot_level_probabilities(LowBitPosterior({"w": distribution})).axes)
     1
     """
 
-    def draw(axes: Any, law: LowBitCategorical) -> None:
-        share = 100.0 * law.probs.detach().double().flatten(0, -2).mean(0).cpu()
-        gap = min(high - low for low, high in pairwise(law.levels))
-        axes.bar(law.levels, share.numpy(), width=0.8 * gap, color=BLUE)
-        if len(law.levels) <= _LABELLED_LEVELS:
-            axes.set_xticks(law.levels, [f"{level:g}" for level in law.levels])
+    def draw(axes: Any, distribution: LowBitCategorical) -> None:
+        share = 100.0 * distribution.probs.detach().double().flatten(0, -2).mean(0).cpu()
+        gap = min(high - low for low, high in pairwise(distribution.levels))
+        axes.bar(distribution.levels, share.numpy(), width=0.8 * gap, color=BLUE)
+        if len(distribution.levels) <= _LABELLED_LEVELS:
+            axes.set_xticks(distribution.levels, [f"{level:g}" for level in distribution.levels])
 
     return _panel_per_site(posterior, sites, draw, ("weights", "level", "probability (%)"))
 
@@ -99,9 +99,9 @@ def _panel_per_site(
         for axes in panels.flat[len(chosen) :]:
             axes.set_axis_off()
         for place, (axes, site) in enumerate(zip(panels.flat, chosen, strict=False)):
-            law = posterior[site]
-            draw(axes, law)
-            entropy = law.entropy().detach().double()
+            distribution = posterior[site]
+            draw(axes, distribution)
+            entropy = distribution.entropy().detach().double()
             bits = entropy.mean().item() / math.log(2.0)
             axes.set_title(
                 f"{site}\n{entropy.numel():,} {weights}, {bits:.2f} bits", loc="left", fontsize=8.5
@@ -115,7 +115,7 @@ def _panel_per_site(
 
 
 def plot_filters(
-    law: SignBernoulli,
+    distribution: SignBernoulli,
     axes: Axes | None = None,
     *,
     shape: tuple[int, int] | None = None,
@@ -125,8 +125,8 @@ def plot_filters(
 ) -> Axes:
     """Filters as images of P(w = +1): blue is -1, orange +1, white undecided.
 
-    :param law: of one site: a convolution's (out, in, height, width); or a linear layer's, (out, in),
-        whose rows are images of ``shape``; ``posterior["0.weight"]``, say.
+    :param distribution: of one site: a convolution's (out, in, height, width); or a linear layer's,
+        (out, in), whose rows are images of ``shape``; ``posterior["0.weight"]``, say.
     :param axes: to draw on; None: those of a new figure, reached by ``axes.figure``.
     :param shape: (height, width) of a row; None: a square. :param channel: input channel that is shown.
     :param num_filters: how many, at most, from the first on.
@@ -137,7 +137,7 @@ def plot_filters(
     >>> plot_filters(SignBernoulli(natural=torch.randn(8, 1, 3, 3))).images[0].get_array().shape
     (11, 11)
     """
-    probs = law.probs.detach().double().cpu()
+    probs = distribution.probs.detach().double().cpu()
     if probs.dim() == 2:
         side = math.isqrt(probs.shape[1])
         height, width = shape or (side, side)

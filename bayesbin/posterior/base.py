@@ -9,18 +9,19 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
 
-from bayesbin import _networks
-from bayesbin._summary import Summary, SummaryRow
+from bayesbin.core import networks
 from bayesbin.distributions import Support
 from bayesbin.posterior import file
 from bayesbin.posterior.draws import draw_noise, key_of
 from bayesbin.posterior.real_posterior import RealPosterior
+from bayesbin.posterior.summary import Summary, SummaryRow
 
-Law = TypeVar("Law")
+Distribution = TypeVar("Distribution")
 
 
-class Posterior(Mapping[str, Law]):
-    """A frozen mapping from site name to the law of its weights, with the real-valued sites beside it.
+class Posterior(Mapping[str, Distribution]):
+    """A frozen mapping from site name to the distribution of its weights, with the real-valued
+    sites beside it.
 
     Every draw is a function of (seed, index, site) alone: draw 7 of seed 0 is the same network today,
     tomorrow, and whether 8 draws are taken or 1000. Made by a guide's ``posterior()`` or read by
@@ -48,7 +49,7 @@ class Posterior(Mapping[str, Law]):
         """The weights of draw ``index`` of ``seed``, or if it is None the mode."""
 
     @abstractmethod
-    def kl(self, prior: Mapping[str, Law] | None = None) -> dict[str, Tensor]:
+    def kl(self, prior: Mapping[str, Distribution] | None = None) -> dict[str, Tensor]:
         """KL(q||p) of each site in nats; the prior is uniform where none is given."""
 
     @abstractmethod
@@ -79,12 +80,14 @@ class Posterior(Mapping[str, Law]):
 
     def sample_real(self, site: str, index: int = 0, *, seed: int = 0) -> Tensor:
         """Draw ``index`` of ``seed`` of one real-valued site."""
-        law = self.real[site]
-        return law.at(draw_noise(law.loc, key_of(seed, index, site)))
+        distribution = self.real[site]
+        return distribution.at(draw_noise(distribution.loc, key_of(seed, index, site)))
 
     def mode(self) -> dict[str, Tensor]:
         """The mode of the weights and the median of the real sites."""
-        return self.signs() | {site: law.at(0.0) for site, law in self.real.items()}
+        return self.signs() | {
+            site: distribution.at(0.0) for site, distribution in self.real.items()
+        }
 
     def sample_network(
         self, net: nn.Module, index: int, seed: int = 0, statistics: Any = None
@@ -94,11 +97,11 @@ class Posterior(Mapping[str, Law]):
         :param statistics: normalisation statistics from :func:`bayesbin.nn.recalibrate`, if any.
         """
         state = statistics.of_draw(index, seed) if statistics is not None else None
-        return _networks.copy_with(net, self.signs(index, seed=seed), state)
+        return networks.copy_with(net, self.signs(index, seed=seed), state)
 
     def mode_network(self, net: nn.Module, statistics: Any = None) -> nn.Module:
         """A copy of ``net`` in evaluation mode whose weights are the mode."""
-        return _networks.copy_with(net, self.signs(), statistics.mode if statistics else None)
+        return networks.copy_with(net, self.signs(), statistics.mode if statistics else None)
 
     def draws(self, net: nn.Module, seed: int = 0) -> Iterator[nn.Module]:
         """Networks drawn from the posterior, one after another without end; none is kept."""
@@ -107,7 +110,7 @@ class Posterior(Mapping[str, Law]):
             yield self.sample_network(net, index, seed)
             index += 1
 
-    def summary(self, prior: Mapping[str, Law] | None = None) -> Summary:
+    def summary(self, prior: Mapping[str, Distribution] | None = None) -> Summary:
         """Weights, mean |mu|, entropy, KL and saturation of each site, as a table that prints."""
         rows = tuple(self._summary_row(site, kl) for site, kl in self.kl(prior).items())
         return Summary(rows, self._bits())
@@ -145,9 +148,12 @@ class Posterior(Mapping[str, Law]):
 
     def _contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, header = self._contents_of_weights()
-        for site, law in self.real.items():
-            tensors |= {f"loc.{site}": law.loc, f"scale.{site}": law.scale}
-        kinds = [[s, law.support.kind, *law.support.bounds] for s, law in self.real.items()]
+        for site, distribution in self.real.items():
+            tensors |= {f"loc.{site}": distribution.loc, f"scale.{site}": distribution.scale}
+        kinds = [
+            [s, distribution.support.kind, *distribution.support.bounds]
+            for s, distribution in self.real.items()
+        ]
         return tensors, header | {"real": kinds}
 
 

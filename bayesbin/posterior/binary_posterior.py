@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from bayesbin._numerics import LOG_2
-from bayesbin._summary import SummaryRow
+from bayesbin.core.numerics import LOG_2
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.posterior.base import Posterior, average
 from bayesbin.posterior.draws import Thresholds, key_of, signs_of
 from bayesbin.posterior.random_effects import expected_kl, marginal_natural
 from bayesbin.posterior.real_posterior import RealPosterior
+from bayesbin.posterior.summary import SummaryRow
 
 SATURATED = 3.0  # |lambda| above which a weight counts as decided: P(the other sign) < 0.25 %
 
@@ -32,10 +32,10 @@ class BinaryPosterior(Posterior[SignBernoulli]):
 
     .. math:: \lambda = \texttt{natural} + \sum_e a_e, \qquad a_e \sim N(m_e, s_e^2)
 
-    The mapping then answers with the marginal law of each weight, computed at the first look (one
-    quadrature per weight); draws, and whatever predicts by them, keep the joint law.
+    The mapping then answers with the marginal distribution of each weight, computed at the first look (one
+    quadrature per weight); draws, and whatever predicts by them, keep the joint distribution.
 
-    :param signs: site name -> law of its signs, or its natural parameters as a tensor.
+    :param signs: site name -> distribution of its signs, or its natural parameters as a tensor.
     :param real: site name -> :class:`RealPosterior`.
     :param effects: site of signs -> names of the real sites, of real support and of shapes that
         broadcast to it, that are added to its natural parameters.
@@ -63,7 +63,7 @@ class BinaryPosterior(Posterior[SignBernoulli]):
     ) -> None:
         if not signs:
             raise ValueError("A BinaryPosterior has at least one site of signs; got none.")
-        self._given = {name: _frozen(name, law) for name, law in signs.items()}
+        self._given = {name: _frozen(name, distribution) for name, distribution in signs.items()}
         self.real: Mapping[str, RealPosterior] = dict(real or {})
         self.effects: Mapping[str, tuple[str, ...]] = {
             site: tuple(names) for site, names in (effects or {}).items() if names
@@ -135,7 +135,7 @@ class BinaryPosterior(Posterior[SignBernoulli]):
     @property
     def num_weights(self) -> int:
         """The number of binary weights."""
-        return sum(law.natural.numel() for law in self._given.values())
+        return sum(distribution.natural.numel() for distribution in self._given.values())
 
     # Draws
 
@@ -162,7 +162,7 @@ class BinaryPosterior(Posterior[SignBernoulli]):
     def _mode(self, site: str) -> Tensor:
         if site not in self.effects:
             return self._given[site].mode
-        # The marginal log-odds have the sign of their mean: the law of lambda is symmetric about it.
+        # The marginal log-odds have the sign of their mean: the distribution of lambda is symmetric about it.
         mean = self._natural_moments(site)[0].to(self._given[site].natural.dtype)
         return SignBernoulli(natural=mean, validate_args=False).mode
 
@@ -225,7 +225,7 @@ class BinaryPosterior(Posterior[SignBernoulli]):
         """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""
         return BinaryPosterior(
             {site: q.natural.to(*args, **kwargs) for site, q in self._given.items()},
-            {site: law.to(*args, **kwargs) for site, law in self.real.items()},
+            {site: distribution.to(*args, **kwargs) for site, distribution in self.real.items()},
             self.effects,
         )
 
@@ -235,8 +235,8 @@ class BinaryPosterior(Posterior[SignBernoulli]):
         return f"BinaryPosterior({self.num_weights} weights; {sites}{real})"
 
 
-def _frozen(site: str, law: SignBernoulli | Tensor) -> SignBernoulli:
-    natural = law.natural if isinstance(law, SignBernoulli) else law
+def _frozen(site: str, distribution: SignBernoulli | Tensor) -> SignBernoulli:
+    natural = distribution.natural if isinstance(distribution, SignBernoulli) else distribution
     natural = natural.detach().clone()
     if not bool(torch.isfinite(natural).all()):
         raise ValueError(f"The natural parameters of {site!r} are finite; got NaN or infinity.")

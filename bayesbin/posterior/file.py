@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bayesbin._files import CorruptFileError, write_atomically
+from bayesbin.core.files import CorruptFileError, write_atomically
 
 FORMAT, VERSION = "bayesbin posterior", 1
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from bayesbin._numerics import LOG_2
-from bayesbin._summary import SummaryRow
+from bayesbin.core.numerics import LOG_2
 from bayesbin.distributions import LowBitCategorical
 from bayesbin.posterior.base import Posterior, average
 from bayesbin.posterior.draws import FLIPS, half_words, key_of
 from bayesbin.posterior.real_posterior import RealPosterior
+from bayesbin.posterior.summary import SummaryRow
 
 SATURATED_PROBABILITY = 0.9975  # of one level, above which a weight counts as decided: as for signs
 
@@ -26,7 +26,7 @@ class LowBitPosterior(Posterior[LowBitCategorical]):
     networks are drawn in torch: ``bayesbin.predict.predict``, ``recalibrate``, ``evaluate``. Probabilities
     of a level are met to 2^-16. It does not pack: packed networks hold signs.
 
-    :param weights: site name -> law. :param real: site name -> :class:`RealPosterior`.
+    :param weights: site name -> distribution. :param real: site name -> :class:`RealPosterior`.
     :raises ValueError: if there is no site.
 
     Example::
@@ -34,8 +34,8 @@ class LowBitPosterior(Posterior[LowBitCategorical]):
         >>> import torch
         >>> from bayesbin.distributions import LowBitCategorical
         >>> from bayesbin.posterior import LowBitPosterior
-        >>> law = LowBitCategorical((-1, 0, 1), torch.tensor([[0.0, 9.0, 0.0], [0.0, 0.0, 50.0]]))
-        >>> LowBitPosterior({"w": law}).signs()["w"].tolist()
+        >>> distribution = LowBitCategorical((-1, 0, 1), torch.tensor([[0.0, 9.0, 0.0], [0.0, 0.0, 50.0]]))
+        >>> LowBitPosterior({"w": distribution}).signs()["w"].tolist()
         [0.0, 1.0]
     """
 
@@ -48,44 +48,55 @@ class LowBitPosterior(Posterior[LowBitCategorical]):
     ) -> None:
         if not weights:
             raise ValueError("A LowBitPosterior has at least one site of weights; got none.")
-        self._laws = {
-            name: LowBitCategorical(law.levels, law.logits.detach().clone(), validate_args=True)
-            for name, law in weights.items()
+        self._distributions = {
+            name: LowBitCategorical(
+                distribution.levels, distribution.logits.detach().clone(), validate_args=True
+            )
+            for name, distribution in weights.items()
         }
         self.real: Mapping[str, RealPosterior] = dict(real or {})
         self.effects: Mapping[str, tuple[str, ...]] = {}
 
     def __getitem__(self, site: str) -> LowBitCategorical:
-        return self._laws[site]
+        return self._distributions[site]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._laws)
+        return iter(self._distributions)
 
     def __len__(self) -> int:
-        return len(self._laws)
+        return len(self._distributions)
 
     @property
     def kind(self) -> str:
         """ "ternary" with three levels everywhere, else "low-bit"."""
-        return "ternary" if all(len(law.levels) == 3 for law in self.values()) else "low-bit"
+        return (
+            "ternary"
+            if all(len(distribution.levels) == 3 for distribution in self.values())
+            else "low-bit"
+        )
 
     @property
     def num_weights(self) -> int:
         """The number of weights."""
-        return sum(law.batch_shape.numel() for law in self._laws.values())
+        return sum(
+            distribution.batch_shape.numel() for distribution in self._distributions.values()
+        )
 
     def signs(self, index: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
         """The levels of draw ``index`` of ``seed``, or if it is None the likeliest of each weight."""
         if index is None:
-            return {site: law.mode for site, law in self.items()}
-        return {site: self._draw(law, key_of(seed, index, site)) for site, law in self.items()}
+            return {site: distribution.mode for site, distribution in self.items()}
+        return {
+            site: self._draw(distribution, key_of(seed, index, site))
+            for site, distribution in self.items()
+        }
 
     @staticmethod
-    def _draw(law: LowBitCategorical, key: int) -> Tensor:
-        words = torch.from_numpy(half_words(key, tuple(law.batch_shape)).astype("int32"))
-        cumulated = torch.softmax(law.logits.double().cpu(), -1)[..., :-1].cumsum(-1)
+    def _draw(distribution: LowBitCategorical, key: int) -> Tensor:
+        words = torch.from_numpy(half_words(key, tuple(distribution.batch_shape)).astype("int32"))
+        cumulated = torch.softmax(distribution.logits.double().cpu(), -1)[..., :-1].cumsum(-1)
         index = (words[..., None] >= (FLIPS * cumulated).round()).sum(-1)
-        return law.level_values[index.to(law.logits.device)]
+        return distribution.level_values[index.to(distribution.logits.device)]
 
     def kl(self, prior: Mapping[str, LowBitCategorical] | None = None) -> dict[str, Tensor]:
         """KL(q||p) of each site in nats; the prior is uniform over the levels where none is given."""
@@ -108,13 +119,15 @@ class LowBitPosterior(Posterior[LowBitCategorical]):
         )
 
     def _bits(self) -> int:
-        return max((len(law.levels) - 1).bit_length() for law in self.values())
+        return max((len(distribution.levels) - 1).bit_length() for distribution in self.values())
 
     # Files
 
     def _contents_of_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"logits.{site}": law.logits for site, law in self.items()}
-        return tensors, {"levels": [[site, law.levels] for site, law in self.items()]}
+        tensors = {f"logits.{site}": distribution.logits for site, distribution in self.items()}
+        return tensors, {
+            "levels": [[site, distribution.levels] for site, distribution in self.items()]
+        }
 
     @classmethod
     def _from_contents(
@@ -123,20 +136,21 @@ class LowBitPosterior(Posterior[LowBitCategorical]):
         header: Mapping[str, Any],
         real: Mapping[str, RealPosterior],
     ) -> Self:
-        laws = {
+        distributions = {
             site: LowBitCategorical(levels, tensors[f"logits.{site}"])
             for site, levels in header["levels"]
         }
-        return cls(laws, real)
+        return cls(distributions, real)
 
     def to(self, *args: Any, **kwargs: Any) -> LowBitPosterior:
         """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""
-        laws = {
-            site: LowBitCategorical(law.levels, law.logits.to(*args, **kwargs))
-            for site, law in self.items()
+        distributions = {
+            site: LowBitCategorical(distribution.levels, distribution.logits.to(*args, **kwargs))
+            for site, distribution in self.items()
         }
         return LowBitPosterior(
-            laws, {site: law.to(*args, **kwargs) for site, law in self.real.items()}
+            distributions,
+            {site: distribution.to(*args, **kwargs) for site, distribution in self.real.items()},
         )
 
     def __repr__(self) -> str:

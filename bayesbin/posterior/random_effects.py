@@ -1,4 +1,4 @@
-r"""Signs whose natural parameter is Normal: their marginal law and their expected KL, by quadrature.
+r"""Signs whose natural parameter is Normal: their marginal distribution and their expected KL, by quadrature.
 
 With lambda ~ N(m, s^2) an expectation over lambda is one integral for each weight. Integrands here are
 analytic but for poles pi / (2 s) away from the real axis, where the trapezoid rule of step h errs by
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 
 _REACH = 7.0  # standard deviations beyond the tilt: the Normal tail left out is 1e-12
 _ACCURACY = 26.0  # -log of the error
@@ -43,7 +43,7 @@ def expected_kl(mean: Tensor, scale: Tensor, prior: Tensor) -> Tensor:
     total = torch.zeros_like(mean)
     for noise, log_weight in _nodes(scale):
         for natural in (mean + scale * noise, mean - scale * noise):
-            divergence = _numerics.kl_divergence(natural, prior.expand_as(natural))
+            divergence = numerics.kl_divergence(natural, prior.expand_as(natural))
             total = total + math.exp(log_weight) * divergence
     return total
 

@@ -27,11 +27,11 @@ class RealPosterior:
         assert value is not None
         return value
 
-    def law(self) -> Any:
-        """The law as a Pyro distribution, elementwise."""
+    def distribution(self) -> Any:
+        """The distribution as a Pyro distribution, elementwise."""
         return unconstrained_normal(self.loc, self.scale, self.support)
 
     def to(self, *args: Any, **kwargs: Any) -> RealPosterior:
-        """The law on another device or in another dtype, as ``torch.Tensor.to``."""
+        """The distribution on another device or in another dtype, as ``torch.Tensor.to``."""
         loc, scale = self.loc.to(*args, **kwargs), self.scale.to(*args, **kwargs)
         return RealPosterior(loc, scale, self.support)

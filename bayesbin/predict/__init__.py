@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
     from bayesbin.predict.blocks import BlockPredictions, predict_blocks
     from bayesbin.predict.fused_op import FusedPredictive
     from bayesbin.predict.inspection import Inspection, inspect
-    from bayesbin.predict.kernels import kernel_tier
+    from bayesbin.predict.kernels import kernel_isa
     from bayesbin.predict.onnx_export import export_onnx
     from bayesbin.predict.packed import PackedPredictive
     from bayesbin.predict.predictive import (
@@ -46,7 +46,7 @@ _NAMES = {
     "draw_outputs": "predictive",
     "export_onnx": "onnx_export",
     "inspect": "inspection",
-    "kernel_tier": "kernels",
+    "kernel_isa": "kernels",
     "load": "shipped",
     "pack": "shipping",
     "predict": "predictive",
@@ -69,7 +69,7 @@ __all__ = [
     "draw_outputs",
     "export_onnx",
     "inspect",
-    "kernel_tier",
+    "kernel_isa",
     "load",
     "pack",
     "predict",

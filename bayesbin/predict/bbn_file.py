@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bayesbin._files import CorruptFileError, write_atomically
+from bayesbin.core.files import CorruptFileError, write_atomically
 
 MAGIC, VERSION = b"\x89BBN\r\n\x1a\n", 1
 ALIGNMENT = 64

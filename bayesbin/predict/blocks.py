@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bayesbin._files import CorruptFileError, sha256, write_atomically
+from bayesbin.core.files import CorruptFileError, sha256, write_atomically
 from bayesbin.predict.shipped import load
 
 MANIFEST = "manifest.json"

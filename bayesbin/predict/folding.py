@@ -14,14 +14,14 @@ from bayesbin.nn.state_norm import Statistics
 from bayesbin.predict.program import (
     Activation,
     Add,
+    Affine,
     Flatten,
-    Line,
     Pool,
     Push,
     Step,
     Swap,
     Weighted,
-    line_at,
+    affine_at,
 )
 
 
@@ -48,20 +48,20 @@ def fold(
     :param draws: indices of draws; None is the mode. :param statistics: of those draws, if any.
     """
     result: list[Operation] = []
-    for is_line, group in groupby(steps, key=lambda step: isinstance(step, Line)):
+    for is_line, group in groupby(steps, key=lambda step: isinstance(step, Affine)):
         run = list(group)
         if is_line:
             result.append(
-                _fold_run(net, [s for s in run if isinstance(s, Line)], draws, seed, statistics)
+                _fold_run(net, [s for s in run if isinstance(s, Affine)], draws, seed, statistics)
             )
         else:
-            result += [step for step in run if not isinstance(step, Line)]
+            result += [step for step in run if not isinstance(step, Affine)]
     return result
 
 
 def _fold_run(
     net: nn.Module,
-    lines: list[Line],
+    lines: list[Affine],
     draws: Sequence[int | None],
     seed: int,
     statistics: Statistics | None,
@@ -75,7 +75,7 @@ def _fold_run(
             state = statistics.mode if index is None else statistics.of_draw(index, seed)
         slope, shift = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for line in lines:
-            a, b = line_at(net, line, state)
+            a, b = affine_at(net, line, state)
             slope, shift = a * slope, a * shift + b
         slope, shift = torch.broadcast_tensors(slope, shift)
         slopes.append(slope.reshape(-1))

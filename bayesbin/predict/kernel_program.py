@@ -204,26 +204,26 @@ class Program:
         return tuple(self._kept)
 
     def run_classes(
-        self, x: np.ndarray, *, threads: int = 1, tier: str | None = None, outputs: bool = False
+        self, x: np.ndarray, *, threads: int = 1, isa: str | None = None, outputs: bool = False
     ) -> ClassSums:
         """Run all draws over x, float32 (M, C H W), the outputs being logits.
 
         :param outputs: whether to return the logits of each draw as well.
         """
-        first, second, entropies, tiny, each = self._run(x, 0, threads, tier, outputs)
+        first, second, entropies, tiny, each = self._run(x, 0, threads, isa, outputs)
         with np.errstate(divide="ignore", invalid="ignore"):
             log_probs = np.logaddexp(np.log(first), tiny)
         return ClassSums(first, second, entropies, log_probs, each)
 
     def run_regression(
-        self, x: np.ndarray, *, threads: int = 1, tier: str | None = None, outputs: bool = False
+        self, x: np.ndarray, *, threads: int = 1, isa: str | None = None, outputs: bool = False
     ) -> RegressionSums:
         """Run all draws over x, float32 (M, C H W), the outputs being means."""
-        first, second, _, _, each = self._run(x, 1, threads, tier, outputs)
+        first, second, _, _, each = self._run(x, 1, threads, isa, outputs)
         return RegressionSums(first, second, each)
 
     def _run(
-        self, x: np.ndarray, head: int, threads: int, tier: str | None, outputs: bool
+        self, x: np.ndarray, head: int, threads: int, isa: str | None, outputs: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         x = checked("x", x, np.float32, (None, math.prod(self.input)))
         rows, size = len(x), math.prod(self.shape)
@@ -231,7 +231,7 @@ class Program:
         each = np.empty((self.draws, rows, size), dtype=np.float32) if outputs else None
         program = with_addresses(self.rows, self._kept)
         loaded().fused(
-            tier or "", address(program), len(program), self.input, address(x), rows, self.draws, head,
+            isa or "", address(program), len(program), self.input, address(x), rows, self.draws, head,
             *map(address, sums), 0 if each is None else address(each), thread_count(threads),
         )  # fmt: skip
         return sums[0], sums[1], sums[2], sums[3], each

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayesbin.predict.kernel_program import Program
-from bayesbin.predict.kernels import available, draw_bits, tier
+from bayesbin.predict.kernels import available, draw_bits, isa
 from bayesbin.predict.packing import num_words, pack
 
 _UNITS = _INPUTS = 512
@@ -32,7 +32,7 @@ def microseconds_of(kind: str, drawn: int, sums: int, batch: int) -> float | Non
     """
     if not available():
         return None
-    rates = _rates(kind, tier())
+    rates = _rates(kind, isa())
     rows = -(-batch // _LANES) * _LANES
     return 1e-3 * (rates.drawn * drawn + rates.added * sums * rows)
 
@@ -45,7 +45,7 @@ def rates(kind: str) -> Rates:
 
     :raises ValueError: for an unknown kind. :raises RuntimeError: where there are no kernels.
     """
-    return _rates(kind, tier())
+    return _rates(kind, isa())
 
 
 def median_seconds(run: Callable[[], object], turns: int = 5) -> float:
@@ -54,7 +54,7 @@ def median_seconds(run: Callable[[], object], turns: int = 5) -> float:
 
 
 @lru_cache
-def _rates(kind: str, _tier: str) -> Rates:
+def _rates(kind: str, _isa: str) -> Rates:
     noise = np.random.default_rng(0)
     thresholds = noise.integers(0, 32768, (_UNITS, _INPUTS), dtype=np.uint16)
     mode = np.zeros((_UNITS, num_words(_INPUTS)), dtype=np.uint64)

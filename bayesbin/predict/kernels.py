@@ -4,9 +4,9 @@ Signs are packed as :mod:`bayesbin.predict.packing` has it: uint64 words, bit k 
 row n is weight (n, k), a set bit is +1; pad bits are 0 in what comes out and ignored in what goes in.
 All arrays are numpy's; ``tensor.numpy()`` shares a CPU tensor's memory.
 
-Every function takes ``tier``, the set of instructions to run on (None: the one that the environment
+Every function takes ``isa``, the set of instructions to run on (None: the one that the environment
 variable BAYESBIN_KERNEL names, or else the best there is), and ``threads``. Results are the same, bit for
-bit, for every tier and number of threads. Ctrl-C stops a call within a tenth of a second. The C++ side is
+bit, for every isa and number of threads. Ctrl-C stops a call within a tenth of a second. The C++ side is
 in bayesbin/predict/csrc, from module.cpp on.
 """
 
@@ -43,19 +43,19 @@ def why_not() -> str | None:
     return _why_not
 
 
-def tier() -> str:
-    """The tier in use: "portable", "avx2", "avx512" or "neon"."""
-    return loaded().tier()
+def isa() -> str:
+    """The isa in use: "portable", "avx2", "avx512" or "neon"."""
+    return loaded().isa()
 
 
-def kernel_tier() -> str:
-    """The tier in use, or "none" where the kernels were not built."""
-    return tier() if available() else "none"
+def kernel_isa() -> str:
+    """The isa in use, or "none" where the kernels were not built."""
+    return isa() if available() else "none"
 
 
-def tiers() -> list[str]:
-    """The tiers that this machine can run, best last."""
-    return loaded().tiers()
+def isas() -> list[str]:
+    """The isas that this machine can run, best last."""
+    return loaded().isas()
 
 
 def draw_bits(
@@ -63,7 +63,7 @@ def draw_bits(
     thresholds: np.ndarray,
     key: int,
     *,
-    tier: str | None = None,
+    isa: str | None = None,
     threads: int = 1,
 ) -> np.ndarray:
     """The packed signs of one draw: those of ``mode``, flipped where a 16-bit random number is less.
@@ -77,7 +77,7 @@ def draw_bits(
     mode = checked("mode", mode, np.uint64, (units, num_words(inputs)))
     out = np.empty_like(mode)
     loaded().draw_bits(
-        tier or "",
+        isa or "",
         address(mode),
         address(thresholds),
         key % 2**64,
@@ -94,7 +94,7 @@ def linear(
     bits: np.ndarray,
     kind: str = "real",
     *,
-    tier: str | None = None,
+    isa: str | None = None,
     threads: int = 1,
 ) -> np.ndarray:
     r"""Signs times real inputs, float32 (M, N).
@@ -111,11 +111,11 @@ def linear(
     rows, inputs = x.shape
     bits = checked("bits", bits, np.uint64, (None, num_words(inputs)))
     image, window = (inputs, 1, 1), (1, 1, 1, 1, 0, 0)
-    return _weighted(kind, x, image, bits, window, tier, threads).reshape(rows, len(bits))
+    return _weighted(kind, x, image, bits, window, isa, threads).reshape(rows, len(bits))
 
 
 def linear_sign(
-    x: np.ndarray, bits: np.ndarray, inputs: int, *, tier: str | None = None, threads: int = 1
+    x: np.ndarray, bits: np.ndarray, inputs: int, *, isa: str | None = None, threads: int = 1
 ) -> np.ndarray:
     """Signs times signs by popcounts, int32 (M, N): K minus twice the number of differing bits.
 
@@ -126,7 +126,7 @@ def linear_sign(
     bits = checked("bits", bits, np.uint64, (None, num_words(inputs)))
     out = np.empty((len(x), len(bits)), dtype=np.int32)
     loaded().xnor(
-        tier or "",
+        isa or "",
         address(x),
         len(x),
         address(bits),
@@ -146,7 +146,7 @@ def conv2d(
     padding: Pair = (0, 0),
     kind: str = "real",
     *,
-    tier: str | None = None,
+    isa: str | None = None,
     threads: int = 1,
 ) -> np.ndarray:
     """Convolution of images with signs, float32 (M, N, H', W'); zeros around the image count as 0.
@@ -159,7 +159,7 @@ def conv2d(
     x = checked("x", x, np.float32, (None, None, None, None))
     bits, out_shape, window = _convolution(x.shape, bits, kernel, stride, padding)
     image = (x.shape[1], x.shape[2], x.shape[3])
-    return _weighted(kind, x, image, bits, window, tier, threads).reshape(out_shape)
+    return _weighted(kind, x, image, bits, window, isa, threads).reshape(out_shape)
 
 
 def conv2d_sign(
@@ -170,7 +170,7 @@ def conv2d_sign(
     stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     *,
-    tier: str | None = None,
+    isa: str | None = None,
     threads: int = 1,
 ) -> np.ndarray:
     """:func:`conv2d` of packed images, exact, int32 (M, N, H', W').
@@ -182,7 +182,7 @@ def conv2d_sign(
     bits, out_shape, window = _convolution((len(x), *shape), bits, kernel, stride, padding)
     out = np.empty(out_shape, dtype=np.int32)
     loaded().weighted_signs(
-        tier or "",
+        isa or "",
         shape,
         len(bits),
         window,
@@ -201,14 +201,14 @@ def _weighted(
     image: tuple[int, int, int],
     bits: np.ndarray,
     window: tuple[int, ...],
-    tier: str | None,
+    isa: str | None,
     threads: int,
 ) -> np.ndarray:
     """Outputs of a layer in rows, (M, all the others)."""
     pixels = math.prod(pixels_of(image[1:], window))
     out = np.empty((len(x), len(bits) * pixels), dtype=np.float32)
     loaded().weighted(
-        tier or "", kind_number(kind), image, len(bits), window, address(x), len(x), address(bits),
+        isa or "", kind_number(kind), image, len(bits), window, address(x), len(x), address(bits),
         address(out), thread_count(threads),
     )  # fmt: skip
     return out

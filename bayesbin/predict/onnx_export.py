@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesbin._files import write_atomically
+from bayesbin.core.files import write_atomically
 from bayesbin.predict.shipped_model import ShippedModel, read_model
 from bayesbin.predict.unpacking import checked_draw, signs_of_draw
 

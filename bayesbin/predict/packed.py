@@ -269,6 +269,6 @@ class PackedPredictive:
     def __repr__(self) -> str:
         what = f"{self.num_samples} draws of seed {self.seed}" if self.num_samples else "the mode"
         where = f"{self.backend} on {self.device}" if self.device.type != "cpu" else self.backend
-        how = kernels.tier() if self.backend == "cpu" else where
+        how = kernels.isa() if self.backend == "cpu" else where
         weights = self._posterior.num_weights
         return f"PackedPredictive({what}, {weights:,} weights, {self.precision}, {how})"

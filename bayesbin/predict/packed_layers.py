@@ -167,12 +167,12 @@ def _check_site(step: Weighted, posterior: BinaryPosterior) -> None:
             f"The posterior has no site {step.site!r} (it has {', '.join(posterior)}). A posterior is "
             "used with the network it was trained on."
         )
-    if not isinstance(law := posterior[step.site], SignBernoulli):
+    if not isinstance(distribution := posterior[step.site], SignBernoulli):
         raise ValueError(
-            f"Packed networks hold signs, one bit each; {step.site!r} has the levels {law.levels}. Predict "
-            "with bayesbin.predict.predict, which draws in torch."
+            f"Packed networks hold signs, one bit each; {step.site!r} has the levels "
+            f"{distribution.levels}. Predict with bayesbin.predict.predict, which draws in torch."
         )
-    shape = tuple(law.natural.shape)
+    shape = tuple(distribution.natural.shape)
     if shape != step.shape:
         raise ValueError(
             f"The network's weight {step.site!r} has shape {step.shape}, the posterior's {shape}. A "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesbin import _networks
+from bayesbin.core import networks
 from bayesbin.nn.state_norm import Statistics, input_batches
 from bayesbin.posterior import Posterior
 from bayesbin.predict.quantities import entropy_of, mutual_information_of, probs_of
@@ -195,7 +195,7 @@ def draw_outputs(
         state: Mapping[str, Tensor] | None = None
         if statistics is not None:
             state = statistics.mode if index is None else statistics.of_draw(index, seed)
-        _networks.write_(worker, posterior.signs(index, seed=seed), state)
+        networks.write_(worker, posterior.signs(index, seed=seed), state)
         with torch.no_grad():
             yield torch.cat([worker(batch) for batch in batches])
 

@@ -30,7 +30,7 @@ class Weighted:
 
 
 @dataclass(frozen=True)
-class Line:
+class Affine:
     """y = slope x + shift, for each channel of the second dimension or for all alike (shape ()).
 
     Of a normalisation layer the two depend on the weight state: ``norm`` is the layer's name in the
@@ -81,7 +81,7 @@ class Add:
     """Take the values on top off the stack, and add them to the current ones, of the same shape."""
 
 
-Step = Weighted | Line | Activation | Pool | Flatten | Push | Swap | Add
+Step = Weighted | Affine | Activation | Pool | Flatten | Push | Swap | Add
 
 
 def steps_of(net: nn.Module) -> list[Step]:
@@ -108,8 +108,8 @@ def line_of(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> tuple[Tensor, T
     return slope, shift
 
 
-def line_at(
-    net: nn.Module, line: Line, state: Mapping[str, Tensor] | None
+def affine_at(
+    net: nn.Module, line: Affine, state: Mapping[str, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """Slope and shift of a line in one weight state.
 
@@ -146,10 +146,10 @@ def _steps(name: str, module: nn.Module) -> list[Step]:
         if module.running_mean is None or module.running_var is None:
             raise _unsupported(name, module, "it normalises by the batch in evaluation too")
         slope, shift = line_of(module, module.running_mean, module.running_var)
-        return [Line(slope, shift, name)]
+        return [Affine(slope, shift, name)]
     if isinstance(module, Scale):
         slope = module.log_scale.detach().double().exp()
-        return [Line(slope, torch.zeros_like(slope))]
+        return [Affine(slope, torch.zeros_like(slope))]
     if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
         return []  # dropout is off in evaluation
     if isinstance(module, nn.Hardtanh):  # ReLU6 is one
@@ -176,7 +176,7 @@ def _weighted(name: str, module: Any) -> list[Step]:
     stride = padding = None
     if isinstance(module, BinaryConv2d):
         stride, padding = _pair(module.stride), _padding(name, module)
-    return [Weighted(site, shape, stride, padding), Line(slope, shift)]
+    return [Weighted(site, shape, stride, padding), Affine(slope, shift)]
 
 
 def _convolution(name: str, module: BinaryConv2d) -> list[Step]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesbin._preprocessing import Preprocessing
+from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.predict import kernels
 from bayesbin.predict.quantities import entropy_of, mutual_information_of, probs_of, probs_std_of
 from bayesbin.predict.shipped_model import ShippedModel, read_model
@@ -198,7 +198,7 @@ class ShippedPredictive:
         return f"{what}, {model.num_weights:,} weights, inputs {size}, {out}, {model.precision}"
 
     def __repr__(self) -> str:
-        return f"ShippedPredictive({self.describe()}, {kernels.tier()})"
+        return f"ShippedPredictive({self.describe()}, {kernels.isa()})"
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> ShippedPredictive:

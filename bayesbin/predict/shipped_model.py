@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bayesbin._files import CorruptFileError
-from bayesbin._preprocessing import Preprocessing
+from bayesbin.core.files import CorruptFileError
+from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.predict import bbn_file
 from bayesbin.predict.shipped_steps import CONTENTS, Shape, Site, Step, is_whole, walk
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from bayesbin import __version__
-from bayesbin._preprocessing import Preprocessing
+from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.nn.state_norm import Statistics
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.posterior.draws import key_of

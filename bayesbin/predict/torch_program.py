@@ -43,8 +43,8 @@ class TorchProgram:
         kind: str = "real",
     ) -> None:
         """Weights of ``shape``, drawn anew for each draw."""
-        law = Thresholds(unpack(mode, thresholds.shape), thresholds)
-        self._weights(lambda draw: law.draw(int(keys[draw])), shape, stride, padding)
+        distribution = Thresholds(unpack(mode, thresholds.shape), thresholds)
+        self._weights(lambda draw: distribution.draw(int(keys[draw])), shape, stride, padding)
 
     def given(
         self,

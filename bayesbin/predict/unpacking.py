@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bayesbin._files import write_atomically
+from bayesbin.core.files import write_atomically
 from bayesbin.predict import packing
 from bayesbin.predict.shipped_model import ShippedModel, read_model
 from bayesbin.predict.shipped_program import bits_of_draw

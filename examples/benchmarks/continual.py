@@ -30,7 +30,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from bayesbin import data, plots
 from bayesbin.continual import ContinualResult, Learner, PermutedPixels, TaskStream, learn
-from bayesbin.runs import (
+from bayesbin.experiments import (
     ContinualConfig,
     continual_learner,
     continual_stream,

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from bayesbin import estimators as E
 from bayesbin import plots
-from bayesbin.demos import logistic_model
 from bayesbin.estimators.base import Objective
 from bayesbin.estimators.surrogate import draw_signs
+from bayesbin.experiments.demos import logistic_model
 from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import TraceBinary_ELBO, estimator_report
+from bayesbin.infer import TraceBinary_ELBO
+from bayesbin.infer.checks import estimator_report
 from bayesbin.nn import BinaryLinear, Classifier
 
 SIZES, BUDGETS, LAMBDA_SCALE = (10, 100, 1000), (2, 4), 0.5

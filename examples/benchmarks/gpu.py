@@ -50,7 +50,7 @@ class Naive:
         self.net = net
         state = {name: value.cuda() for name, value in net.state_dict().items()}
         self.state = {k: v.to(dtype) for k, v in state.items() if v.is_floating_point()}
-        self.probs = {name: law.probs.cuda() for name, law in posterior.items()}
+        self.probs = {name: distribution.probs.cuda() for name, distribution in posterior.items()}
         self.x, self.total = x.to(dtype), torch.zeros(len(x), 10, device="cuda")
 
     def draw(self) -> None:

@@ -132,7 +132,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("medium")
     record: dict[str, Any] = {
         "benchmark": "kernels", "seed": 0, "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(), "tier": kernels.tier(),
+        "machine": platform.processor() or platform.machine(), "isa": kernels.isa(),
         "turns": args.turns, "peaks": peaks(args.turns), "convolutions": [],
     }  # fmt: skip
     with torch.no_grad():

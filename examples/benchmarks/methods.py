@@ -25,14 +25,14 @@ from typing import Any
 import torch
 from methods_twins import TWINS, train_twin, twin_log_probs
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.data import Splits, load
 from bayesbin.diagnostics import scores
 from bayesbin.estimators import Concrete
+from bayesbin.experiments import comparison_table, summary_rows, train_and_score
 from bayesbin.nn import mlp
 from bayesbin.plots import plot_small_temperature, save_figure
 from bayesbin.recipes import NAMES, recipe
-from bayesbin.runs import comparison_table, summary_rows, train_and_score
 
 KINDS = ("recipe", "twin")
 CALIBRATION_DATA = 5000
@@ -184,7 +184,7 @@ def small_temperature(path: Path, draws: int) -> None:
             torch.manual_seed(0)
             natural = torch.full((draws,), value, dtype=torch.float64, requires_grad=True)
             surrogate = Concrete(temperature)(lambda v: v["w"][0].sum()[None], {"w": natural})
-            s = torch.autograd.grad(surrogate, natural)[0] / _numerics.variance(natural.detach())
+            s = torch.autograd.grad(surrogate, natural)[0] / numerics.variance(natural.detach())
             row = {"mean": s.mean().item(), "std": s.std().item(),
                    "near": ((s - 1).abs() < 0.5).double().mean().item()}  # fmt: skip
             factors.setdefault(f"lambda = {value:g}", []).append(row)

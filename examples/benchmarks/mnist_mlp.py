@@ -124,7 +124,7 @@ def parts(
 def entropy_per_layer(posterior: bb.BinaryPosterior, x: Tensor) -> list[float]:
     """Bits per weight; the first layer over pixels that are active in more than 5 % of the images."""
     active = (x > x.min()).double().mean(0) > 0.05
-    bits = [law.entropy() / math.log(2.0) for law in posterior.values()]
+    bits = [distribution.entropy() / math.log(2.0) for distribution in posterior.values()]
     return [bits[0][:, active].mean().item(), *(layer.mean().item() for layer in bits[1:])]
 
 

@@ -33,7 +33,7 @@ from bayesbin.estimators import LocalReparameterization
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli, PolicyNetwork
 from bayesbin.infer import fit, natural_rules
 from bayesbin.nn import Classifier, conv_net, mlp, recalibrate, to_binary_
-from bayesbin.plots import plot_levels, save_figure
+from bayesbin.plots import plot_sharing, save_figure
 from bayesbin.predict import predict
 
 BATCH_SIZE = 100
@@ -44,11 +44,11 @@ ALL = (*SHARED, "weight")
 # How each posterior is built, in the order of the table.
 POSTERIORS: dict[str, dict[str, Any]] = {
     "mean-field": {},
-    "nested": {"levels": ALL},
-    "nested, no weight level": {"levels": SHARED},
-    "random effects": {"levels": ALL, "kind": "random-effects"},
-    "random effects, no weight level": {"levels": SHARED, "kind": "random-effects"},
-    "policy network, no weight level": {"levels": SHARED, "policy": 8},
+    "nested": {"sharing": ALL},
+    "nested, no weight scope": {"sharing": SHARED},
+    "random effects": {"sharing": ALL, "kind": "random-effects"},
+    "random effects, no weight scope": {"sharing": SHARED, "kind": "random-effects"},
+    "policy network, no weight scope": {"sharing": SHARED, "policy": 8},
 }
 # lr is the typical change of lambda in one step; real-valued parameters have Adam's.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("nested_results"))
     parser.add_argument("--report", type=Path, help="print the table of a results folder")
     parser.add_argument("--figure", nargs=2, metavar=("POSTERIOR", "PNG"),
-                        help="draw lambda by level of a saved posterior")  # fmt: skip
+                        help="draw lambda by scope of a saved posterior")  # fmt: skip
     parser.add_argument("--no-progress", action="store_true")
     parser.add_argument("--smoke", action="store_true", help="300 images, one epoch, one seed")
     args = parser.parse_args()
@@ -245,7 +245,7 @@ def main() -> None:
         return
     if args.figure:
         posterior = BinaryPosterior.load(args.figure[0])
-        save_figure(plot_levels(posterior), args.figure[1])
+        save_figure(plot_sharing(posterior), args.figure[1])
         return
     if args.smoke:
         args.seeds, args.no_progress = args.seeds[:1], True

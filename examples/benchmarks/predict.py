@@ -60,7 +60,7 @@ def make(kind: str, width: int) -> tuple[nn.Module, bb.BinaryPosterior, Any]:
 
 def naive(net: nn.Module, posterior: bb.BinaryPosterior, num_samples: int) -> Contender:
     """(a): every draw by torch.bernoulli, in float32."""
-    probs = {name: law.probs for name, law in posterior.items()}
+    probs = {name: distribution.probs for name, distribution in posterior.items()}
 
     def predict(x: Tensor) -> Tensor:
         total: Any = 0.0
@@ -77,8 +77,8 @@ def best_torch(
 ) -> Contender:
     """(b): 16 random bits per weight, four at a time, compared with a threshold."""
     thresholds = {
-        name: (law.probs * 65536.0 - 32768.0).round().clamp(-32768, 32767).to(torch.int16)
-        for name, law in posterior.items()
+        name: (distribution.probs * 65536.0 - 32768.0).round().clamp(-32768, 32767).to(torch.int16)
+        for name, distribution in posterior.items()
     }
     state = {k: v.to(dtype) for k, v in net.state_dict().items() if v.is_floating_point()}
 
@@ -103,8 +103,10 @@ def by_vmap(net: nn.Module, posterior: bb.BinaryPosterior, num_samples: int) -> 
 
     def predict(x: Tensor) -> Tensor:
         stacked = {
-            name: torch.bernoulli(law.probs.expand(num_samples, *law.probs.shape)) * 2.0 - 1.0
-            for name, law in posterior.items()
+            name: torch.bernoulli(distribution.probs.expand(num_samples, *distribution.probs.shape))
+            * 2.0
+            - 1.0
+            for name, distribution in posterior.items()
         }
         run = torch.vmap(lambda signs: torch.func.functional_call(net, signs, (x,)).softmax(-1))
         return run(stacked).mean(0)
@@ -282,7 +284,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("medium")
     record: dict[str, Any] = {
         "benchmark": "predict", "width": args.width, "torch": torch.__version__, "turns": args.turns,
-        "machine": processor(), "kernel": bb.predict.kernel_tier(), "blocks": [], "growth": [],
+        "machine": processor(), "kernel": bb.predict.kernel_isa(), "blocks": [], "growth": [],
     }  # fmt: skip
     if args.out.exists():
         record = json.loads(args.out.read_text())

@@ -89,8 +89,8 @@ def train(
     """One training set: its scores, and the probabilities (K, N, C) of its draws on the test set."""
     torch.manual_seed(seed)
     learned = prior == LEARNED
-    law = SignBernoulli(natural=0.0) if learned else SignBernoulli(probs=float(prior))
-    net = to_binary_(mlp(data.x.shape[1], [HIDDEN], 10), prior=law)
+    distribution = SignBernoulli(natural=0.0) if learned else SignBernoulli(probs=float(prior))
+    net = to_binary_(mlp(data.x.shape[1], [HIDDEN], 10), prior=distribution)
     hyperprior = dist.Beta(1.0, 1.0) if learned else None
     model = Classifier(net, dataset_size=len(data), hyperprior=hyperprior)
     guide = AutoSignBernoulli(model)
@@ -111,9 +111,9 @@ def train(
     record = {
         "seed": seed, "size": len(data), "scores": scores, "seconds_training": seconds,
         "train_nll": result.history[-1]["nll"], "train_kl": result.history[-1]["kl"],
-        "share_of_plus_per_layer": [law.probs.mean().item() for law in posterior.values()],
-        "entropy_nats_per_layer": [law.entropy().mean().item() for law in posterior.values()],
-        "learned_p_per_layer": [law.at(0.0).item() for law in posterior.real.values()],
+        "share_of_plus_per_layer": [distribution.probs.mean().item() for distribution in posterior.values()],
+        "entropy_nats_per_layer": [q.entropy().mean().item() for q in posterior.values()],
+        "learned_p_per_layer": [distribution.at(0.0).item() for distribution in posterior.real.values()],
     }  # fmt: skip
     return record, torch.stack(list(draws)).exp()
 

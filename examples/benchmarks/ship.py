@@ -192,7 +192,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "benchmark": "ship", "torch": torch.__version__, "numpy": np.__version__, "seed": 0,
         "python": platform.python_version(), "machine": platform.processor() or platform.machine(),
-        "kernel": bb.predict.kernel_tier(), "sizes": [], "cold_starts": [], "throughput": [],
+        "kernel": bb.predict.kernel_isa(), "sizes": [], "cold_starts": [], "throughput": [],
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for widths in networks:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesbin import _one_pass
+from bayesbin.core import one_pass
 from bayesbin.estimators import Concrete, LocalReparameterization, StraightThrough
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
@@ -174,7 +174,7 @@ def main() -> None:
         "batch_size": args.batch_size,
         "steps": args.steps,
         "threads": torch.get_num_threads(),
-        "compiled": _one_pass.COMPILE,
+        "compiled": one_pass.COMPILE,
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "rows": rows,

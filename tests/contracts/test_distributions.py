@@ -1,6 +1,6 @@
-"""What every law of the package promises, and what each one promises beyond that.
+"""What every distribution of the package promises, and what each one promises beyond that.
 
-The loops run over ``bayesbin.distributions.__all__``: a law that is exported is under test.
+The loops run over ``bayesbin.distributions.__all__``: a distribution that is exported is under test.
 """
 
 # A gradient is None until there is one, which the assertion at hand would tell.
@@ -33,7 +33,7 @@ from bayesbin.distributions import (
     constraints,
 )
 
-# How to build a law of this package from the natural parameter of its signs.
+# How to build a distribution of this package from the natural parameter of its signs.
 CONSTRUCTORS = {
     "SignBernoulli": lambda natural: SignBernoulli(natural=natural),
     "SignBernoulliStraightThrough": lambda natural: SignBernoulliStraightThrough(natural=natural),
@@ -43,11 +43,11 @@ HARD = ["SignBernoulli", "SignBernoulliStraightThrough"]
 SATURATED = [0.0, 0.5, -0.5, 3.0, -3.0, 8.5, -8.5, 10.0, -10.0, 20.0, 40.0, -40.0, 100.0, -100.0]
 
 
-# Laws on levels are built from logits, and have tests of their own in tests/distributions.
+# Distributions on levels are built from logits, and have tests of their own in tests/distributions.
 OF_LEVELS = {"LowBitCategorical", "RelaxedLowBit"}
 
 
-def exported_laws() -> list[str]:
+def exported_distributions() -> list[str]:
     module = bayesbin.distributions
     return [
         name
@@ -58,15 +58,15 @@ def exported_laws() -> list[str]:
     ]
 
 
-LAWS = exported_laws()
+LAWS = exported_distributions()
 
 
-def test_every_exported_law_is_under_test():
-    assert set(LAWS) == set(CONSTRUCTORS), "add a constructor for the new law"
+def test_every_exported_distribution_is_under_test():
+    assert set(LAWS) == set(CONSTRUCTORS), "add a constructor for the new distribution"
 
 
 @pytest.fixture(params=LAWS)
-def law(request):
+def distribution(request):
     return CONSTRUCTORS[request.param]
 
 
@@ -75,8 +75,8 @@ def law(request):
 
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (4, 3), (0,)])
 @pytest.mark.parametrize("sample", [(), (2,), (5, 2), (0,)])
-def test_shapes(law, batch, sample):
-    q = law(torch.randn(batch))
+def test_shapes(distribution, batch, sample):
+    q = distribution(torch.randn(batch))
     assert q.batch_shape == batch and q.event_shape == ()
     assert q.sample(sample).shape == sample + batch
     assert q.log_prob(q.sample(sample)).shape == sample + batch
@@ -89,14 +89,16 @@ def test_shapes(law, batch, sample):
     assert not masked.log_prob(masked.sample(sample)).any()
 
 
-def test_expand_is_the_law_of_the_expanded_parameter(law):
+def test_expand_is_the_distribution_of_the_expanded_parameter(distribution):
     natural = torch.randn(3)
-    q = law(natural).expand((4, 3))
-    assert type(q) is type(law(natural)) and q.batch_shape == (4, 3)
+    q = distribution(natural).expand((4, 3))
+    assert type(q) is type(distribution(natural)) and q.batch_shape == (4, 3)
     value = q.sample()
-    torch.testing.assert_close(q.log_prob(value), law(natural.expand(4, 3)).log_prob(value))
-    # Draws of an expanded law are independent along the new dimension.
-    assert len(law(torch.zeros(16)).expand((9, 16)).sample().unique(dim=0)) > 1
+    torch.testing.assert_close(
+        q.log_prob(value), distribution(natural.expand(4, 3)).log_prob(value)
+    )
+    # Draws of an expanded distribution are independent along the new dimension.
+    assert len(distribution(torch.zeros(16)).expand((9, 16)).sample().unique(dim=0)) > 1
     assert q.expand((2, 4, 3)).sample((5,)).shape == (5, 2, 4, 3)
 
 
@@ -109,9 +111,9 @@ def test_validation_that_was_switched_off_stays_off_in_expand():
         q.expand((3, 2)).log_prob(torch.tensor([2.0, 0.0]))
 
 
-def test_samples_lie_in_the_support_and_carry_the_dtype(law):
+def test_samples_lie_in_the_support_and_carry_the_dtype(distribution):
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        q = law(torch.tensor(SATURATED, dtype=dtype))
+        q = distribution(torch.tensor(SATURATED, dtype=dtype))
         value = q.sample((200,))
         assert value.dtype == dtype
         assert bool(q.support.check(value).all())
@@ -121,16 +123,16 @@ def test_samples_lie_in_the_support_and_carry_the_dtype(law):
                 assert bool((value[:, column].sign() == math.copysign(1, natural)).all())
 
 
-def test_samples_from_non_contiguous_parameters(law):
+def test_samples_from_non_contiguous_parameters(distribution):
     natural = torch.randn(4, 6)
     torch.manual_seed(1)
-    strided = law(natural.t()[::2]).sample()
+    strided = distribution(natural.t()[::2]).sample()
     torch.manual_seed(1)
-    assert torch.equal(strided, law(natural.t()[::2].contiguous()).sample())
+    assert torch.equal(strided, distribution(natural.t()[::2].contiguous()).sample())
 
 
-def test_sampling_is_decided_by_the_seed(law):
-    q = law(torch.zeros(20))
+def test_sampling_is_decided_by_the_seed(distribution):
+    q = distribution(torch.zeros(20))
     draws = []
     for seed in (7, 7, 8):
         pyro.set_rng_seed(seed)
@@ -180,7 +182,7 @@ def test_hard_log_prob_is_normalised_at_every_parameter(name):
 @pytest.mark.parametrize("natural", [0.0, -0.8, 3.0])
 def test_relaxed_density_is_normalised(temperature, natural):
     # In z = artanh(w) the integrand is smooth, and up to 14 tanh(z) still differs from 1 by a few
-    # hundred roundings. What lies beyond is the tail of a logistic law, known in closed form.
+    # hundred roundings. What lies beyond is the tail of a logistic distribution, known in closed form.
     q = RelaxedSignBernoulli(temperature, torch.tensor(natural))
     z = torch.linspace(-14, 14, 20_001)
     w = torch.tanh(z)
@@ -236,7 +238,7 @@ def test_moments_entropy_and_kl_against_enumeration(name):
 
 
 def test_moments_follow_the_natural_parameter():
-    # A law kept across optimizer steps must answer from neither an old value nor a freed graph.
+    # A distribution kept across optimizer steps must answer from neither an old value nor a freed graph.
     natural = torch.tensor([0.5], requires_grad=True)
     q = SignBernoulli(natural=natural)
     for _ in range(2):
@@ -265,7 +267,7 @@ def test_kl_and_entropy_are_finite_with_their_gradients_at_every_pair(dtype):
     assert surprise.dtype == dtype
 
 
-def test_kl_of_every_pair_of_laws_is_that_of_the_signs():
+def test_kl_of_every_pair_of_distributions_is_that_of_the_signs():
     natural, prior = torch.randn(3), torch.randn(3)
     expected = kl_divergence(SignBernoulli(natural=natural), SignBernoulli(natural=prior))
     for build in CONSTRUCTORS.values():
@@ -455,8 +457,8 @@ def test_supports():
 # Copies and words
 
 
-def test_copies(law):
-    q = law(torch.tensor([0.5, -1.0]))
+def test_copies(distribution):
+    q = distribution(torch.tensor([0.5, -1.0]))
     buffer = io.BytesIO()
     torch.save(q, buffer)
     buffer.seek(0)
@@ -471,10 +473,10 @@ def test_copies(law):
         assert torch.equal(copied.log_prob(value), q.log_prob(value))
 
 
-def test_repr_names_the_law(law):
-    name = type(law(torch.zeros(2))).__name__
-    assert repr(law(torch.zeros(2, 3))) == f"{name}(batch_shape=(2, 3))"
-    assert repr(law(torch.zeros(()))).startswith(name)
+def test_repr_names_the_distribution(distribution):
+    name = type(distribution(torch.zeros(2))).__name__
+    assert repr(distribution(torch.zeros(2, 3))) == f"{name}(batch_shape=(2, 3))"
+    assert repr(distribution(torch.zeros(()))).startswith(name)
 
 
 # Stock Pyro inference
@@ -551,7 +553,7 @@ def test_stock_trace_mean_field_elbo_uses_the_closed_form_kl(name):
     build = CONSTRUCTORS[name]
     torch.manual_seed(5)
     got = gradients_of(elbo, build, 1)[0]
-    # The same draw by hand: the likelihood along the path, the KL of the discrete laws.
+    # The same draw by hand: the likelihood along the path, the KL of the discrete distributions.
     natural = START.clone().requires_grad_()
     torch.manual_seed(5)
     by_hand = (
@@ -562,7 +564,7 @@ def test_stock_trace_mean_field_elbo_uses_the_closed_form_kl(name):
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_every_law_trains_with_stock_svi_and_predicts(name):
+def test_every_distribution_trains_with_stock_svi_and_predicts(name):
     build = CONSTRUCTORS[name]
 
     def guide():

@@ -22,7 +22,7 @@ from stats import assert_within_standard_errors, exceeds_standard_errors
 from torch import Tensor, nn
 
 import bayesbin.estimators
-from bayesbin import _fused, _numerics
+from bayesbin.core import fused, numerics
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import (
     ARM,
@@ -583,10 +583,10 @@ def test_concrete_over_fisher_is_the_published_scale_times_the_slope(temperature
     relaxed = torch.tanh((lam + delta) / temperature)
     # s = sech^2((lambda + delta) / tau) / (tau sech^2(lambda)), the ratio formed in log space.
     scale = (
-        _numerics.log_variance((lam + delta) / temperature) - _numerics.log_variance(lam)
+        numerics.log_variance((lam + delta) / temperature) - numerics.log_variance(lam)
     ).exp() / temperature
     g = 0.8 * torch.exp(0.8 * relaxed) - 3 * relaxed**2
-    torch.testing.assert_close(_fused.over_fisher(slope, lam), scale * g, rtol=1e-9, atol=1e-200)
+    torch.testing.assert_close(fused.over_fisher(slope, lam), scale * g, rtol=1e-9, atol=1e-200)
     torch.testing.assert_close(surrogate.detach(), f(relaxed))
 
 
@@ -656,7 +656,7 @@ def test_straight_through_for_the_same_draw_by_hand():
     w = SignBernoulli(natural=natural.detach()).sample()
     torch.testing.assert_close(surrogate.detach(), torch.exp(0.8 * w).sum())
     expected = 0.8 * torch.exp(0.8 * w)
-    torch.testing.assert_close(_fused.over_fisher(slope, natural), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(fused.over_fisher(slope, natural), expected, rtol=1e-12, atol=0)
 
 
 def test_straight_through_without_noise_takes_the_sign_of_lambda():
@@ -670,7 +670,7 @@ def test_straight_through_without_noise_takes_the_sign_of_lambda():
     estimator = StraightThrough(noise=False)
     (slope,) = torch.autograd.grad(estimator(objective, {"w": natural}), natural)
     assert len(taken) == 1 and taken[0].tolist() == [1.0, 1.0, 1.0, -1.0, 1.0, -1.0]
-    torch.testing.assert_close(_fused.over_fisher(slope, natural), torch.full((6,), 3.0))
+    torch.testing.assert_close(fused.over_fisher(slope, natural), torch.full((6,), 3.0))
     assert repr(estimator) == "StraightThrough(num_samples=1, noise=False)"
 
 

@@ -70,7 +70,8 @@ def closure(weights=3):
 
 
 def binary_parameters(guide):
-    """What the laws of the signs are computed from: natural parameters, or a nested guide's offsets."""
+    """What the distributions of the signs are computed from: natural parameters, or a nested
+    guide's offsets."""
     return [*guide.natural_parameters(), *guide.offsets()]
 
 
@@ -215,8 +216,8 @@ def test_starting_points_that_do_not_fit(Guide):
 def test_real_sites_start_at_the_median_of_their_prior(Guide):
     posterior = Guide(mixed_model, real_scale=0.2).posterior()
     assert set(posterior.real) == {"bias", "scale", "share"}
-    for law in posterior.real.values():
-        torch.testing.assert_close(law.scale, torch.full_like(law.loc, 0.2))
+    for distribution in posterior.real.values():
+        torch.testing.assert_close(distribution.scale, torch.full_like(distribution.loc, 0.2))
     mode = posterior.mode()
     assert -1.0 < mode["share"] < 3.0 and mode["scale"] > 0
 
@@ -239,18 +240,21 @@ def test_draws_lie_in_their_supports_and_have_the_models_shapes(Guide):
 
 
 @every_guide
-def test_the_posterior_is_the_guides_law_by_value(Guide):
+def test_the_posterior_is_the_guides_distribution_by_value(Guide):
     guide = Guide(mixed_model)
     posterior = guide.posterior()
     assert list(posterior) == ["layer.weight", "v"]
-    for law, natural in zip(posterior.values(), naturals(guide), strict=True):
-        assert type(law) is SignBernoulli and torch.equal(law.natural, natural)
-        assert not law.natural.requires_grad
-    kept = [law.natural.clone() for law in posterior.values()]
+    for distribution, natural in zip(posterior.values(), naturals(guide), strict=True):
+        assert type(distribution) is SignBernoulli and torch.equal(distribution.natural, natural)
+        assert not distribution.natural.requires_grad
+    kept = [distribution.natural.clone() for distribution in posterior.values()]
     with torch.no_grad():
         for p in guide.parameters():
             p.add_(1.0)
-    assert all(torch.equal(law.natural, k) for law, k in zip(posterior.values(), kept, strict=True))
+    assert all(
+        torch.equal(distribution.natural, k)
+        for distribution, k in zip(posterior.values(), kept, strict=True)
+    )
     median = guide.median()
     expected = guide.posterior().mode()
     assert median.keys() == expected.keys() == guide().keys()
@@ -289,7 +293,7 @@ def needs_data(x, y):
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (discrete, ValueError, "site 'k' has the discrete law Poisson"),
+        (discrete, ValueError, "site 'k' has the discrete distribution Poisson"),
         (real_only, ValueError, "found no latent SignBernoulli site in the model; its sites are z"),
         (local_latent, ValueError, "'z' lies in the subsampled plate 'data'"),
         (simplex, ValueError, "'p' has support"),

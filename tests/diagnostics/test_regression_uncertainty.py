@@ -102,7 +102,7 @@ def test_crps_of_sure_draws_is_that_of_an_ensemble():
     torch.testing.assert_close(found, expected)
 
 
-def test_scores_prefer_the_law_that_the_data_come_from():
+def test_scores_prefer_the_distribution_that_the_data_come_from():
     torch.manual_seed(3)
     means = torch.tensor([[-1.0], [1.0]]).expand(2, 20_000)
     y = of_torch(means, torch.full_like(means, 0.25)).sample()

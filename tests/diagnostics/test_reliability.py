@@ -50,11 +50,11 @@ def test_the_band_of_one_confidence_is_binomial():
     confidence = torch.full((40,), 0.7)
     found = reliability(confidence, hits(confidence), level=0.9, num_simulations=4000)
     assert len(found.low) == 1
-    law = binom(40, 0.7)
+    distribution = binom(40, 0.7)
     # The ends are quantiles of 4000 draws: each within the quantiles next to it.
     for end, share in ((found.low, 0.05), (found.high, 0.95)):
         error = 5 * np.sqrt(share * (1 - share) / 4000)
-        low, high = law.ppf(share - error) / 40, law.ppf(share + error) / 40
+        low, high = distribution.ppf(share - error) / 40, distribution.ppf(share + error) / 40
         assert low - 1e-12 <= end.item() <= high + 1e-12
 
 

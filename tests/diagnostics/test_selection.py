@@ -270,7 +270,7 @@ def test_of_equal_accuracies_the_lower_nll_wins():
 
 def test_of_equal_networks_the_first_is_chosen():
     net, q = a_network()
-    decided = BinaryPosterior({site: 40.0 * law.mode for site, law in q.items()})
+    decided = BinaryPosterior({site: 40.0 * distribution.mode for site, distribution in q.items()})
     found = select_network(net, decided, some_data(20), 6)
     assert found.index == 0 and found.candidate_scores.unique().numel() == 1
     for row in found.differences.values():

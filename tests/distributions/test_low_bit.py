@@ -1,4 +1,4 @@
-"""The law of weights with a few levels, and its relaxation."""
+"""The distribution of weights with a few levels, and its relaxation."""
 
 # A gradient is None until there is one, which the assertion at hand would tell.
 # pyright: reportOptionalMemberAccess=false, reportArgumentType=false
@@ -17,7 +17,7 @@ from pyro.infer import SVI, TraceEnum_ELBO, config_enumerate
 from stats import assert_within_standard_errors, exceeds_standard_errors
 from torch.distributions import kl_divergence
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.distributions import (
     LowBitCategorical,
     RelaxedLowBit,
@@ -56,7 +56,7 @@ def test_moments_entropy_and_kl_against_enumeration(levels):
     assert q.enumerate_support(expand=False).shape == (len(levels), 1)
 
 
-def test_two_levels_are_the_law_of_a_sign():
+def test_two_levels_are_the_distribution_of_a_sign():
     natural, prior = torch.randn(7), torch.randn(7)
     sign, sign_prior = SignBernoulli(natural=natural), SignBernoulli(natural=prior)
     q = LowBitCategorical((-1, 1), torch.stack([-natural, natural], -1))
@@ -143,8 +143,8 @@ def test_shapes_expansion_and_copies():
 
 
 @pytest.mark.parametrize("shared", ["nothing", "weights", "levels", "weights and levels"])
-def test_shared_logits_are_the_same_law_as_their_copies(shared):
-    """A prior is often one law for all weights, and a flat one a single number."""
+def test_shared_logits_are_the_same_distribution_as_their_copies(shared):
+    """A prior is often one distribution for all weights, and a flat one a single number."""
     shape = (4 if "weights" not in shared else 1, 5, 3 if "levels" not in shared else 1)
     logits = torch.randn(shape, requires_grad=True)
     expanded = LowBitCategorical((-1, 0, 2), logits.expand(4, 5, 3))
@@ -165,14 +165,14 @@ def test_shared_logits_are_the_same_law_as_their_copies(shared):
         torch.testing.assert_close(*slopes)
 
 
-def test_one_law_for_all_weights():
+def test_one_distribution_for_all_weights():
     logits = torch.randn(3, requires_grad=True)
-    law = LowBitCategorical((-1, 0, 2), logits.expand(4, 5, 3))
-    value = law.sample()
-    log_probs = dict(zip((-1.0, 0.0, 2.0), law.log_probs[0, 0].tolist(), strict=True))
+    distribution = LowBitCategorical((-1, 0, 2), logits.expand(4, 5, 3))
+    value = distribution.sample()
+    log_probs = dict(zip((-1.0, 0.0, 2.0), distribution.log_probs[0, 0].tolist(), strict=True))
     expected = torch.tensor([[log_probs[w] for w in row] for row in value.tolist()])
-    torch.testing.assert_close(law.log_prob(value).detach(), expected)
-    (slope,) = torch.autograd.grad(law.log_prob(value).sum(), logits)
+    torch.testing.assert_close(distribution.log_prob(value).detach(), expected)
+    (slope,) = torch.autograd.grad(distribution.log_prob(value).sum(), logits)
     counts = torch.tensor([(value == level).sum() for level in (-1, 0, 2)])
     torch.testing.assert_close(slope, counts - 20.0 * logits.detach().softmax(0))
 
@@ -192,7 +192,7 @@ def test_what_is_refused():
         q.log_prob(torch.tensor([0.0, 0.5]))
     with pytest.raises(ValueError, match="do not broadcast"):
         q.log_prob(torch.zeros(3))
-    with pytest.raises(ValueError, match="KL is between laws on the same levels"):
+    with pytest.raises(ValueError, match="KL is between distributions on the same levels"):
         kl_divergence(q, SignBernoulli(natural=torch.zeros(2)))
     with pytest.raises(ValueError, match="temperature is positive"):
         RelaxedLowBit(0.0, (-1, 1), torch.zeros(2))
@@ -205,7 +205,7 @@ def test_what_is_refused():
 # The relaxation
 
 
-def test_relaxed_signs_have_the_law_of_relaxed_signs():
+def test_relaxed_signs_have_the_distribution_of_relaxed_signs():
     natural = torch.tensor([0.0, 0.8, -1.5])
     draws = RelaxedLowBit(0.5, (-1, 1), torch.stack([-natural, natural], -1)).rsample((20_000,))
     twin = RelaxedSignBernoulli(0.5, natural)
@@ -225,13 +225,13 @@ def test_cold_relaxed_draws_are_drawn_levels_and_the_gradient_is_autograds():
     torch.manual_seed(1)
     (slope,) = torch.autograd.grad(RelaxedLowBit(0.7, (-1, 0, 1), logits).rsample().sum(), logits)
     torch.manual_seed(1)
-    gumbel = -torch.log(-torch.log(_numerics.uniform_noise(logits.detach())))
+    gumbel = -torch.log(-torch.log(numerics.uniform_noise(logits.detach())))
     share = torch.softmax((logits + gumbel) / 0.7, -1)
     (twin,) = torch.autograd.grad((share @ torch.tensor([-1.0, 0.0, 1.0])).sum(), logits)
     torch.testing.assert_close(slope, twin)
 
 
-def test_kl_of_a_relaxed_law_is_that_of_the_levels():
+def test_kl_of_a_relaxed_distribution_is_that_of_the_levels():
     q, p = torch.randn(5, 3), torch.randn(5, 3)
     expected = kl_divergence(LowBitCategorical((-1, 0, 1), q), LowBitCategorical((-1, 0, 1), p))
     got = kl_divergence(RelaxedLowBit(0.5, (-1, 0, 1), q), LowBitCategorical((-1, 0, 1), p))

@@ -14,7 +14,7 @@ import torch
 from stats import assert_within_standard_errors, exceeds_standard_errors
 from torch import Tensor
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.estimators import ARM, ARMS, DisARM, Estimator, ScoreFunction
 from bayesbin.estimators.antithetic import _antithetic_signs, _one_minus_correlation
 
@@ -27,7 +27,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Tensor]], None]:
 
     def set_to(sequence: list[Tensor]) -> None:
         left: Iterator[Tensor] = iter(sequence)
-        monkeypatch.setattr(_numerics, "uniform_noise", lambda like: next(left).expand(like.shape))
+        monkeypatch.setattr(numerics, "uniform_noise", lambda like: next(left).expand(like.shape))
 
     return set_to
 

@@ -15,7 +15,7 @@ from stats import assert_within_standard_errors, exceeds_standard_errors
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.estimators import REBAR, RELAX, Estimator, ScoreFunction
 from bayesbin.estimators.control_variate import coupling_gap
 
@@ -64,7 +64,7 @@ def conditional_noise(natural: Tensor, signs: Tensor, uniform: Tensor) -> Tensor
 
 @pytest.mark.parametrize("natural", [0.0, 0.4, -1.1])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_conditional_noise_has_the_law_of_the_noise_that_gives_the_sign(natural, sign):
+def test_conditional_noise_has_the_distribution_of_the_noise_that_gives_the_sign(natural, sign):
     count = 20_000
     lam = torch.full((count,), natural)
     noise = conditional_noise(lam, torch.full((count,), sign), torch.rand(count))
@@ -384,4 +384,4 @@ def test_the_relaxed_draw_lies_on_the_side_of_its_sign_where_lambda_saturates():
 
     REBAR(num_samples=50)(objective, natural)
     signs, relaxed = seen
-    assert torch.equal(signs, _numerics.sign_of(relaxed))
+    assert torch.equal(signs, numerics.sign_of(relaxed))

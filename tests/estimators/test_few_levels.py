@@ -107,8 +107,10 @@ def test_the_bias_of_concrete_vanishes_with_its_temperature():
     # A function without a closed form of its gradient through relaxed weights: one ternary weight.
     logits = torch.tensor([[0.2, -0.3, 0.4]], requires_grad=True)
     f = lambda w: torch.exp(0.9 * w).sum()
-    law = LowBitCategorical(TERNARY, logits)
-    exact = torch.autograd.grad((law.probs * torch.exp(0.9 * law.level_values)).sum(), logits)[0]
+    distribution = LowBitCategorical(TERNARY, logits)
+    exact = torch.autograd.grad(
+        (distribution.probs * torch.exp(0.9 * distribution.level_values)).sum(), logits
+    )[0]
     copies = 4000
     far, near = [], []
     for temperature, kept in ((1.0, far), (0.05, near)):
@@ -123,7 +125,7 @@ def test_the_bias_of_concrete_vanishes_with_its_temperature():
 
 def test_local_reparameterization_has_the_exact_mean_and_variance_of_the_levels():
     logits = torch.randn(5, 40, 3, requires_grad=True)
-    law = LowBitCategorical(TERNARY, logits)
+    distribution = LowBitCategorical(TERNARY, logits)
     x = torch.randn(1, 40).expand(4000, 40)
     found = []
 
@@ -132,12 +134,14 @@ def test_local_reparameterization_has_the_exact_mean_and_variance_of_the_levels(
         found.append(torch.nn.functional.linear(x, weight))
         return found[-1].square().mean()[None]
 
-    surrogate = LocalReparameterization()(objective, {"w": law})
-    mean, variance = x[0] @ law.mean.T, x[0].square() @ law.variance.T
+    surrogate = LocalReparameterization()(objective, {"w": distribution})
+    mean, variance = x[0] @ distribution.mean.T, x[0].square() @ distribution.variance.T
     assert_within_standard_errors(found[0].detach(), mean.detach())
     centred = (found[0] - mean).detach().square()
     assert_within_standard_errors(centred, variance.detach())
-    signs = x[0].square() @ (1 - law.mean.square()).T  # the variance of signs with these means
+    signs = (
+        x[0].square() @ (1 - distribution.mean.square()).T
+    )  # the variance of signs with these means
     assert exceeds_standard_errors(centred, signs.detach())
     (slope,) = torch.autograd.grad(surrogate, logits)
     expected = torch.autograd.grad((mean.square() + variance).mean(), logits)[0]

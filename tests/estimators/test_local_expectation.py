@@ -15,7 +15,7 @@ from stats import assert_within_standard_errors, exceeds_standard_errors
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from bayesbin import _fused
+from bayesbin.core import fused
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import (
     Estimator,
@@ -66,7 +66,7 @@ def test_one_weight_has_the_exact_gradient_at_every_draw(natural):
     expected = oracles.gradient_in_mean(oracles.table(f, 1), lam)
     for _ in range(6):
         slope = gradient(LocalExpectation(), f, lam)
-        torch.testing.assert_close(_fused.over_fisher(slope, lam), expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(fused.over_fisher(slope, lam), expected, rtol=1e-12, atol=0)
 
 
 def test_weights_that_share_no_term_add_no_noise_to_one_another():

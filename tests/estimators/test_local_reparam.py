@@ -14,7 +14,7 @@ from stats import assert_within_standard_errors, exceeds_standard_errors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayesbin import _fused
+from bayesbin.core import fused
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import LocalReparameterization
 from bayesbin.estimators.weight_moments import WeightMoments
@@ -35,7 +35,7 @@ def one_thread():
 
 
 def weight_moments(natural: Tensor) -> WeightMoments:
-    return WeightMoments.of("w", *_fused.moments(natural))
+    return WeightMoments.of("w", *fused.moments(natural))
 
 
 def output_draws(use, natural: Tensor, count: int = DRAWS) -> Tensor:
@@ -188,7 +188,7 @@ def relative_bias(fan_in: int) -> float:
     exact = oracles.gradient(lambda w: loss(w @ x), natural)
     # The Gaussian's own expectation, by quadrature: no Monte Carlo error to hide behind.
     lam = natural.clone().requires_grad_()
-    mean, variance = _fused.moments(lam)
+    mean, variance = fused.moments(lam)
     nodes = torch.linspace(-9, 9, 2001)
     weights = torch.exp(-(nodes**2) / 2) / (2 * torch.pi) ** 0.5
     outputs = (x * mean).sum() + nodes * (x**2 * variance).sum().sqrt()

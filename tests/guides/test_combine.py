@@ -1,4 +1,4 @@
-"""Other compositions of levels than their sum: functions, and the policy network."""
+"""Other compositions of scopes than their sum: functions, and the policy network."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def test_a_function_that_adds_is_the_default():
     plain = AutoNestedSignBernoulli(model())
     other = AutoNestedSignBernoulli(model(), combine=total)
     other.offset.load_state_dict(plain.offset.state_dict())
-    for name, law in plain.posterior().items():
-        torch.testing.assert_close(other.posterior()[name].natural, law.natural)
+    for name, distribution in plain.posterior().items():
+        torch.testing.assert_close(other.posterior()[name].natural, distribution.natural)
 
 
-def test_a_function_sees_the_levels_and_trains():
+def test_a_function_sees_the_scopes_and_trains():
     seen = {}
 
     def product(parts: dict[str, Tensor]) -> Tensor:
-        seen.update({level: tuple(part.shape) for level, part in parts.items() if part.dim() == 4})
+        seen.update({scope: tuple(part.shape) for scope, part in parts.items() if part.dim() == 4})
         return parts["filter"] * (1.0 + parts["layer"])
 
     guide = AutoNestedSignBernoulli(model(), ("layer", "filter"), combine=product)
@@ -89,7 +89,7 @@ def test_gradients_meet_finite_differences_of_the_exact_elbo():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"combine": 3}, "combine is a Combine or a function of offsets by level; got 3"),
+        ({"combine": 3}, "combine is a Combine or a function of offsets by scope; got 3"),
         (
             {"combine": lambda parts: torch.zeros(7)},
             r"returned shape \(7,\) for the site '0.weight'",
@@ -113,8 +113,8 @@ def test_a_start_has_no_way_back_through_a_composition():
 # The policy network
 
 
-def policy_guide(levels=SHARED) -> AutoNestedSignBernoulli:
-    return AutoNestedSignBernoulli(model(), levels, combine=PolicyNetwork(4, 8), init_scale=0.5)
+def policy_guide(sharing=SHARED) -> AutoNestedSignBernoulli:
+    return AutoNestedSignBernoulli(model(), sharing, combine=PolicyNetwork(4, 8), init_scale=0.5)
 
 
 def test_lambda_is_the_networks_answer_written_out():
@@ -140,21 +140,21 @@ def test_lambda_is_the_networks_answer_written_out():
 
 def test_weights_differ_without_a_parameter_each():
     guide = policy_guide()
-    for law in guide.posterior().values():
-        assert law.natural.unique().numel() == law.natural.numel()
-        assert 0.1 < law.natural.std() < 2.0
+    for distribution in guide.posterior().values():
+        assert distribution.natural.unique().numel() == distribution.natural.numel()
+        assert 0.1 < distribution.natural.std() < 2.0
     plain = AutoNestedSignBernoulli(model(), SHARED)
     assert plain.posterior()["3.weight"].natural.unique().numel() == 3
 
 
 def test_sites_share_the_state_and_the_network():
     guide = policy_guide()
-    before = {name: law.natural for name, law in guide.posterior().items()}
+    before = {name: distribution.natural for name, distribution in guide.posterior().items()}
     assert isinstance(guide.combine, PolicyNetwork)
     with torch.no_grad():
         guide.combine.state.add_(0.5)
-    for name, law in guide.posterior().items():
-        assert not torch.equal(law.natural, before[name])
+    for name, distribution in guide.posterior().items():
+        assert not torch.equal(distribution.natural, before[name])
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["global", "local"])
@@ -172,15 +172,15 @@ def test_svi_trains_every_parameter(local):
 def test_copies_and_state_are_whole():
     guide = policy_guide()
     for other in (copy.deepcopy(guide), pickle.loads(pickle.dumps(guide))):
-        for name, law in guide.posterior().items():
-            assert torch.equal(other.posterior()[name].natural, law.natural)
+        for name, distribution in guide.posterior().items():
+            assert torch.equal(other.posterior()[name].natural, distribution.natural)
     file = io.BytesIO()
     torch.save(guide.state_dict(), file)
     file.seek(0)
     fresh = policy_guide()
     fresh.load_state_dict(torch.load(file, weights_only=True))
-    for name, law in guide.posterior().items():
-        assert torch.equal(fresh.posterior()[name].natural, law.natural)
+    for name, distribution in guide.posterior().items():
+        assert torch.equal(fresh.posterior()[name].natural, distribution.natural)
 
 
 def test_sizes_are_positive():
@@ -197,7 +197,7 @@ def test_sizes_are_positive():
 def test_the_summary_counts_parameters_and_shares():
     guide = AutoNestedSignBernoulli(model(), SHARED, init_scale=0.5)
     summary = guide.summary()
-    counts = {(row.site, row.level): row.parameters for row in summary.rows}
+    counts = {(row.site, row.scope): row.parameters for row in summary.rows}
     assert counts == {
         ("0.weight", "layer"): 1, ("0.weight", "filter"): 3, ("0.weight", "kernel"): 6,
         ("0.weight", "weight"): 0, ("3.weight", "layer"): 1, ("3.weight", "filter"): 3,
@@ -209,7 +209,7 @@ def test_the_summary_counts_parameters_and_shares():
         rows = [row for row in summary.rows if row.site == site]
         assert sum(row.share for row in rows) == pytest.approx(1.0)
         assert rows[-1].share == pytest.approx(0.0, abs=1e-12)
-        # The last level has all of lambda, and so the entropy of the weights themselves.
+        # The last scope has all of lambda, and so the entropy of the weights themselves.
         entropy = guide.posterior()[site].entropy().mean().item() / torch.tensor(2.0).log().item()
         assert rows[-1].entropy_bits == pytest.approx(entropy)
     text = str(summary)

@@ -286,7 +286,7 @@ def test_a_network_trains_through_fit(levels, estimator):
         validation=Batches(data, batch_size=100), validate_every=60, progress=False,
     )  # fmt: skip
     posterior = guide.posterior()
-    if search:  # of one network, the mode: what was sharpened has draws of another law
+    if search:  # of one network, the mode: what was sharpened has draws of another distribution
         found = posterior.mode_network(net_model.net)(data.x).argmax(-1)
         assert (found == data.y).double().mean() > 0.8
     else:

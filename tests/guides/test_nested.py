@@ -11,7 +11,7 @@ from oracles import all_states
 from pyro.infer import SVI
 from torch import Tensor, nn
 
-from bayesbin._levels import LEVELS
+from bayesbin.core.nesting import SCOPES
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import Enumerate, PseudoReward
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
@@ -61,22 +61,22 @@ def shapes(guide: AutoNestedSignBernoulli) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(
-    "shape, levels, expected",
+    "shape, scopes, expected",
     [
-        ((4, 2, 3, 3), LEVELS, [(1, 1, 1, 1), (4, 1, 1, 1), (4, 2, 1, 1), (4, 2, 3, 3)]),
-        ((4, 2, 5), LEVELS, [(1, 1, 1), (4, 1, 1), (4, 2, 1), (4, 2, 5)]),
-        ((4, 6), LEVELS, [(1, 1), (4, 1), (4, 6)]),
+        ((4, 2, 3, 3), SCOPES, [(1, 1, 1, 1), (4, 1, 1, 1), (4, 2, 1, 1), (4, 2, 3, 3)]),
+        ((4, 2, 5), SCOPES, [(1, 1, 1), (4, 1, 1), (4, 2, 1), (4, 2, 5)]),
+        ((4, 6), SCOPES, [(1, 1), (4, 1), (4, 6)]),
         ((4, 6), ("filter", "layer"), [(1, 1), (4, 1)]),
         ((4, 6), ("kernel", "weight"), [(4, 6)]),
-        ((4, 2, 1, 1), LEVELS, [(1, 1, 1, 1), (4, 1, 1, 1), (4, 2, 1, 1)]),
-        ((1, 6), LEVELS, [(1, 1), (1, 6)]),
-        ((5,), LEVELS, [(1,), (5,)]),
-        ((), LEVELS, [()]),
+        ((4, 2, 1, 1), SCOPES, [(1, 1, 1, 1), (4, 1, 1, 1), (4, 2, 1, 1)]),
+        ((1, 6), SCOPES, [(1, 1), (1, 6)]),
+        ((5,), SCOPES, [(1,), (5,)]),
+        ((), SCOPES, [()]),
     ],
     ids=str,
 )
-def test_levels_are_those_a_site_has_each_once(shape, levels, expected):
-    guide = AutoNestedSignBernoulli(plain_model(*shape), levels)
+def test_scopes_are_those_a_site_has_each_once(shape, sharing, expected):
+    guide = AutoNestedSignBernoulli(plain_model(*shape), sharing)
     assert shapes(guide) == expected
     assert guide.natural_of("w").shape == shape
 
@@ -102,17 +102,17 @@ def test_no_parameter_is_a_natural_one():
         BayesianLearningRule(guide.natural_parameters(), lr=0.1)
 
 
-def test_without_the_weight_level_the_posterior_is_compact():
+def test_without_the_weight_scope_the_posterior_is_compact():
     model = Classifier(BinaryLinear(100, 20), dataset_size=10)
     compact = AutoNestedSignBernoulli(model, ("layer", "filter"))
     assert sum(p.numel() for p in compact.offsets()) == 21
     assert compact.posterior().num_weights == 2000
-    # A random start is as wide without the weight level as with it.
+    # A random start is as wide without the weight scope as with it.
     wide = AutoNestedSignBernoulli(model, ("filter",), init_scale=0.5)
     assert 0.25 < wide.posterior()["weight"].natural.std() < 0.8
 
 
-def test_a_given_start_is_projected_on_the_levels():
+def test_a_given_start_is_projected_on_the_scopes():
     start = BinaryPosterior({"w": torch.tensor([[1.0, 3.0], [-2.0, 0.0]])})
     compact = AutoNestedSignBernoulli(plain_model(2, 2), ("layer", "filter"), init=start)
     assert compact.posterior()["w"].natural.tolist() == [[2.0, 2.0], [-1.0, -1.0]]
@@ -120,11 +120,11 @@ def test_a_given_start_is_projected_on_the_levels():
 
 
 @pytest.mark.parametrize(
-    "levels", [(), ("filters",), ("layer", "layer"), "layer", ("weight", "unit")], ids=str
+    "sharing", [(), ("filters",), ("layer", "layer"), "layer", ("weight", "unit")], ids=str
 )
-def test_levels_that_do_not_exist_are_refused(levels):
-    with pytest.raises(ValueError, match="levels are some of layer, filter, kernel, weight"):
-        AutoNestedSignBernoulli(plain_model(2, 2), levels)
+def test_scopes_that_do_not_exist_are_refused(sharing):
+    with pytest.raises(ValueError, match="scopes are some of layer, filter, kernel, weight"):
+        AutoNestedSignBernoulli(plain_model(2, 2), sharing)
 
 
 def test_other_arguments_that_do_not_fit():
@@ -165,28 +165,28 @@ def test_gradients_meet_finite_differences_of_the_exact_elbo():
 
 
 def dense_solution(
-    gradient: Tensor, fisher: Tensor, levels: list[tuple[int, ...]], damping: float
+    gradient: Tensor, fisher: Tensor, sharing: list[tuple[int, ...]], damping: float
 ) -> list[Tensor]:
     """(J'FJ + damping diag(J'FJ))^-1 J'g with J written out."""
     memberships = []
-    for shape in levels:
+    for shape in sharing:
         indices = torch.arange(math.prod(shape)).reshape(shape).expand(fisher.shape).flatten()
         memberships.append(nn.functional.one_hot(indices, math.prod(shape)).double())
     J = torch.cat(memberships, 1)
     information = J.T @ torch.diag(fisher.flatten()) @ J
     damped = information + damping * torch.diag(information.diagonal())
     solution = torch.linalg.solve(damped, J.T @ gradient.flatten())
-    parts = solution.split([math.prod(shape) for shape in levels])
-    return [part.reshape(shape) for part, shape in zip(parts, levels, strict=True)]
+    parts = solution.split([math.prod(shape) for shape in sharing])
+    return [part.reshape(shape) for part, shape in zip(parts, sharing, strict=True)]
 
 
 @pytest.mark.parametrize("damping", [1.0, 0.1, 1e-3])
 @pytest.mark.parametrize(
     "kept", [(0, 1, 2, 3), (0, 3), (1, 2, 3), (2, 3), (3,), (0, 1, 2), (0, 2), (1,)]
 )
-def test_the_solution_across_levels_is_that_of_the_dense_system(kept, damping):
+def test_the_solution_across_scopes_is_that_of_the_dense_system(kept, damping):
     full = (3, 2, 2, 2)
-    levels = [[(1, 1, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1), full][i] for i in kept]
+    sharing = [[(1, 1, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1), full][i] for i in kept]
     fisher, gradient = torch.rand(full) + 0.05, torch.randn(full)
     if kept[-1] < 3:  # weights that share their finest offset share lambda, and so the information
         fisher = (
@@ -194,16 +194,16 @@ def test_the_solution_across_levels_is_that_of_the_dense_system(kept, damping):
             if kept[-1] == 2
             else fisher[:, :1, :1, :1].expand(full)
         )
-    expected = dense_solution(gradient, fisher, levels, damping)
-    finest = levels[-1]
+    expected = dense_solution(gradient, fisher, sharing, damping)
+    finest = sharing[-1]
     got = nested_natural_gradient(
-        gradient.sum_to_size(finest), fisher.sum_to_size(finest), levels, damping
+        gradient.sum_to_size(finest), fisher.sum_to_size(finest), sharing, damping
     )
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
-def test_with_the_weight_level_the_step_in_lambda_is_mean_fields():
+def test_with_the_weight_scope_the_step_in_lambda_is_mean_fields():
     model = conv_model()
     nested = AutoNestedSignBernoulli(model, init_scale=0.6, damping=1e-6)
     mean_field = AutoSignBernoulli(model, init=nested.posterior())
@@ -214,12 +214,12 @@ def test_with_the_weight_level_the_step_in_lambda_is_mean_fields():
         loss.backward()
         losses.append(loss.item())
     assert losses[0] == pytest.approx(losses[1])
-    before = {name: law.natural for name, law in nested.posterior().items()}
+    before = {name: distribution.natural for name, distribution in nested.posterior().items()}
     BayesianLearningRule(nested.offsets(), lr=0.01, preconditioner=nested.natural_gradient).step()
     BayesianLearningRule(mean_field.natural_parameters(), lr=0.01).step()
-    for name, law in nested.posterior().items():
+    for name, distribution in nested.posterior().items():
         step, expected = (
-            law.natural - before[name],
+            distribution.natural - before[name],
             mean_field.posterior()[name].natural - before[name],
         )
         torch.testing.assert_close(
@@ -227,7 +227,7 @@ def test_with_the_weight_level_the_step_in_lambda_is_mean_fields():
         )
 
 
-def test_the_weight_level_alone_is_mean_field_step_for_step():
+def test_the_weight_scope_alone_is_mean_field_step_for_step():
     model = small_model()
     mean_field = AutoSignBernoulli(model, init_scale=0.3)
     nested = AutoNestedSignBernoulli(model, ("weight",), init=mean_field.posterior())
@@ -248,7 +248,7 @@ SMALL = {"0.weight": (2, 3), "2.weight": (1, 2)}
 
 
 def exact_losses(make_optimizer, seed: int) -> list[float]:
-    """Sixty steps of the exact loss of eight weights without a weight level; the labels are the sign of
+    """Sixty steps of the exact loss of eight weights without a weight scope; the labels are the sign of
     the sum of the inputs, which shared offsets can express."""
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     y = torch.where(x.sum(1) > 0, 1.0, -1.0)
@@ -279,7 +279,7 @@ def exact_losses(make_optimizer, seed: int) -> list[float]:
     return losses
 
 
-def test_without_the_weight_level_natural_steps_are_fewer_than_adams():
+def test_without_the_weight_scope_natural_steps_are_fewer_than_adams():
     def natural(guide):
         gradient = guide.natural_gradient
         return BayesianLearningRule(guide.offsets(), lr=10 / 20, preconditioner=gradient)
@@ -305,7 +305,7 @@ def test_without_the_weight_level_natural_steps_are_fewer_than_adams():
     assert all(sum(adam) > 1.5 * sum(ours) for adam in counts.values()), counts
 
 
-def test_the_diagonal_of_each_level_is_a_step_no_longer_than_the_joint_one():
+def test_the_diagonal_of_each_scope_is_a_step_no_longer_than_the_joint_one():
     model = conv_model()
     joint = AutoNestedSignBernoulli(model, init_scale=0.6)
     diagonal = AutoNestedSignBernoulli(model, init=joint.posterior(), fisher="diagonal")
@@ -313,7 +313,7 @@ def test_the_diagonal_of_each_level_is_a_step_no_longer_than_the_joint_one():
     TraceBinary_ELBO(PseudoReward())(model, diagonal)(*conv_batch()).backward()
     gradients = [p.grad for p in diagonal.offsets()]
     found = diagonal.natural_gradient(gradients)
-    # By its definition, level by level.
+    # By its definition, scope by scope.
     place = 0
     for name in ("0.weight", "3.weight"):
         information = diagonal.posterior()[name].variance

@@ -37,8 +37,8 @@ def test_guides_start_there():
         assert torch.equal(p, q)
     start = ternary_from_latent(real)
     ternary = AutoLowBit(model, init=start)
-    for p, law in zip(ternary.logits(), start.values(), strict=True):
-        assert torch.equal(p, law.logits)
+    for p, distribution in zip(ternary.logits(), start.values(), strict=True):
+        assert torch.equal(p, distribution.logits)
     with torch.no_grad():
         next(ternary.logits()).zero_()
     assert start["0.weight"].logits.any()

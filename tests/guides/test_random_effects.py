@@ -38,12 +38,12 @@ def model() -> None:
     pyro.factor("data", log_likelihood(w))
 
 
-def example_guide(levels=("layer", "weight")) -> AutoNestedSignBernoulli:
-    guide = AutoNestedSignBernoulli(model, levels, KIND, effect_scale=0.9)
+def example_guide(sharing=("layer", "weight")) -> AutoNestedSignBernoulli:
+    guide = AutoNestedSignBernoulli(model, sharing, KIND, effect_scale=0.9)
     with torch.no_grad():
         guide.get_parameter("loc.w.layer").fill_(0.4)
         guide.get_parameter("log_scale.w.layer").fill_(math.log(0.7))
-        if "weight" in levels:
+        if "weight" in sharing:
             guide.get_parameter("offset.w.weight").copy_(torch.tensor([0.5, -0.3, 0.2]))
     return guide
 
@@ -76,9 +76,9 @@ def exact_of(guide: AutoNestedSignBernoulli) -> Tensor:
 # The bound
 
 
-@pytest.mark.parametrize("levels", [("layer", "weight"), ("layer",)], ids=str)
-def test_the_loss_and_its_gradient_meet_enumeration_and_quadrature(levels):
-    guide = example_guide(levels)
+@pytest.mark.parametrize("sharing", [("layer", "weight"), ("layer",)], ids=str)
+def test_the_loss_and_its_gradient_meet_enumeration_and_quadrature(sharing):
+    guide = example_guide(sharing)
     elbo = TraceBinary_ELBO(Enumerate())
     expected = exact_of(guide)
     slopes = torch.autograd.grad(expected, list(guide.parameters()))
@@ -130,7 +130,7 @@ def test_the_model_with_its_effects_is_made_once():
     assert with_effects(model, lambda: None) is model
 
 
-# The joint law of the weights
+# The joint distribution of the weights
 
 
 def wide_posterior() -> BinaryPosterior:
@@ -177,7 +177,7 @@ def draws() -> Tensor:
 
 @pytest.fixture(scope="module")
 def independent_draws() -> Tensor:
-    """A twin's, which draws each weight from its marginal law."""
+    """A twin's, which draws each weight from its marginal distribution."""
     return drawn(BinaryPosterior({"w": wide_posterior()["w"]}), 1)
 
 
@@ -193,7 +193,7 @@ def test_drawn_weights_show_the_predicted_correlation(pair, draws, independent_d
             assert_within_standard_errors(alone, expected)
 
 
-def test_the_mapping_answers_with_the_marginal_laws(draws):
+def test_the_mapping_answers_with_the_marginal_distributions(draws):
     posterior = wide_posterior()
     assert_within_standard_errors(draws, posterior["w"].mean)
     assert torch.equal(posterior.signs()["w"], posterior["w"].mode)
@@ -235,7 +235,7 @@ def test_kl_is_the_expected_one_given_the_effects():
     assert posterior.kl(prior)["w"] > marginal + 0.1
 
 
-def test_files_and_copies_keep_the_joint_law(tmp_path):
+def test_files_and_copies_keep_the_joint_distribution(tmp_path):
     posterior = wide_posterior()
     posterior.save(tmp_path / "p.safetensors")
     for other in (
@@ -250,7 +250,7 @@ def test_files_and_copies_keep_the_joint_law(tmp_path):
     assert posterior.to(torch.float32)["w"].natural.dtype == torch.float32
 
 
-def test_predictors_use_the_joint_law():
+def test_predictors_use_the_joint_distribution():
     guide = AutoNestedSignBernoulli(
         Regressor(net := BinaryLinear(30, 1, bias=False, scale=1.0), 10, noise=1.0),
         ("layer",), KIND,
@@ -279,10 +279,14 @@ def test_predictors_use_the_joint_law():
     ids=str,
 )
 def test_effects_that_do_not_fit_are_refused(effects, message):
-    def law(shape, kind):
+    def distribution(shape, kind):
         return RealPosterior(torch.zeros(shape), torch.ones(shape), Support(kind))
 
-    real = {"a": law((1,), "real"), "positive": law((1,), "positive"), "wide": law((4,), "real")}
+    real = {
+        "a": distribution((1,), "real"),
+        "positive": distribution((1,), "positive"),
+        "wide": distribution((4,), "real"),
+    }
     with pytest.raises(ValueError, match=message):
         BinaryPosterior({"w": torch.zeros(3)}, real, effects)
 
@@ -307,7 +311,7 @@ def test_the_sites_of_the_guide():
         "2.weight.layer", "2.weight.filter", "2.weight",
     ]  # fmt: skip
     natural = trace.nodes["0.weight"]["fn"].base_dist.natural
-    parts = [trace.nodes[f"0.weight.{level}"]["value"] for level in ("layer", "filter")]
+    parts = [trace.nodes[f"0.weight.{scope}"]["value"] for scope in ("layer", "filter")]
     weight = guide.get_parameter("offset.0.weight.weight")
     torch.testing.assert_close(natural, parts[0] + parts[1] + weight)
     assert {id(p) for p in guide.offsets()} == {
@@ -316,7 +320,7 @@ def test_the_sites_of_the_guide():
     real = {id(p) for p in guide.real_parameters()}
     assert id(guide.get_parameter("loc.0.weight.filter")) in real and len(real) == 8
     assert set(guide.posterior().real) == {
-        f"{i}.weight.{level}" for i in (0, 2) for level in ("layer", "filter")
+        f"{i}.weight.{scope}" for i in (0, 2) for scope in ("layer", "filter")
     }
 
 
@@ -331,8 +335,8 @@ def test_without_effects_left_it_is_the_shared_guide():
     model_ = classifier()
     shared = AutoNestedSignBernoulli(model_, init_scale=0.5)
     random = AutoNestedSignBernoulli(model_, kind=KIND, init=shared.posterior(), real_scale=1e-9)
-    for site, law in shared.posterior().items():
-        torch.testing.assert_close(random.posterior()[site].natural, law.natural)
+    for site, distribution in shared.posterior().items():
+        torch.testing.assert_close(random.posterior()[site].natural, distribution.natural)
 
 
 def test_fit_trains_locations_scales_and_offsets():

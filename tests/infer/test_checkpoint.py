@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesbin._files import CorruptFileError
+from bayesbin.core.files import CorruptFileError
 from bayesbin.infer.checkpoint import (
     CheckpointWarning,
     _digest,

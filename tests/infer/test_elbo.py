@@ -157,22 +157,26 @@ def test_the_elbo_is_below_the_log_evidence_and_meets_it_at_the_exact_posterior(
     torch.testing.assert_close(slope, torch.zeros(1), atol=1e-14, rtol=0.0)
 
 
-@pytest.mark.parametrize("where", ["handler", "handler in a plate", "law", "law of the event"])
+@pytest.mark.parametrize(
+    "where", ["handler", "handler in a plate", "distribution", "distribution of the event"]
+)
 def test_masks(where):
     """A weight that is masked out has no prior: its KL does not count."""
     mask = torch.tensor([True, False, True])
     prior, pull = torch.tensor([0.3, 0.2, -0.4]), torch.tensor([0.5, 1.0, -0.6])
 
     def model():
-        law = SignBernoulli(natural=prior)
+        distribution = SignBernoulli(natural=prior)
         if where == "handler":
             with poutine.mask(mask=mask):
-                w = torch.stack([pyro.sample(f"w{i}", law.expand([3])) for i in range(1)])[0]
+                w = torch.stack([pyro.sample(f"w{i}", distribution.expand([3])) for i in range(1)])[
+                    0
+                ]
         elif where == "handler in a plate":
             with pyro.plate("weights", 3), poutine.mask(mask=mask):
-                w = pyro.sample("w", law)
-        elif where == "law":
-            w = pyro.sample("w", law.mask(mask).to_event(1))
+                w = pyro.sample("w", distribution)
+        elif where == "distribution":
+            w = pyro.sample("w", distribution.mask(mask).to_event(1))
         else:
             rows = SignBernoulli(natural=prior[:, None]).to_event(1).mask(mask).to_event(1)
             w = pyro.sample("w", rows)[:, 0]
@@ -354,7 +358,7 @@ def test_continuous_and_binary_sites_in_one_model():
 
     guide = AutoSignBernoulli(model, args=(x, y), init_scale=0.5, real_scale=0.2)
     posterior = guide.posterior()
-    q, p = posterior.real["noise"].law(), dist.LogNormal(0.0, 1.0)
+    q, p = posterior.real["noise"].distribution(), dist.LogNormal(0.0, 1.0)
     torch.manual_seed(5)
     loss = TraceBinary_ELBO(Enumerate())(model, guide)(x, y)
     torch.manual_seed(5)
@@ -656,7 +660,7 @@ def test_a_guide_site_that_the_model_does_not_have():
         TraceBinary_ELBO(StraightThrough()).loss(model, guide)
 
 
-def test_a_guide_law_without_a_gradient():
+def test_a_guide_distribution_without_a_gradient():
     def model():
         pyro.sample("w", SignBernoulli(natural=torch.zeros(2)).to_event(1))
         pyro.sample("k", dist.Poisson(torch.tensor(3.0)))
@@ -665,11 +669,13 @@ def test_a_guide_law_without_a_gradient():
         pyro.sample("w", SignBernoulli(natural=torch.zeros(2)).to_event(1))
         pyro.sample("k", dist.Poisson(torch.tensor(2.0)))
 
-    with pytest.raises(ValueError, match="law at 'k' is Poisson, which is neither a SignBernoulli"):
+    with pytest.raises(
+        ValueError, match="distribution at 'k' is Poisson, which is neither a SignBernoulli"
+    ):
         TraceBinary_ELBO(StraightThrough()).terms(model, guide)
 
 
-def test_a_guide_whose_law_depends_on_a_binary_draw():
+def test_a_guide_whose_distribution_depends_on_a_binary_draw():
     model = vector_model(asymmetric, torch.zeros(4))
 
     def ordered_model():
@@ -688,12 +694,14 @@ def test_a_guide_whose_law_depends_on_a_binary_draw():
     elbo = TraceBinary_ELBO(Enumerate())
     elbo.terms(ordered_model, good)  # a model seen before does not hide a new guide's mistake
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"guide's law at \['v'\] depends on the draw"):
+        with pytest.raises(
+            ValueError, match=r"guide's distribution at \['v'\] depends on the draw"
+        ):
             elbo.terms(ordered_model, bad)
     assert elbo.terms(model, AutoSignBernoulli(model)).loss.isfinite()
 
 
-def test_laws_and_shapes_that_do_not_fit():
+def test_distributions_and_shapes_that_do_not_fit():
     def guide():
         pyro.sample("w", SignBernoulli(natural=torch.zeros(4)).to_event(1))
 

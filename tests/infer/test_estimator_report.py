@@ -23,8 +23,8 @@ from bayesbin.estimators import (
     StraightThrough,
 )
 from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import estimator_report
-from bayesbin.infer.gradient_statistics import GROUPS, GradientStatistics, Reference
+from bayesbin.infer.checks import estimator_report
+from bayesbin.infer.checks.gradient_statistics import GROUPS, GradientStatistics, Reference
 from bayesbin.nn import BinaryLinear, Classifier, Regressor
 
 

@@ -16,13 +16,8 @@ from pyro.infer import HMC, MCMC, NUTS
 from torch import Tensor, nn
 
 from bayesbin.distributions import LowBitCategorical, SignBernoulli
-from bayesbin.infer import (
-    DiscreteLangevin,
-    GibbsWithGradients,
-    MixedKernel,
-    convergence,
-    run_mcmc,
-)
+from bayesbin.infer import DiscreteLangevin, GibbsWithGradients, MixedKernel, run_mcmc
+from bayesbin.infer.checks import convergence
 from bayesbin.infer.mcmc import LogJoint
 from bayesbin.nn import BinaryLinear, Classifier, Regressor, to_binary_
 

@@ -1,4 +1,5 @@
-"""Samplers of signs against exact sums: detailed balance, marginals, the law of states, their wrong twins."""
+"""Samplers of signs against exact sums: detailed balance, marginals, the distribution of states,
+their wrong twins."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from scipy.stats import chi2
 from stats import FAILURE_RATE
 from torch import Tensor
 
-from bayesbin.infer import DiscreteLangevin, GibbsWithGradients, convergence
+from bayesbin.infer import DiscreteLangevin, GibbsWithGradients
+from bayesbin.infer.checks import convergence
 from bayesbin.infer.mcmc import LogJoint, SignKernel
 
 Make = Callable[..., SignKernel]
@@ -186,7 +188,8 @@ def codes(states: Tensor) -> Tensor:
 
 
 def p_value(states: Tensor, joint: Quadratic) -> float:
-    """Of the law of states by their probability, from draws so far apart that they are independent."""
+    """Of the distribution of states by their probability, from draws so far apart that they are
+    independent."""
     effective = convergence(joint_values(states, joint)[None]).least_ess
     thinned = codes(states)[:: int(np.ceil(1.5 * len(states) / effective))]
     # Six cells of about equal probability, from the most probable states to the least.

@@ -23,7 +23,7 @@ from bayesbin.guides import (
     AutoSignBernoulli,
     AutoSignDelta,
 )
-from bayesbin.infer import (
+from bayesbin.infer.checks import (
     compare_loo,
     convergence,
     elbo_with_standard_error,
@@ -36,7 +36,7 @@ from bayesbin.infer import (
     replicate,
     restarts_as_chains,
 )
-from bayesbin.infer.importance import observed_log_prob, pareto_smoothed, traces_at_draws
+from bayesbin.infer.checks.importance import observed_log_prob, pareto_smoothed, traces_at_draws
 from bayesbin.nn import BinaryLinear, Classifier
 
 D, N, SLOPE = 6, 12, 0.35
@@ -327,7 +327,7 @@ def test_loo_needs_data():
 # Replicated data
 
 
-def test_replicated_data_have_the_law_of_the_posterior_predictive():
+def test_replicated_data_have_the_distribution_of_the_posterior_predictive():
     posterior = marginal_guide().posterior()
     found = replicate(logistic, (posterior.sample(s) for s in range(400)), seed=3)["y"]
     assert found.shape == (400, N)

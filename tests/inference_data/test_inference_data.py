@@ -31,7 +31,7 @@ S = 40
 
 
 def design():
-    """Orthogonal columns: the posterior over four signs then is a product of four laws."""
+    """Orthogonal columns: the posterior over four signs then is a product of four distributions."""
     two = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
     return torch.cat([torch.kron(two, two)] * 2)
 
@@ -140,8 +140,8 @@ def test_log_weights_of_an_inexact_posterior_average_to_the_evidence():
 
 
 def test_densities_of_real_sites_are_in_their_support():
-    law = RealPosterior(torch.tensor(0.4), torch.tensor(0.3), Support("positive"))
-    q = BinaryPosterior({"w": torch.zeros(1)}, {"s": law})
+    distribution = RealPosterior(torch.tensor(0.4), torch.tensor(0.3), Support("positive"))
+    q = BinaryPosterior({"w": torch.zeros(1)}, {"s": distribution})
 
     def scaled(y=None):
         w = pyro.sample("w", SignBernoulli(natural=torch.zeros(1)).to_event(1))
@@ -190,7 +190,7 @@ def test_masked_data_count_nothing():
     np.testing.assert_allclose(found.sample_stats["lp"][0, 0], expected.sum() + prior, rtol=1e-12)
 
 
-def test_a_law_of_vectors_has_one_density_for_each():
+def test_a_distribution_of_vectors_has_one_density_for_each():
     def vectors(y):
         w = pyro.sample("w", SignBernoulli(natural=torch.zeros(2)).to_event(1))
         with pyro.plate("data", len(y)):

@@ -226,7 +226,7 @@ def test_recu_scale_and_filters_that_are_constant():
         ReCU()(torch.randn(3, 1))
 
 
-def test_recu_readouts_of_a_laplace_law():
+def test_recu_readouts_of_a_laplace_distribution():
     # Quantiles of Laplace(0, 2) itself: what sampling would only approach.
     p = (torch.arange(400_000) + 0.5) / 400_000
     latent = -2.0 * (p - 0.5).sign() * torch.log1p(-2.0 * (p - 0.5).abs())
@@ -242,7 +242,7 @@ def test_recu_readouts_of_a_laplace_law():
 
 
 @pytest.mark.parametrize("tau", [0.6, 0.85, 0.99])
-def test_the_entropy_of_a_clamped_laplace_law_by_quadrature(tau):
+def test_the_entropy_of_a_clamped_laplace_distribution_by_quadrature(tau):
     b = 2.0
     edge = -b * math.log(2 - 2 * tau)
 

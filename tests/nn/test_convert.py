@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesbin import _networks
+from bayesbin.core import networks
 from bayesbin.distributions import SignBernoulli
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.nn import (
@@ -117,7 +117,7 @@ def test_attention_weights_become_a_parametrization():
     # Other signs enter by value, for one call or in a copy.
     with torch.no_grad():
         original.in_proj_weight.copy_(-0.4 * signs)
-    flipped = _networks.copy_with(attention, {"in_proj_weight": -signs})
+    flipped = networks.copy_with(attention, {"in_proj_weight": -signs})
     torch.testing.assert_close(flipped(x, x, x)[0], original(x, x, x)[0])
     assert torch.equal(binary_sites(attention)["in_proj_weight"].signs, signs)
 
@@ -140,7 +140,7 @@ def test_attention_and_layers_in_one_model():
     posterior = guide.posterior()
     drawn = posterior.sample_network(net, 0)
     x = torch.randn(5, 3, 4)
-    torch.testing.assert_close(drawn(x), _networks.call(net.eval(), posterior.signs(0), x))
+    torch.testing.assert_close(drawn(x), networks.call(net.eval(), posterior.signs(0), x))
     assert set(copy.deepcopy(net).state_dict()) == set(net.state_dict())
 
 
@@ -248,9 +248,9 @@ def test_a_conversion_that_fails_leaves_the_network_as_it_was(options, message):
 def test_values_of_another_shape_or_name_are_errors():
     net = to_binary_(nn.Linear(4, 3))
     with pytest.raises(ValueError, match=r"'weight' has shape \(3, 4\), the posterior's \(4,\)"):
-        _networks.copy_with(net, {"weight": torch.ones(4)})
+        networks.copy_with(net, {"weight": torch.ones(4)})
     with pytest.raises(KeyError, match=r"no weight named '7\.weight'"):
-        _networks.copy_with(net, {"7.weight": torch.ones(3, 4)})
+        networks.copy_with(net, {"7.weight": torch.ones(3, 4)})
 
 
 def test_a_call_with_values_leaves_the_network_untouched_even_if_it_fails():
@@ -258,8 +258,8 @@ def test_a_call_with_values_leaves_the_network_untouched_even_if_it_fails():
     before = {name: site.signs.clone() for name, site in binary_sites(net).items()}
     flipped = {name: -signs for name, signs in before.items()}
     x = torch.randn(4, 2)
-    expected = _networks.copy_with(net, flipped)(x)
-    torch.testing.assert_close(_networks.call(net, flipped, x), expected)
+    expected = networks.copy_with(net, flipped)(x)
+    torch.testing.assert_close(networks.call(net, flipped, x), expected)
     with pytest.raises(RuntimeError):
-        _networks.call(net, flipped, torch.randn(4, 5))
+        networks.call(net, flipped, torch.randn(4, 5))
     assert all(torch.equal(site.signs, before[name]) for name, site in binary_sites(net).items())

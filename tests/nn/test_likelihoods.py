@@ -55,10 +55,10 @@ def test_sites_are_declared_without_data():
     trace = poutine.trace(classifier()).get_trace()
     sites = [name for name, node in trace.nodes.items() if node["type"] == "sample"]
     assert sites == ["0.weight", "2.weight"]
-    law = trace.nodes["0.weight"]["fn"]
-    assert law.event_shape == (4, 2) and law.batch_shape == ()
-    assert isinstance(law.base_dist, SignBernoulli)
-    assert bool((law.base_dist.natural == 0.3).all())
+    distribution = trace.nodes["0.weight"]["fn"]
+    assert distribution.event_shape == (4, 2) and distribution.batch_shape == ()
+    assert isinstance(distribution.base_dist, SignBernoulli)
+    assert bool((distribution.base_dist.natural == 0.3).all())
 
 
 def test_noise_is_a_number_or_a_latent_site():

@@ -59,20 +59,20 @@ def half_log_odds(p):
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_one_law_is_the_prior_of_all_layers_however_it_is_given(p):
-    law = SignBernoulli(probs=torch.tensor(p))
+def test_one_distribution_is_the_prior_of_all_layers_however_it_is_given(p):
+    distribution = SignBernoulli(probs=torch.tensor(p))
     for prior in (
-        law,
-        {"0.weight": law, "2.weight": law},
-        lambda name, weight: law,
+        distribution,
+        {"0.weight": distribution, "2.weight": distribution},
+        lambda name, weight: distribution,
     ):
         for site in binary_sites(two_layers(prior=prior)).values():
             assert site.prior.item() == pytest.approx(half_log_odds(p), abs=1e-15)
 
 
-def test_laws_numbers_and_tensors_mix_in_a_mapping():
-    law = SignBernoulli(probs=torch.tensor([[0.2, 0.6]]))
-    sites = binary_sites(two_layers(prior={"0.weight": law, "2.weight": 0.3}))
+def test_distributions_numbers_and_tensors_mix_in_a_mapping():
+    distribution = SignBernoulli(probs=torch.tensor([[0.2, 0.6]]))
+    sites = binary_sites(two_layers(prior={"0.weight": distribution, "2.weight": 0.3}))
     expected = torch.tensor([[half_log_odds(0.2), half_log_odds(0.6)]])
     torch.testing.assert_close(sites["0.weight"].prior, expected)
     assert sites["2.weight"].prior.item() == 0.3
@@ -87,25 +87,25 @@ def test_laws_numbers_and_tensors_mix_in_a_mapping():
         lambda prior: to_binary_(nn.Embedding(5, 3), lambda name, owner: True, prior=prior),
     ],
 )
-def test_layers_take_a_law(layer):
+def test_layers_take_a_distribution(layer):
     (site,) = binary_sites(layer(SignBernoulli(probs=0.3))).values()
     assert site.prior.item() == pytest.approx(half_log_odds(0.3))
 
 
 def test_a_given_probability_is_that_of_the_weights_in_the_model():
     model = Classifier(two_layers(prior=SignBernoulli(probs=0.3)), dataset_size=N)
-    law = poutine.trace(model).get_trace().nodes["0.weight"]["fn"].base_dist
-    torch.testing.assert_close(law.probs, torch.full((1, 2), 0.3))
+    distribution = poutine.trace(model).get_trace().nodes["0.weight"]["fn"].base_dist
+    torch.testing.assert_close(distribution.probs, torch.full((1, 2), 0.3))
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.1, 1.5, math.nan])
 def test_probabilities_outside_the_open_interval(p):
     with pytest.raises(ValueError, match="values strictly between 0 and 1 for probs"):
         SignBernoulli(probs=torch.tensor(p), validate_args=True)
-    law = SignBernoulli(probs=torch.tensor(p), validate_args=False)
+    distribution = SignBernoulli(probs=torch.tensor(p), validate_args=False)
     net = nn.Linear(3, 2)
     with pytest.raises(ValueError, match=r"P\(w = \+1\) strictly between 0 and 1; got NaN or inf"):
-        to_binary_(net, prior=law)
+        to_binary_(net, prior=distribution)
     assert type(net) is nn.Linear
 
 
@@ -118,7 +118,7 @@ def test_probabilities_outside_the_open_interval(p):
         (SignBernoulli(natural=torch.zeros(2, 3)).to_event(1), "got Independent"),
     ],
 )
-def test_laws_that_are_no_prior_of_a_layer(prior, message):
+def test_distributions_that_are_no_prior_of_a_layer(prior, message):
     with pytest.raises(ValueError, match=message):
         two_layers(prior=prior)
 
@@ -143,7 +143,7 @@ def test_one_independent_hyperparameter_per_layer_before_its_weights():
         torch.testing.assert_close(probs, p.expand_as(probs))
 
 
-def test_a_law_on_the_real_line_shifts_the_layers_own_prior():
+def test_a_distribution_on_the_real_line_shifts_the_layers_own_prior():
     own = torch.tensor([[0.4, -0.2]])
     net = two_layers(prior={"0.weight": own, "2.weight": 0.1})
     model = Regressor(net, dataset_size=N, hyperprior={"0.weight": dist.Normal(0.0, 1.0)})
@@ -172,7 +172,10 @@ def test_without_a_hyperprior_the_sites_are_as_before():
         (dist.LogNormal(0.0, 1.0), "got a LogNormal on"),
         (dist.Uniform(-1.0, 1.0), "got a Uniform on"),
         (dist.Uniform(0.5, 1.5), "got a Uniform on"),
-        (dist.Beta(torch.ones(2), torch.ones(2)), r"law of one number.*batch shape \(2,\)"),
+        (
+            dist.Beta(torch.ones(2), torch.ones(2)),
+            r"distribution of one number.*batch shape \(2,\)",
+        ),
         (dist.Normal(torch.zeros(1), 1.0), r"batch shape \(1,\)"),
         (dist.Dirichlet(torch.ones(2)), r"event shape \(2,\)"),
         ({"weight": dist.Beta(2.0, 2.0)}, r"names 'weight', where.*it has 0\.weight, 2\.weight"),
@@ -185,7 +188,7 @@ def test_hyperpriors_that_are_refused_at_construction(Likelihood, hyperprior, me
         Likelihood(two_layers(), dataset_size=N, hyperprior=hyperprior)
 
 
-def test_a_law_of_probabilities_does_not_silently_replace_a_prior():
+def test_a_distribution_of_probabilities_does_not_silently_replace_a_prior():
     net = two_layers(prior={"0.weight": 0.0, "2.weight": 0.4})
     with pytest.raises(ValueError, match=r"'2\.weight' has a prior of its own"):
         Classifier(net, dataset_size=N, hyperprior=dist.Beta(2.0, 2.0))
@@ -193,12 +196,12 @@ def test_a_law_of_probabilities_does_not_silently_replace_a_prior():
     Classifier(net, dataset_size=N, hyperprior={"0.weight": dist.Beta(2.0, 2.0)})
 
 
-def test_uniform_laws_and_laws_by_transformation_are_probabilities_too():
+def test_uniform_distributions_and_distributions_by_transformation_are_probabilities_too():
     logit_normal = dist.TransformedDistribution(
         dist.Normal(0.5, 1.0), [dist.transforms.SigmoidTransform()]
     )
-    for law in (dist.Uniform(0.0, 1.0), dist.Uniform(0.2, 0.4), logit_normal):
-        model = Classifier(two_layers(), dataset_size=N, hyperprior=law)
+    for distribution in (dist.Uniform(0.0, 1.0), dist.Uniform(0.2, 0.4), logit_normal):
+        model = Classifier(two_layers(), dataset_size=N, hyperprior=distribution)
         trace = poutine.trace(model).get_trace()
         probs = trace.nodes["0.weight"]["fn"].base_dist.probs
         torch.testing.assert_close(probs[0, 0], trace.nodes["0.weight.prior"]["value"])
@@ -233,13 +236,13 @@ class Case:
             net = two_layers(prior={"0.weight": 0.4, "2.weight": 0.0})
             self.learned = torch.tensor([False, False, True, True, True])
             self.own = torch.tensor([0.4, 0.4, 0.0, 0.0, 0.0])
-            self.law = hyperprior_of("probability")
-            hyperprior = {"2.weight": self.law}
+            self.distribution = hyperprior_of("probability")
+            hyperprior = {"2.weight": self.distribution}
         else:
             self.own = torch.linspace(-0.5, 0.6, 6) * (name == "shift")
             net = BinaryLinear(2, 3, prior=self.own.view(3, 2))
             self.learned = torch.ones(6, dtype=torch.bool)
-            self.law = hyperprior = hyperprior_of(name)
+            self.distribution = hyperprior = hyperprior_of(name)
         self.net = net
         self.model = Classifier(net, dataset_size=N, hyperprior=hyperprior)
         self.guide = AutoSignBernoulli(self.model, init_scale=0.8, real_scale=0.7)
@@ -258,8 +261,8 @@ class Case:
     def at(self, z):
         """Natural parameters of the prior and log p(z), at an unconstrained hyperparameter z."""
         if self.name == "shift":
-            return self.own + z, self.law.log_prob(z)
-        a, b = self.law.concentration1, self.law.concentration0
+            return self.own + z, self.distribution.log_prob(z)
+        a, b = self.distribution.concentration1, self.distribution.concentration0
         log_p, log_other = -torch.log(1.0 + torch.exp(-z)), -torch.log(1.0 + torch.exp(z))
         log_beta = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
         return torch.where(self.learned, 0.5 * z, self.own), a * log_p + b * log_other - log_beta
@@ -390,19 +393,19 @@ def test_weights_keep_their_dtype(dtype):
         assert poutine.trace(model).get_trace().nodes["weight"]["value"].dtype == dtype
 
 
-def test_laws_follow_the_network_to_its_device():
+def test_distributions_follow_the_network_to_its_device():
     device = torch.device("meta")
     logit_normal = dist.TransformedDistribution(
         dist.Normal(0.5, 1.0), [dist.transforms.SigmoidTransform()]
     )
     kinds = [hyperprior_of(kind) for kind in ("probability", "shift")]
-    for law in (*kinds, dist.Uniform(0.0, 1.0), logit_normal):
-        assert law.sample().device.type == "cpu"
-        assert on_device(law, torch.device("cpu")) is law
-        moved = on_device(law, device)
+    for distribution in (*kinds, dist.Uniform(0.0, 1.0), logit_normal):
+        assert distribution.sample().device.type == "cpu"
+        assert on_device(distribution, torch.device("cpu")) is distribution
+        moved = on_device(distribution, device)
         with pyro.validation_enabled(False):  # which looks at values; meta tensors have none
             assert moved.log_prob(torch.tensor(0.3, device=device)).device == device
-        assert law.sample().device.type == "cpu"  # the one that was given has stayed
+        assert distribution.sample().device.type == "cpu"  # the one that was given has stayed
 
 
 # Learned: evidence and learning
@@ -475,8 +478,8 @@ def test_the_elbo_is_below_the_exact_evidence_and_above_that_of_a_prior_that_is_
 def test_the_prior_moves_to_the_share_of_signs_in_the_data(kind, plus, expected):
     signs = torch.where(torch.arange(24) < plus, 1.0, -1.0)
     train = skewed(signs)
-    law = dist.Beta(2.0, 2.0) if kind == "probability" else dist.Normal(0.0, 0.5)
-    model = regression(signs, train, hyperprior=law)
+    distribution = dist.Beta(2.0, 2.0) if kind == "probability" else dist.Normal(0.0, 0.5)
+    model = regression(signs, train, hyperprior=distribution)
     guide = trained(model, train)
     posterior = guide.posterior()
     assert torch.equal(posterior.mode()["weight"][0], signs)  # the data determine the weights

@@ -19,7 +19,7 @@ from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from bayesbin import _fused, _numerics
+from bayesbin.core import fused, numerics
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import Enumerate, PseudoReward
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
@@ -82,7 +82,7 @@ def test_the_step_is_along_the_gradient_in_mu():
     slope, prior, kl_weight = torch.tensor([1.5, -0.7, 0.2]), torch.tensor([0.5, 0.0, -2.0]), 0.3
     natural = parameter(0.4, -6.0, 12.0)
     before = natural.detach().clone()
-    loss = (slope * _numerics.mean(natural)).sum() + kl_weight * _fused.kl_sum(natural, prior)
+    loss = (slope * numerics.mean(natural)).sum() + kl_weight * fused.kl_sum(natural, prior)
     loss.backward()
     BayesianLearningRule([natural], lr=0.05).step()
     assert_close(natural, before - 0.05 * (slope + kl_weight * (before - prior)))
@@ -142,7 +142,7 @@ def test_a_closure_computes_the_gradients_and_its_loss_is_returned():
 
     def closure():
         rule.zero_grad()
-        loss = (2.0 * _numerics.mean(natural)).sum()
+        loss = (2.0 * numerics.mean(natural)).sum()
         loss.backward()
         return loss
 
@@ -192,8 +192,8 @@ def test_float32_steps_equal_float64_steps_at_saturated_parameters():
         rule = BayesianLearningRule([natural], lr=0.5, momentum=0.9, bound=40.0)
         for _ in range(10):
             rule.zero_grad()
-            loss = 5.0 * _numerics.mean(natural).sum()
-            loss = loss + _fused.kl_sum(natural, torch.tensor(0.3, dtype=dtype))
+            loss = 5.0 * numerics.mean(natural).sum()
+            loss = loss + fused.kl_sum(natural, torch.tensor(0.3, dtype=dtype))
             loss.backward()
             rule.step()
         assert bool(torch.isfinite(natural).all())
@@ -213,8 +213,8 @@ def test_the_automatic_bound_of_each_dtype(dtype, limit):
     rule.step()
     assert natural.tolist() == [limit, -limit]
     # And the next natural gradient is finite there.
-    _fused.kl_sum(natural, torch.zeros((), dtype=dtype)).backward()
-    natural.grad[:] = torch.autograd.grad(_numerics.mean(natural).sum(), natural)[0]
+    fused.kl_sum(natural, torch.zeros((), dtype=dtype)).backward()
+    natural.grad[:] = torch.autograd.grad(numerics.mean(natural).sum(), natural)[0]
     rule.step()
     expected = torch.tensor([limit - 1.0, -limit], dtype=dtype)
     torch.testing.assert_close(natural.detach(), expected, rtol=0.02, atol=0)
@@ -233,7 +233,7 @@ def test_a_parameter_that_starts_outside_the_bound_is_brought_to_it(momentum):
     # At 100 the float32 gradient has underflowed to 0 while 1/F is infinite.
     natural = parameter(100.0, -100.0, 0.5, dtype=torch.float32)
     rule = BayesianLearningRule([natural], lr=0.1, momentum=momentum)
-    _fused.kl_sum(natural, torch.zeros((), dtype=torch.float32)).backward()
+    fused.kl_sum(natural, torch.zeros((), dtype=torch.float32)).backward()
     rule.step()
     assert natural.tolist() == pytest.approx([40.0, -40.0, 0.45])
 
@@ -409,7 +409,7 @@ def run(natural, rule, schedule, steps: range) -> None:
         generator = torch.Generator().manual_seed(t)
         for one in natural:
             noise = torch.randn(one.shape, generator=generator, dtype=one.dtype)
-            one.grad = noise * _numerics.variance(one.detach())
+            one.grad = noise * numerics.variance(one.detach())
         rule.step()
         schedule.step()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.estimators import Concrete, ExpectedWeight, StraightThrough
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
@@ -106,7 +106,7 @@ def test_it_is_not_the_limit_of_small_temperature(natural):
         torch.manual_seed(1)
         surrogate = Concrete(temperature)(lambda values: values["w"][0].sum()[None], {"w": lam})
         (slope,) = torch.autograd.grad(surrogate, lam)
-        s = slope / _numerics.variance(lam.detach())
+        s = slope / numerics.variance(lam.detach())
         scales[temperature] = s
         error = s.std() / len(s) ** 0.5
         if temperature == 0.01:
@@ -122,7 +122,7 @@ def test_it_is_not_the_limit_of_small_temperature(natural):
 def same_start(bop, ours, naturals):
     """Signs and averages as those of the rule's natural parameters, which differ from weight to weight."""
     copy_into(naturals, [0.01 * torch.randn_like(p) for p in naturals])
-    copy_into(ours, [_numerics.sign_of(p.detach()) for p in naturals])
+    copy_into(ours, [numerics.sign_of(p.detach()) for p in naturals])
     for p, q in zip(ours, naturals, strict=True):
         bop.state[p]["average"] = -q.detach().clone()
     return bop
@@ -140,7 +140,7 @@ def test_bops_average_is_the_rules_decay_and_its_flips_are_the_rules_signs():
         flips += bop.flip_rate()
         for p, q in zip(ours, naturals, strict=True):
             torch.testing.assert_close(bop.state[p]["average"], -q.detach(), rtol=1e-9, atol=1e-10)
-            assert torch.equal(p.detach(), _numerics.sign_of(q.detach()))
+            assert torch.equal(p.detach(), numerics.sign_of(q.detach()))
     assert flips > 1.0
 
 
@@ -152,7 +152,7 @@ def test_with_a_threshold_bop_keeps_signs_that_the_rule_would_change():
     bop = same_start(Bop(ours, threshold=threshold, gamma=gamma), ours, naturals)
     next(run(plain, bop, elbo, rule, 1))
     apart = [
-        p.detach() != _numerics.sign_of(q.detach()) for p, q in zip(ours, naturals, strict=True)
+        p.detach() != numerics.sign_of(q.detach()) for p, q in zip(ours, naturals, strict=True)
     ]
     assert any(bool(a.any()) for a in apart)
     for a, p in zip(apart, ours, strict=True):

@@ -84,7 +84,7 @@ def correlated(posterior: BinaryPosterior) -> BinaryPosterior:
     units = posterior[site].natural.shape[0]
     shape = (units, *(1,) * (posterior[site].natural.dim() - 1))
     effect = RealPosterior(torch.zeros(shape), torch.full(shape, 1.5), Support("real"))
-    signs = {name: law.natural for name, law in posterior.items()}
+    signs = {name: distribution.natural for name, distribution in posterior.items()}
     return BinaryPosterior(signs, {"effect": effect}, {site: ["effect"]})
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bayesbin import BinaryPosterior
-from bayesbin._files import CorruptFileError
+from bayesbin.core.files import CorruptFileError
 from bayesbin.nn import BinaryLinear, binary_sites, mlp, to_binary_
 from bayesbin.predict import blocks, kernels, load, pack, predict_blocks
 from bayesbin.predict.shipped import ShippedPredictive

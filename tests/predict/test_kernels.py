@@ -19,7 +19,7 @@ from bayesbin.predict import kernels
 from bayesbin.predict.kernel_program import Program
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=str(kernels.why_not()))
-TIERS = kernels.tiers() if kernels.available() else []
+ISAS = kernels.isas() if kernels.available() else []
 KEY = 0xFEDCBA9876543210
 
 # Every size of each list occurs, together with ever other sizes of the other lists.
@@ -73,23 +73,23 @@ def same(found, expected):
 # Draws
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(("rows", "units", "inputs"), SIZES)
-def test_draws_have_the_canonical_bits(tier, rows, units, inputs):
+def test_draws_have_the_canonical_bits(isa, rows, units, inputs):
     mode, thresholds, plus = site(units, inputs)
     for pad in (False, True):
         packed = oracle.pack(mode, pad)
         for threads in (1, 3):
-            found = kernels.draw_bits(packed, thresholds, KEY, tier=tier, threads=threads)
+            found = kernels.draw_bits(packed, thresholds, KEY, isa=isa, threads=threads)
             same(found, oracle.pack(plus))
 
 
-@pytest.mark.parametrize("tier", TIERS)
-def test_thresholds_0_and_half(tier):
+@pytest.mark.parametrize("isa", ISAS)
+def test_thresholds_0_and_half(isa):
     mode = np.random.default_rng(0).random((64, 1000)) < 0.5
     never, fair = (np.full(mode.shape, t, dtype=np.uint16) for t in (0, 32768))
-    same(kernels.draw_bits(oracle.pack(mode), never, KEY, tier=tier), oracle.pack(mode))
-    flipped = kernels.draw_bits(oracle.pack(mode), fair, KEY, tier=tier) ^ oracle.pack(mode)
+    same(kernels.draw_bits(oracle.pack(mode), never, KEY, isa=isa), oracle.pack(mode))
+    flipped = kernels.draw_bits(oracle.pack(mode), fair, KEY, isa=isa) ^ oracle.pack(mode)
     count = int(np.bitwise_count(flipped).sum())
     assert abs(count - 32000) < 5 * 0.5 * 64000**0.5
 
@@ -151,7 +151,7 @@ def test_linear(rows, units, inputs):
     bits, w = weights(units, inputs)
     for kind, tolerance in (("real", 1e-6), ("fast", 3e-4), ("sign", 0.0)):
         values = oracle.signs(x >= 0) if kind == "sign" else x.astype(np.float64)
-        found = [kernels.linear(x, bits, kind, tier=tier) for tier in TIERS]
+        found = [kernels.linear(x, bits, kind, isa=isa) for isa in ISAS]
         assert found[0].shape == (rows, units)
         if rows:
             assert oracle.relative_error(found[0], values @ w.T) <= tolerance
@@ -168,13 +168,13 @@ def test_signs_times_signs(rows, units, inputs):
     w = rng.random((units, inputs)) < 0.5
     different = np.stack([(plus ^ row).sum(1) for row in w], 1)
     expected = (inputs - 2 * different).astype(np.int32)
-    for tier in TIERS:
+    for isa in ISAS:
         for pad in (False, True):
             x, bits = oracle.pack(plus, pad), oracle.pack(w, not pad)
-            same(kernels.linear_sign(x, bits, inputs, tier=tier, threads=1 + pad), expected)
+            same(kernels.linear_sign(x, bits, inputs, isa=isa, threads=1 + pad), expected)
         if inputs < 2**17:
             real = np.where(plus, 1.0, -1.0).astype(np.float32)
-            found = kernels.linear(real, oracle.pack(w, True), "sign", tier=tier)
+            found = kernels.linear(real, oracle.pack(w, True), "sign", isa=isa)
             same(found, expected.astype(np.float32))
 
 
@@ -183,10 +183,10 @@ def test_signs_at_the_limits_of_narrow_sums():
     inputs = 32704 + 32767
     ones = np.ones((2, inputs), dtype=np.float32)
     bits = oracle.pack(np.array([[True], [False]]).repeat(inputs, 1), True)
-    for tier in TIERS:
-        found = kernels.linear(ones, bits, "sign", tier=tier)
+    for isa in ISAS:
+        found = kernels.linear(ones, bits, "sign", isa=isa)
         same(found, np.array([[inputs, -inputs]] * 2, dtype=np.float32))
-        found = kernels.linear_sign(oracle.pack(ones > 0), bits, inputs, tier=tier)
+        found = kernels.linear_sign(oracle.pack(ones > 0), bits, inputs, isa=isa)
         same(found, np.array([[inputs, -inputs]] * 2, dtype=np.int32))
 
 
@@ -216,16 +216,16 @@ def test_convolutions(rows, shape, units, kernel, stride, padding):
     expected = oracle.conv2d(x, w, stride, padding)
     of_signs = oracle.conv2d(oracle.signs(x >= 0), w, stride, padding)
     flat = x.reshape(rows, int(np.prod(shape)))
-    for tier in TIERS:
-        found = kernels.conv2d(x, bits, kernel, stride, padding, tier=tier)
+    for isa in ISAS:
+        found = kernels.conv2d(x, bits, kernel, stride, padding, isa=isa)
         assert found.shape == expected.shape
         if rows:
             assert oracle.relative_error(found, expected) <= 1e-6
-        same(kernels.conv2d(x, bits, kernel, stride, padding, tier=tier, threads=3), found)
-        found = kernels.conv2d(x, bits, kernel, stride, padding, "sign", tier=tier)
+        same(kernels.conv2d(x, bits, kernel, stride, padding, isa=isa, threads=3), found)
+        found = kernels.conv2d(x, bits, kernel, stride, padding, "sign", isa=isa)
         same(found, of_signs.astype(np.float32))
         packed = oracle.pack(flat >= 0, pad=True)
-        found = kernels.conv2d_sign(packed, shape, bits, kernel, stride, padding, tier=tier)
+        found = kernels.conv2d_sign(packed, shape, bits, kernel, stride, padding, isa=isa)
         same(found, of_signs.astype(np.int32))
 
 
@@ -275,8 +275,8 @@ def test_one_nan_or_infinity_in_an_image(rows):
         bits, w = weights(9, 18)
         with np.errstate(invalid="ignore"):
             expected = oracle.conv2d(x, w.reshape(9, 2, 3, 3), stride, (1, 1))
-        for tier in TIERS:
-            found = kernels.conv2d(x, bits, (3, 3), stride, (1, 1), tier=tier)
+        for isa in ISAS:
+            found = kernels.conv2d(x, bits, (3, 3), stride, (1, 1), isa=isa)
             same(np.isnan(found), np.isnan(expected))
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -303,17 +303,17 @@ def test_infinity_nan_and_zero_are_summed_as_they_are():
     bits, w = weights(33, 70)
     with np.errstate(invalid="ignore"):
         expected = (x.astype(np.float64)[:, None] * w).sum(-1)
-    for tier in TIERS:
+    for isa in ISAS:
         for kind, tolerance in (("real", 1e-5), ("fast", 3e-2)):
-            found = kernels.linear(x, bits, kind, tier=tier)
+            found = kernels.linear(x, bits, kind, isa=isa)
             same(np.isnan(found), np.isnan(expected))
             np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
             same(found[7:9], np.zeros((2, 33), dtype=np.float32))
             np.testing.assert_allclose(found[9], expected[9], rtol=1e-6)
         clean = np.delete(x, range(1, 7), axis=0)
-        fast = kernels.linear(x, bits, "fast", tier=tier)
-        same(np.delete(fast, range(1, 7), axis=0), kernels.linear(clean, bits, "fast", tier=tier))
-        found = kernels.linear(np.full((1, 70), -0.0, np.float32), bits, "sign", tier=tier)
+        fast = kernels.linear(x, bits, "fast", isa=isa)
+        same(np.delete(fast, range(1, 7), axis=0), kernels.linear(clean, bits, "fast", isa=isa))
+        found = kernels.linear(np.full((1, 70), -0.0, np.float32), bits, "sign", isa=isa)
         same(found, w.sum(1)[None].astype(np.float32))  # sign(-0) = +1
 
 
@@ -321,8 +321,8 @@ def test_infinity_nan_and_zero_are_summed_as_they_are():
 def test_fast_sums_at_every_scale(scale):
     x = (scale * np.random.default_rng(6).standard_normal((20, 500))).astype(np.float32)
     bits, w = weights(40, 500)
-    for tier in TIERS:
-        found = kernels.linear(x, bits, "fast", tier=tier) / scale
+    for isa in ISAS:
+        found = kernels.linear(x, bits, "fast", isa=isa) / scale
         assert oracle.relative_error(found, x.astype(np.float64) @ w.T / scale) < 3e-4
 
 
@@ -341,8 +341,8 @@ def test_fast_sums_do_not_overflow():
     w[4] = x[4] > 0
     w[5] = x[4] <= 0
     expected = x.astype(np.float64) @ oracle.signs(w).T
-    for tier in TIERS:
-        found = kernels.linear(x, oracle.pack(w), "fast", tier=tier)
+    for isa in ISAS:
+        found = kernels.linear(x, oracle.pack(w), "fast", isa=isa)
         assert np.abs(found - expected).max() <= 3e-4 * np.abs(expected).max()
         assert np.abs(found[4] - expected[4]).max() <= 1e-2
 
@@ -457,11 +457,11 @@ def arrays(sums):
 
 
 @pytest.mark.parametrize("kind", ["real", "fast"])
-def test_a_network_gives_the_same_numbers_on_every_tier_and_any_number_of_threads(kind):
+def test_a_network_gives_the_same_numbers_on_every_isa_and_any_number_of_threads(kind):
     program, _ = network(draws=10, kind=kind)
     x = images(70)
-    first = program.run_classes(x, tier=TIERS[0], outputs=True)
-    runs = [program.run_classes(x, tier=tier, outputs=True) for tier in TIERS[1:]]
+    first = program.run_classes(x, isa=ISAS[0], outputs=True)
+    runs = [program.run_classes(x, isa=isa, outputs=True) for isa in ISAS[1:]]
     runs += [program.run_classes(x, threads=count, outputs=True) for count in (1, 2, 3, 8)]
     for run in runs:
         for a, b in zip(arrays(run), arrays(first), strict=True):
@@ -535,8 +535,8 @@ def test_tanh():
     x = np.concatenate([x, [np.nan]]).astype(np.float32)[:, None]
     program = Program((1, 1, 1), 1)
     program.activation("tanh")
-    for tier in TIERS:
-        found = program.run_regression(x, tier=tier).mean
+    for isa in ISAS:
+        found = program.run_regression(x, isa=isa).mean
         expected = np.tanh(x.astype(np.float64))
         np.testing.assert_allclose(found, expected, rtol=2.5e-7, atol=0)
 
@@ -643,12 +643,12 @@ def test_an_interrupt_stops_a_call(threads):
 # Tiers, errors
 
 
-def test_the_environment_names_the_tier():
-    tier = "from bayesbin.predict import kernels; print(kernels.tier())"
-    assert python(tier, BAYESBIN_KERNEL="portable").stdout == "portable\n"
-    assert "is one of portable, avx2" in python(tier, BAYESBIN_KERNEL="fastest").stderr
-    other = next(name for name in ("neon", "avx512", "avx2") if name not in TIERS)
-    assert "does not run on this machine" in python(tier, BAYESBIN_KERNEL=other).stderr
+def test_the_environment_names_the_isa():
+    isa = "from bayesbin.predict import kernels; print(kernels.isa())"
+    assert python(isa, BAYESBIN_KERNEL="portable").stdout == "portable\n"
+    assert "is one of portable, avx2" in python(isa, BAYESBIN_KERNEL="fastest").stderr
+    other = next(name for name in ("neon", "avx512", "avx2") if name not in ISAS)
+    assert "does not run on this machine" in python(isa, BAYESBIN_KERNEL=other).stderr
 
 
 def test_the_kernels_import_no_torch():
@@ -669,7 +669,7 @@ def test_errors():
     with pytest.raises(ValueError, match="threads is at least 1"):
         kernels.linear(x, bits, threads=0)
     with pytest.raises(ValueError, match="'sse'"):
-        kernels.linear(x, bits, tier="sse")
+        kernels.linear(x, bits, isa="sse")
     with pytest.raises(ValueError, match="does not fit images of 2 x 2"):
         kernels.conv2d(np.zeros((1, 1, 2, 2), np.float32), bits[:, :1], (3, 3))
     with pytest.raises(ValueError, match="strides of at least 1"):

@@ -115,11 +115,15 @@ def test_the_mode_and_a_joint_posterior():
         mode.probs, predict(net, posterior, x, 0).probs, rtol=1e-4, atol=2e-5
     )
     assert mode.num_samples == 1
-    (site, law), *rest = posterior.items()
-    effect = RealPosterior(torch.zeros(law.natural.shape[0], 1), torch.tensor(1.5), Support("real"))
+    (site, distribution), *rest = posterior.items()
+    effect = RealPosterior(
+        torch.zeros(distribution.natural.shape[0], 1), torch.tensor(1.5), Support("real")
+    )
     effect = RealPosterior(effect.loc, effect.scale.expand_as(effect.loc), effect.support)
     joint = BinaryPosterior(
-        {site: law.natural, **{s: q.natural for s, q in rest}}, {"a": effect}, {site: ["a"]}
+        {site: distribution.natural, **{s: q.natural for s, q in rest}},
+        {"a": effect},
+        {site: ["a"]},
     )
     packed = PackedPredictive(net, joint, 19, 2, backend="cpu")  # more than one chunk of draws
     outputs = torch.stack(list(draw_outputs(net, joint, x, 19, 2)))

@@ -1,4 +1,4 @@
-"""Residual blocks in the kernels: the streaming predictor's answers, on every tier."""
+"""Residual blocks in the kernels: the streaming predictor's answers, on every isa."""
 
 from __future__ import annotations
 
@@ -123,22 +123,22 @@ def test_what_is_put_aside_keeps_its_kind():
 @needs_kernels
 @pytest.mark.parametrize("fast", [False, True], ids=["exact", "fast"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_tiers_threads_and_batches_change_nothing(name, fast):
+def test_isas_threads_and_batches_change_nothing(name, fast):
     net, posterior, x = example(name)
     draws: list[int | None] = list(range(DRAWS))
     operations = fold(net, steps_of(net), draws, SEED, None)
     program = PackedNetwork(operations, posterior, draws, SEED, fast).program(IMAGE, 0, DRAWS)
     values = x.flatten(1).numpy()
 
-    def outputs(rows: np.ndarray, tier: str | None = None, threads: int = 1) -> np.ndarray:
-        found = program.run_regression(rows, tier=tier, threads=threads, outputs=True).outputs
+    def outputs(rows: np.ndarray, isa: str | None = None, threads: int = 1) -> np.ndarray:
+        found = program.run_regression(rows, isa=isa, threads=threads, outputs=True).outputs
         assert found is not None
         return found
 
     expected = outputs(values)
-    for tier in kernels.tiers():
+    for isa in kernels.isas():
         for threads in (1, 3):
-            assert np.array_equal(outputs(values, tier, threads), expected)
+            assert np.array_equal(outputs(values, isa, threads), expected)
     for rows in (1, 9):
         assert np.array_equal(outputs(values[-rows:].copy()), expected[:, -rows:])
 

@@ -30,7 +30,7 @@ def test_bits_and_bytes_need_no_inputs():
     assert first.bytes == 2 * 100 + 4 * 8  # a threshold per weight, a word of modes per unit
     assert summary.total().bits == sum(row.bits for row in summary.rows)
     assert summary.total().expected is None
-    assert "6 draws of seed 0" in repr(predictive) and kernels.tier() in repr(predictive)
+    assert "6 draws of seed 0" in repr(predictive) and kernels.isa() in repr(predictive)
 
 
 def test_operations_and_times_are_of_the_batch():

@@ -243,8 +243,11 @@ def test_many_draws_converge_to_the_sum_over_all_networks():
     entropy = (weights[:, None] * torch.special.entr(states).sum(-1)).sum(0)
 
     def of(sign: float, draws: int) -> tuple[PackedPredictive, Tensor]:
-        laws = {"0.weight": natural[:6].view(2, 3), "3.weight": sign * natural[6:].view(3, 2)}
-        packed = PackedPredictive(net, BinaryPosterior(laws), draws)
+        distributions = {
+            "0.weight": natural[:6].view(2, 3),
+            "3.weight": sign * natural[6:].view(3, 2),
+        }
+        packed = PackedPredictive(net, BinaryPosterior(distributions), draws)
         return packed, packed.outputs(x).double().softmax(-1)
 
     for draws in (100, 10_000):
@@ -259,7 +262,9 @@ def test_many_draws_converge_to_the_sum_over_all_networks():
         torch.testing.assert_close(
             found.probs_std, drawn.std(0, correction=0), rtol=1e-6, atol=1e-9
         )
-    assert exceeds_standard_errors(of(-1.0, 10_000)[1], mean)  # another law would be noticed
+    assert exceeds_standard_errors(
+        of(-1.0, 10_000)[1], mean
+    )  # another distribution would be noticed
 
 
 # Threads, processes, signals

@@ -28,8 +28,8 @@ from bayesbin.predict.packing import num_words, pack, unpack
 from bayesbin.predict.program import (
     Activation,
     Add,
+    Affine,
     Flatten,
-    Line,
     Pool,
     Push,
     Swap,
@@ -157,14 +157,14 @@ def test_the_steps_are_the_network(name, with_statistics):
 
 def test_a_residual_block_is_a_detour_over_the_stack():
     net = to_binary_(residual())
-    steps = [step for step in steps_of(net) if not isinstance(step, Line)]
+    steps = [step for step in steps_of(net) if not isinstance(step, Affine)]
     sites = [step.site if isinstance(step, Weighted) else type(step).__name__ for step in steps]
     assert sites == [
         "0.weight", "Push", "2.body.0.weight", "Push", "2.body.2.body.0.weight", "Add", "Activation",
         "Swap", "Pool", "2.shortcut.1.weight", "Add", "Activation", "Flatten", "Push", "6.body.weight",
         "Swap", "Add", "7.weight",
     ]  # fmt: skip
-    norms = [step.norm for step in steps_of(net) if isinstance(step, Line) and step.norm]
+    norms = [step.norm for step in steps_of(net) if isinstance(step, Affine) and step.norm]
     assert norms == ["1", "2.body.1", "2.body.2.body.1", "2.shortcut.2", "3"]
     # A sum stands between the lines of a body and those that follow it.
     operations = fold(net, steps_of(net), [None], 0, None)

@@ -14,7 +14,7 @@ import torch
 from shipped_examples import DRAWS, NETWORKS, SEED, correlated, example, statistics_of
 
 from bayesbin import BinaryPosterior
-from bayesbin._preprocessing import Preprocessing
+from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.distributions import Support
 from bayesbin.nn import BinaryLinear, binary_sites, mlp, to_binary_
 from bayesbin.posterior import RealPosterior
@@ -180,7 +180,7 @@ def test_what_a_file_says(tmp_path):
     assert json.loads(json.dumps(found.to_dict()))["digest"] == found.digest
     for word in ("0.weight", "toy", found.digest, "us/draw, 3 inputs", "a, b, c"):
         assert word in str(found)
-    assert "4 draws of seed 7" in repr(shipped) and kernels.tier() in repr(shipped)
+    assert "4 draws of seed 7" in repr(shipped) and kernels.isa() in repr(shipped)
     with pytest.raises(ValueError, match="at least 1 input"):
         inspect(path, profile=0)
 
@@ -371,7 +371,7 @@ def test_neither_torch_nor_pyro_is_imported(tmp_path):
     program = REFUSING + (
         "import json, numpy as np\n"
         "import bayesbin\n"
-        "from bayesbin.cli import main\n"
+        "from bayesbin.experiments.cli import main\n"
         f"path, x = {str(path)!r}, {str(tmp_path / 'x.npy')!r}\n"
         "found = bayesbin.predict.load(path).predict(np.load(x))\n"
         "print(json.dumps(found.probs.tolist()))\n"

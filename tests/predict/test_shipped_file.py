@@ -16,7 +16,7 @@ from shipped_examples import example
 from torch import nn
 
 from bayesbin import BinaryPosterior
-from bayesbin._files import CorruptFileError
+from bayesbin.core.files import CorruptFileError
 from bayesbin.nn import Scale, Sign, to_binary_
 from bayesbin.predict import bbn_file, inspect, kernels, load, pack, unpack
 

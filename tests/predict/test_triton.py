@@ -71,10 +71,10 @@ def inputs_for(draws: int, rows: int, inputs: int) -> np.ndarray:
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("units", [1, 7, 17, 33])
 def test_the_bits_are_those_of_the_cpu(units, inputs):
-    law, plus = drawn(units, inputs)
-    assert np.array_equal(words(triton_signs.draw_words(law)), [pack(one) for one in plus])
+    distribution, plus = drawn(units, inputs)
+    assert np.array_equal(words(triton_signs.draw_words(distribution)), [pack(one) for one in plus])
     for draw in range(3):
-        found = triton_signs.dense(law.draws(draw, draw + 1)).cpu().numpy()
+        found = triton_signs.dense(distribution.draws(draw, draw + 1)).cpu().numpy()
         assert np.array_equal(found, signs(plus[draw]))
     given = Signs.given(np.stack([pack(one) for one in plus]), inputs, DEVICE)
     assert np.array_equal(triton_signs.dense(given.draws(2, 3)).cpu().numpy(), signs(plus[2]))
@@ -82,27 +82,28 @@ def test_the_bits_are_those_of_the_cpu(units, inputs):
 
 @pytest.mark.skipif(not kernels.available(), reason=str(kernels.why_not()))
 def test_the_bits_are_those_of_the_compiled_kernels():
-    law, _ = drawn(17, 100)
-    mode, flip = words(law.words)[0], law.thresholds
-    assert flip is not None and law.keys is not None
+    distribution, _ = drawn(17, 100)
+    mode, flip = words(distribution.words)[0], distribution.thresholds
+    assert flip is not None and distribution.keys is not None
     thresholds = np.ascontiguousarray(flip.cpu().numpy().view(np.uint16)[:, :100])
     expected = [
-        kernels.draw_bits(mode, thresholds, int(key)) for key in law.keys.cpu().numpy().view("<u8")
+        kernels.draw_bits(mode, thresholds, int(key))
+        for key in distribution.keys.cpu().numpy().view("<u8")
     ]
-    assert np.array_equal(words(triton_signs.draw_words(law)), expected)
+    assert np.array_equal(words(triton_signs.draw_words(distribution)), expected)
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize(("units", "rows"), SIZES)
 def test_sums_of_real_inputs(units, rows, inputs):
-    law, plus = drawn(units, inputs)
+    distribution, plus = drawn(units, inputs)
     x = inputs_for(1, rows, inputs)
     expected = x.astype(np.float64) @ signs(plus).transpose(0, 2, 1)
     on_device = torch.tensor(x, device=DEVICE)
-    exact = triton_signs.linear(on_device, law).cpu().numpy()
+    exact = triton_signs.linear(on_device, distribution).cpu().numpy()
     # Without the last of the three parts of a number it would be 1e-5.
     assert exact.shape == (3, rows, units) and relative_error(exact, expected) < 1e-6
-    fast = triton_signs.linear(on_device, law, fast=True).cpu().numpy()
+    fast = triton_signs.linear(on_device, distribution, fast=True).cpu().numpy()
     assert 1e-6 < relative_error(fast, expected) < 4e-4 or (units, rows) == (1, 1)
 
 
@@ -110,10 +111,14 @@ def test_sums_of_real_inputs(units, rows, inputs):
 def test_many_rows_draw_once_and_change_nothing(rows, monkeypatch):
     calls = []
     draw = triton_signs.draw_words
-    monkeypatch.setattr(triton_signs, "draw_words", lambda law: calls.append(law) or draw(law))
-    law, plus = drawn(33, 65)
+    monkeypatch.setattr(
+        triton_signs,
+        "draw_words",
+        lambda distribution: calls.append(distribution) or draw(distribution),
+    )
+    distribution, plus = drawn(33, 65)
     x = inputs_for(3, rows, 65)  # of each draw its own
-    found = triton_signs.linear(torch.tensor(x, device=DEVICE), law).cpu().numpy()
+    found = triton_signs.linear(torch.tensor(x, device=DEVICE), distribution).cpu().numpy()
     assert relative_error(found, x.astype(np.float64) @ signs(plus).transpose(0, 2, 1)) < 1e-6
     assert len(calls) == (rows > triton_signs.DRAW_ONCE_ABOVE)
     shared = Signs.given(pack(plus[1])[None], 65, DEVICE)
@@ -123,11 +128,11 @@ def test_many_rows_draw_once_and_change_nothing(rows, monkeypatch):
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_rows_of_all_scales(fast):
-    law, plus = drawn(7, 20, draws=1)
+    distribution, plus = drawn(7, 20, draws=1)
     scales = np.array([0.0, 1e-30, 1.0, 1e30, 3e37], np.float32)[:, None]
     x = inputs_for(1, 5, 20) * scales
     x[0, 2, 0] = 1e4  # one large number among small ones: float16 alone would not hold all of them
-    found = triton_signs.linear(torch.tensor(x, device=DEVICE), law, fast).cpu().numpy()[0]
+    found = triton_signs.linear(torch.tensor(x, device=DEVICE), distribution, fast).cpu().numpy()[0]
     expected = x[0].astype(np.float64) @ signs(plus[0]).T
     assert np.array_equal(found[0], np.zeros(7))
     for row in range(1, 5):
@@ -139,16 +144,16 @@ def test_rows_of_all_scales(fast):
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize(("units", "rows"), SIZES)
 def test_sums_of_signs_are_exact(units, rows, inputs):
-    law, plus = drawn(units, inputs)
+    distribution, plus = drawn(units, inputs)
     x = inputs_for(3, rows, inputs)
     x.flat[::7], x.flat[1::7] = 0.0, -0.0
     packed = triton_signs.pack_signs(torch.tensor(x, device=DEVICE))
     assert np.array_equal(words(packed), [pack(one) for one in x >= 0])
-    found = triton_signs.linear_sign(packed, triton_signs.draw_words(law), inputs)
+    found = triton_signs.linear_sign(packed, triton_signs.draw_words(distribution), inputs)
     assert found.dtype == torch.int32
     expected = signs(x >= 0) @ signs(plus).transpose(0, 2, 1)
     assert np.array_equal(found.cpu().numpy(), expected)
-    one = triton_signs.linear_sign(packed[:1], triton_signs.draw_words(law), inputs)
+    one = triton_signs.linear_sign(packed[:1], triton_signs.draw_words(distribution), inputs)
     assert np.array_equal(one.cpu().numpy(), signs(x[:1] >= 0) @ signs(plus).transpose(0, 2, 1))
 
 
@@ -220,11 +225,13 @@ def test_the_mode_and_a_joint_posterior(monkeypatch):
     net, posterior, x = example("relu")
     triton, cpu = both(net, posterior, 0)
     assert_same(triton.predict(x[:2]), cpu.predict(x[:2]))
-    (site, law), *rest = posterior.items()
-    units = law.natural.shape[0]
+    (site, distribution), *rest = posterior.items()
+    units = distribution.natural.shape[0]
     effect = RealPosterior(torch.zeros(units, 1), torch.full((units, 1), 1.5), Support("real"))
     joint = BinaryPosterior(
-        {site: law.natural, **{s: q.natural for s, q in rest}}, {"a": effect}, {site: ["a"]}
+        {site: distribution.natural, **{s: q.natural for s, q in rest}},
+        {"a": effect},
+        {site: ["a"]},
     )
     monkeypatch.setattr("bayesbin.predict.packed.DRAWS_AT_ONCE", 2)
     triton, cpu = both(net, joint, 3, 2)

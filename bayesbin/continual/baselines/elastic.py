@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from bayesbin._summary import SummaryRow
 from bayesbin.continual.base import Learner
 from bayesbin.continual.baselines.loop import minibatch_training
 from bayesbin.continual.tasks import Task
 from bayesbin.data import Batches
 from bayesbin.nn import binary_sites
+from bayesbin.posterior.summary import SummaryRow
 
 _CHUNK = 100  # gradients of single data held at a time
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayesbin import _networks
-from bayesbin._numerics import sign_of
-from bayesbin._summary import SummaryRow
 from bayesbin.continual.base import Learner
 from bayesbin.continual.baselines.loop import minibatch_training
 from bayesbin.continual.baselines.metaplastic import MetaplasticAdam
 from bayesbin.continual.tasks import Task
+from bayesbin.core import networks
+from bayesbin.core.numerics import sign_of
 from bayesbin.data import Batches
 from bayesbin.nn import binary_sites
 from bayesbin.posterior import BinaryPosterior
+from bayesbin.posterior.summary import SummaryRow
 
 
 class StraightThroughLearner(Learner):
@@ -79,7 +79,7 @@ class StraightThroughLearner(Learner):
                 name: latent + (sign_of(latent.detach()) - latent.detach())
                 for name, latent in self.latent.items()
             }
-            return F.cross_entropy(_networks.call(self.network, signs, x), y)
+            return F.cross_entropy(networks.call(self.network, signs, x), y)
 
         self.network.train()
         history = minibatch_training(

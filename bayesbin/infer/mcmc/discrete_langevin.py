@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.infer.mcmc.sign_kernel import SignKernel, TunedStep
 
 # 2 / step is a flip's cost in log-odds: nothing against any slope above, out of reach below.
@@ -84,10 +84,10 @@ class DiscreteLangevin(SignKernel):
 
     def draw_move(self, slopes: Tensor) -> Tensor:
         natural = self._half_log_odds(slopes)
-        return _numerics.hard_signs(natural, _numerics.uniform_noise(natural))
+        return numerics.hard_signs(natural, numerics.uniform_noise(natural))
 
     def log_prob_of_move(self, move: Tensor, slopes: Tensor) -> Tensor:
-        return _numerics.log_prob(self._half_log_odds(slopes), move).sum()
+        return numerics.log_prob(self._half_log_odds(slopes), move).sum()
 
     def flipped(self, move: Tensor, signs: Tensor) -> Tensor:
         return -move * signs  # a move of +1 is a flip

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.estimators.base import checked_count
 from bayesbin.infer.mcmc.sign_kernel import SignKernel
 
@@ -56,7 +56,7 @@ class GibbsWithGradients(SignKernel):
 
     def draw_move(self, slopes: Tensor) -> Tensor:
         # The k largest of slopes with Gumbel noise are k draws without replacement, in order.
-        gumbel = -torch.log(-torch.log(_numerics.uniform_noise(slopes)))
+        gumbel = -torch.log(-torch.log(numerics.uniform_noise(slopes)))
         return (slopes + gumbel.to(slopes)).topk(self.num_flips).indices
 
     def log_prob_of_move(self, move: Tensor, slopes: Tensor) -> Tensor:

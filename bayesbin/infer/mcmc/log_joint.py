@@ -12,8 +12,8 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from bayesbin.distributions.wrappers import sign_distribution, weight_distribution
 from bayesbin.guides.announcing import LocalParameters
-from bayesbin.guides.laws import sign_law, weight_law
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.sites import latent_sites, run_at, scaled_sum
 
@@ -26,7 +26,7 @@ class LogJoint:
     The signs of all sites make one vector of D, in site order, so that a sampler need not know of sites.
 
     :param model: a Pyro model. :param args: what it is called with, the whole data set.
-    :raises ValueError: for a model without sign sites, with a latent site of another discrete law, a
+    :raises ValueError: for a model without sign sites, with a latent site of another discrete distribution, a
         plate of which the data are only a part, or a log joint that is random (dropout).
     """
 
@@ -40,9 +40,9 @@ class LogJoint:
         self.shapes: dict[str, torch.Size] = {}
         self.real: tuple[str, ...] = ()
         for name, site in latents.items():
-            if sign_law(site["fn"]) is not None:
+            if sign_distribution(site["fn"]) is not None:
                 self.shapes[name] = site["value"].shape
-            elif (found := weight_law(site["fn"])) or site["fn"].support.is_discrete:
+            elif (found := weight_distribution(site["fn"])) or site["fn"].support.is_discrete:
                 raise ValueError(
                     f"expected latent sites that are signs or real-valued, got "
                     f"{type(found or site['fn']).__name__} at {name!r}; sum that site out, or observe it."

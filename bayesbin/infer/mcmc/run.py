@@ -12,7 +12,7 @@ from pyro.infer.mcmc import HMC, MCMC, NUTS
 from torch import Tensor
 
 from bayesbin.estimators.base import checked_count
-from bayesbin.infer.convergence import Convergence, convergence
+from bayesbin.infer.checks.convergence import Convergence, convergence
 from bayesbin.infer.mcmc.discrete_langevin import DiscreteLangevin
 from bayesbin.infer.mcmc.log_joint import LogJoint, called_with
 from bayesbin.infer.mcmc.mixed_kernel import MixedKernel

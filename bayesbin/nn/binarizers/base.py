@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from bayesbin._numerics import sign_of
+from bayesbin.core.numerics import sign_of
 
 SIGNS = (-1.0, 1.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayesbin import _numerics
+from bayesbin.core import numerics
 from bayesbin.distributions.relaxed import straight_through
 from bayesbin.nn.binarizers.base import Binarizer
 
@@ -46,7 +46,7 @@ class BinaryConnect(Binarizer):
         return straight_through(self.hard(latent) if signs is None else signs, latent)
 
     def _draw(self, latent: Tensor) -> Tensor:
-        uniform = _numerics.uniform_noise(latent)
+        uniform = numerics.uniform_noise(latent)
         return ((2.0 * uniform < latent + 1.0).to(latent.dtype)) * 2.0 - 1.0
 
     def extra_repr(self) -> str:
@@ -86,7 +86,7 @@ class TernaryConnect(Binarizer):
         if not (self.stochastic and self.training):
             return straight_through(self.hard(latent), latent)
         fixed = latent.detach()
-        drawn = _numerics.uniform_noise(fixed) < fixed.abs()
+        drawn = numerics.uniform_noise(fixed) < fixed.abs()
         return straight_through(torch.where(drawn, fixed.sign(), 0.0).to(latent.dtype), latent)
 
     def hard(self, latent: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesbin._numerics import sign_of
+from bayesbin.core.numerics import sign_of
 from bayesbin.nn.binarizers.base import Binarizer
 from bayesbin.nn.straight_through import sign_through
 
@@ -35,8 +35,8 @@ class ReCU(Binarizer):
 
     :param tau: the quantile, in (1/2, 1].
     :param scale: multiply the signs by the mean \|v'\| of their filter, without a gradient.
-    :param quantile: "laplace": Q = -E\|v'\| log(2 - 2 tau), that of a Laplace law, as the published code has
-        it; "empirical": that of the latents at hand.
+    :param quantile: "laplace": Q = -E\|v'\| log(2 - 2 tau), that of a Laplace distribution, as the
+        published code has it; "empirical": that of the latents at hand.
     :raises ValueError: for other arguments; at a call, for filters of a single weight.
 
     Example::
@@ -104,9 +104,10 @@ class ReCU(Binarizer):
 class LatentReadout:
     """What ReCU does to the latents of one layer.
 
-    :param entropy: of the clamped latents under a Laplace law, in nats, see ``clamped_laplace_entropy``.
-    :param quantization_error: mean (v'' - a sign(v''))^2 with a = mean \\|v'\\|; for a Laplace law it is
-        a^2 (1 - 2 u e^-u), u = -log(2 - 2 tau), least at tau = 1 - 1/(2e) = 0.816.
+    :param entropy: of the clamped latents under a Laplace distribution, in nats, see
+    ``clamped_laplace_entropy``.
+    :param quantization_error: mean (v'' - a sign(v''))^2 with a = mean \\|v'\\|; for a Laplace
+        distribution it is a^2 (1 - 2 u e^-u), u = -log(2 - 2 tau), least at tau = 1 - 1/(2e) = 0.816.
     :param sign_entropy_bits: of the signs as one sample: 1 where both are equally many.
     :param clamped: the fraction of latents outside the quantiles.
     """
@@ -124,7 +125,7 @@ def clamped_laplace_entropy(tau: float, mean_size: float) -> float:
 
     the density's inside, plus that of the two points, of mass s / 2 each. It grows with tau for b > 1/e.
 
-    >>> round(clamped_laplace_entropy(1.0, 2.0), 4)  # the whole Laplace law: 1 + log 2b
+    >>> round(clamped_laplace_entropy(1.0, 2.0), 4)  # the whole Laplace distribution: 1 + log 2b
     2.3863
     """
     outside = 2.0 - 2.0 * tau

@@ -49,20 +49,20 @@ class SLB(Binarizer):
     def forward(self, latent: Tensor) -> Tensor:
         if not self.training or self.sharpness == math.inf:
             return self.hard(latent)
-        return self.law(self.sharpness * latent).mean
+        return self.distribution(self.sharpness * latent).mean
 
     def hard(self, latent: Tensor) -> Tensor:
         """The level of the highest logit; of several, the largest level."""
-        return self.law(latent.detach()).mode
+        return self.distribution(latent.detach()).mode
 
-    def law(self, logits: Tensor) -> LowBitCategorical:
-        """The law over levels with these logits."""
+    def distribution(self, logits: Tensor) -> LowBitCategorical:
+        """The distribution over levels with these logits."""
         return LowBitCategorical(self.levels, logits, validate_args=False)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Logits -(w / r - l_k)^2 / 2, r the root mean square of w: highest at the level nearest to w / r."""
         size = weight.detach().square().mean().sqrt().clamp_min(1e-30)
-        levels = self.law(weight.new_zeros(len(self.levels))).level_values
+        levels = self.distribution(weight.new_zeros(len(self.levels))).level_values
         return -0.5 * (weight[..., None] / size - levels).square()
 
     def extra_repr(self) -> str:

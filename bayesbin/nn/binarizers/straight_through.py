@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bayesbin._numerics import sign_of
+from bayesbin.core.numerics import sign_of
 from bayesbin.nn.binarizers.base import Binarizer
 from bayesbin.nn.straight_through import checked_width, sign_through
 

@@ -1,4 +1,4 @@
-// Memory aligned to cache lines, as the tiers' vectors need it.
+// Memory aligned to cache lines, as the isas' vectors need it.
 #pragma once
 
 #include <cstddef>

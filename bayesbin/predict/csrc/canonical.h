@@ -16,7 +16,7 @@ constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15u;
 constexpr uint64_t MIX_1 = 0xBF58476D1CE4E5B9u;
 constexpr uint64_t MIX_2 = 0x94D049BB133111EBu;
 
-// A macro of shifts and multiplications would do as well; `static` gives every tier its own copy,
+// A macro of shifts and multiplications would do as well; `static` gives every isa its own copy,
 // compiled with its own instructions.
 static inline uint64_t mix(uint64_t x) {
     x = (x ^ (x >> 30)) * MIX_1;

@@ -1,4 +1,4 @@
-// Drawing the bits of units. A tier defines flips(state, thresholds): of 64 weights, from the 16 words
+// Drawing the bits of units. A isa defines flips(state, thresholds): of 64 weights, from the 16 words
 // mix(state + GAMMA j), those with u < t.
 
 void draw(const uint64_t* mode, const uint16_t* thresholds, uint64_t key, int64_t inputs, int64_t first,

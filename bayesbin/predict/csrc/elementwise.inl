@@ -16,7 +16,7 @@ void clamp(float* x, int64_t count, float low, float high) {
 }
 
 // 1 - 2 / (exp(2|x|) + 1), and near 0 an odd polynomial (Cephes' tanhf and expf); within 2 units in
-// the last place, on every tier the same number.
+// the last place, on every isa the same number.
 void tanh(float* x, int64_t count) {
     constexpr float ROUND = 12582912.0f;
     for (int64_t i = 0; i < count; ++i) {

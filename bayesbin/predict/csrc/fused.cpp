@@ -54,8 +54,8 @@ struct Worker {
     Buffer<double> memory;
     Sums sums;
 
-    Worker(const Tier& tier, const std::vector<Step>& steps, Shape input, int64_t rows, int64_t outputs)
-        : network(tier, steps, input, lanes_for(rows)), memory(size_t(rows * (3 * outputs + 1))) {
+    Worker(const Isa& isa, const std::vector<Step>& steps, Shape input, int64_t rows, int64_t outputs)
+        : network(isa, steps, input, lanes_for(rows)), memory(size_t(rows * (3 * outputs + 1))) {
         double* at = memory.get();
         const int64_t size = rows * outputs;
         sums = {at, at + size, at + 2 * size, at + 2 * size + rows};
@@ -64,7 +64,7 @@ struct Worker {
 
 }  // namespace
 
-void fused_predict(const Tier& tier, const std::vector<Step>& steps, Shape input, const float* x,
+void fused_predict(const Isa& isa, const std::vector<Step>& steps, Shape input, const float* x,
                    int64_t rows, int64_t draws, Head head, Sums sums, float* each, int threads,
                    Watch& watch) {
     const int64_t outputs = steps.empty() ? input.size() : steps.back().out.size();
@@ -76,7 +76,7 @@ void fused_predict(const Tier& tier, const std::vector<Step>& steps, Shape input
     std::vector<Worker> workers;
     workers.reserve(size_t(threads));
     for (int i = 0; i < threads; ++i)
-        workers.emplace_back(tier, steps, input, std::min(rows, most), outputs);
+        workers.emplace_back(isa, steps, input, std::min(rows, most), outputs);
     Turns turns(segments);
 
     run_units(segments * draws, threads, watch, [&](int64_t unit, int id) {

@@ -1,6 +1,6 @@
-// All kernels of a tier. Included once by each tier_*.cpp inside an unnamed namespace, after the tier
-// has defined NATIVE, flips and differing; so every tier has its own copy with its own instructions,
-// and the linker cannot hand one tier's copy to another. For the same reason nothing here is a
+// All kernels of a isa. Included once by each isa_*.cpp inside an unnamed namespace, after the isa
+// has defined NATIVE, flips and differing; so every isa has its own copy with its own instructions,
+// and the linker cannot hand one isa's copy to another. For the same reason nothing here is a
 // template of the standard library.
 
 #include "lanes.inl"
@@ -17,7 +17,7 @@
 
 #include "xnor.inl"
 
-constexpr Tier make_tier(const char* name, bool (*runs_here)()) {
+constexpr Isa make_isa(const char* name, bool (*runs_here)()) {
     return {name,   runs_here, draw, sum_real, sum_sign, sum_fast, xnor, affine,
             relu,   clamp,     tanh, sign,     to_int8,  add};
 }

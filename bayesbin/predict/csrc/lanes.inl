@@ -1,4 +1,4 @@
-// Vectors of lanes, in the compiler's own vector types. Included inside the namespace of a tier, which
+// Vectors of lanes, in the compiler's own vector types. Included inside the namespace of a isa, which
 // defines NATIVE, the bytes of its registers.
 
 template <class T, int N>

@@ -47,18 +47,18 @@ Geometry geometry_of(const Triple& image, int64_t units, const Six& w) {
              std::get<5>(w)}};
 }
 
-void draw_bits(const std::string& tier, uintptr_t mode, uintptr_t thresholds, uint64_t key, int64_t units,
+void draw_bits(const std::string& isa, uintptr_t mode, uintptr_t thresholds, uint64_t key, int64_t units,
                int64_t inputs, uintptr_t out, int threads) {
-    const Tier& t = tier_named(tier);
+    const Isa& t = isa_named(isa);
     interruptible([&](Watch& watch) {
         draw_rows(t, at<uint64_t>(mode), at<uint16_t>(thresholds), key, units, inputs, at<uint64_t>(out),
                   threads, watch);
     });
 }
 
-void weighted(const std::string& tier, int64_t kind, const Triple& image, int64_t units,
+void weighted(const std::string& isa, int64_t kind, const Triple& image, int64_t units,
               const Six& window, uintptr_t x, int64_t rows, uintptr_t bits, uintptr_t out, int threads) {
-    const Tier& t = tier_named(tier);
+    const Isa& t = isa_named(isa);
     const Geometry g = geometry_of(image, units, window);
     interruptible([&](Watch& watch) {
         weighted_rows(t, Kind(kind), g, at<float>(x), rows, at<uint64_t>(bits), at<float>(out), threads,
@@ -66,18 +66,18 @@ void weighted(const std::string& tier, int64_t kind, const Triple& image, int64_
     });
 }
 
-void weighted_signs(const std::string& tier, const Triple& image, int64_t units, const Six& window,
+void weighted_signs(const std::string& isa, const Triple& image, int64_t units, const Six& window,
                     uintptr_t x, int64_t rows, uintptr_t bits, uintptr_t out, int threads) {
-    const Tier& t = tier_named(tier);
+    const Isa& t = isa_named(isa);
     const Geometry g = geometry_of(image, units, window);
     interruptible([&](Watch& watch) {
         weighted_bits(t, g, at<uint64_t>(x), rows, at<uint64_t>(bits), at<int32_t>(out), threads, watch);
     });
 }
 
-void xnor(const std::string& tier, uintptr_t x, int64_t rows, uintptr_t bits, int64_t units,
+void xnor(const std::string& isa, uintptr_t x, int64_t rows, uintptr_t bits, int64_t units,
           int64_t inputs, uintptr_t out, int threads) {
-    const Tier& t = tier_named(tier);
+    const Isa& t = isa_named(isa);
     interruptible([&](Watch& watch) {
         xnor_rows(t, at<uint64_t>(x), rows, at<uint64_t>(bits), units, inputs, at<int32_t>(out), threads,
                   watch);
@@ -89,10 +89,10 @@ std::vector<Step> steps_of(uintptr_t program, int64_t count, const Triple& image
     return read_program(at<int64_t>(program), count, {channels, height, width});
 }
 
-void fused(const std::string& tier, uintptr_t program, int64_t count, const Triple& image, uintptr_t x,
+void fused(const std::string& isa, uintptr_t program, int64_t count, const Triple& image, uintptr_t x,
            int64_t rows, int64_t draws, int64_t head, uintptr_t first, uintptr_t second,
            uintptr_t entropies, uintptr_t tiny, uintptr_t each, int threads) {
-    const Tier& t = tier_named(tier);
+    const Isa& t = isa_named(isa);
     const auto [channels, height, width] = image;
     const std::vector<Step> steps = steps_of(program, count, image);
     const Sums sums{at<double>(first), at<double>(second), at<double>(entropies), at<double>(tiny)};
@@ -106,13 +106,13 @@ void fused(const std::string& tier, uintptr_t program, int64_t count, const Trip
 
 NB_MODULE(_kernels, m) {
     m.doc() = "Fused kernels over binary weights, in C++; called through bayesbin.predict.kernels.";
-    m.def("tier", [] { return std::string(tier_named("").name); },
-          "The tier in use: the best, or the one that BAYESBIN_KERNEL names.");
-    m.def("tiers", [] {
+    m.def("isa", [] { return std::string(isa_named("").name); },
+          "The isa in use: the best, or the one that BAYESBIN_KERNEL names.");
+    m.def("isas", [] {
         std::vector<std::string> names;
-        for (const Tier* tier : tiers()) names.emplace_back(tier->name);
+        for (const Isa* isa : isas()) names.emplace_back(isa->name);
         return names;
-    }, "The tiers that this machine can run, best last.");
+    }, "The isas that this machine can run, best last.");
     m.def("draw_bits", &draw_bits);
     m.def("weighted", &weighted);
     m.def("weighted_signs", &weighted_signs);

@@ -14,8 +14,8 @@ constexpr int64_t DRAWN_AT_ONCE = 1 << 22;  // weights between two looks at the 
 
 }  // namespace
 
-Network::Network(const Tier& tier, const std::vector<Step>& steps, Shape input, int lanes)
-    : tier_(tier), steps_(steps), input_(input) {
+Network::Network(const Isa& isa, const std::vector<Step>& steps, Shape input, int lanes)
+    : isa_(isa), steps_(steps), input_(input) {
     int64_t largest = input.size();
     size_t depth = 0, deepest = 0;
     for (const Step& step : steps) {
@@ -46,7 +46,7 @@ bool Network::set_draw(int64_t draw, Watch& watch) {
         const int64_t piece = std::max<int64_t>(1, DRAWN_AT_ONCE / inputs);
         for (int64_t n = 0; n < units; n += piece) {
             if (watch.stopped()) return false;
-            tier_.draw(step.mode, step.thresholds, step.keys[draw], inputs, n,
+            isa_.draw(step.mode, step.thresholds, step.keys[draw], inputs, n,
                        std::min(units, n + piece), {columns_[i].get(), 1, column_stride(units)});
         }
     }
@@ -63,7 +63,7 @@ const float* Network::run(const float* x, int64_t rows, int64_t first, int lanes
         const int64_t count = step.in.size() * lanes, per_channel = count / step.in.channels;
         switch (step.op) {
             case Op::WEIGHTS:
-                apply_weights(tier_, step.kind, step.geometry,
+                apply_weights(isa_, step.kind, step.geometry,
                               {columns_[i].get(), column_stride(step.geometry.units)}, values, lanes,
                               to_.get(), scratch_);
                 std::swap(from_, to_);
@@ -71,13 +71,13 @@ const float* Network::run(const float* x, int64_t rows, int64_t first, int lanes
             case Op::AFFINE: {
                 const float *a = step.a + draw_ * step.a_step, *b = step.b + draw_ * step.b_step;
                 for (int64_t c = 0; c < step.in.channels; ++c)
-                    tier_.affine(values + c * per_channel, per_channel, a[c], b[c]);
+                    isa_.affine(values + c * per_channel, per_channel, a[c], b[c]);
                 break;
             }
-            case Op::RELU: tier_.relu(values, count); break;
-            case Op::CLAMP: tier_.clamp(values, count, step.a[0], step.a[1]); break;
-            case Op::TANH: tier_.tanh(values, count); break;
-            case Op::SIGN: tier_.sign(values, count); break;
+            case Op::RELU: isa_.relu(values, count); break;
+            case Op::CLAMP: isa_.clamp(values, count, step.a[0], step.a[1]); break;
+            case Op::TANH: isa_.tanh(values, count); break;
+            case Op::SIGN: isa_.sign(values, count); break;
             case Op::MAX_POOL:
             case Op::AVG_POOL:
                 pool(step, lanes, values, to_.get());
@@ -86,7 +86,7 @@ const float* Network::run(const float* x, int64_t rows, int64_t first, int lanes
             case Op::FLATTEN: break;  // values lie in that order already
             case Op::PUSH: std::copy_n(values, count, stack_[depth++].get()); break;
             case Op::SWAP: std::swap(from_, stack_[depth - 1]); break;
-            case Op::ADD: tier_.add(values, stack_[--depth].get(), count); break;
+            case Op::ADD: isa_.add(values, stack_[--depth].get(), count); break;
         }
     }
     return from_.get();

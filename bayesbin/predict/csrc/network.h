@@ -11,7 +11,7 @@ namespace bayesbin {
 class Network {
 public:
     // For blocks of up to `lanes` rows; allocates all it will ever need.
-    Network(const Tier& tier, const std::vector<Step>& steps, Shape input, int lanes);
+    Network(const Isa& isa, const std::vector<Step>& steps, Shape input, int lanes);
 
     // Make the bits of a draw the current ones. False if the watch stopped it.
     bool set_draw(int64_t draw, Watch& watch);
@@ -21,7 +21,7 @@ public:
     const float* run(const float* x, int64_t rows, int64_t first, int lanes, Watch& watch);
 
 private:
-    const Tier& tier_;
+    const Isa& isa_;
     const std::vector<Step>& steps_;
     Shape input_;
     int64_t draw_ = 0;

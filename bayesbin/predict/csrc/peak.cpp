@@ -1,7 +1,7 @@
 // How near the kernels come to what the processor can do at all: beside the rate of each kernel, on a
 // layer of 2048 x 2048 weights and 1024 rows, that of the instructions it cannot do without, on registers
 // and one cache line, none waiting for another. The two take turns, as many as the first argument says.
-// Prints JSON; a peak is null where the tier's instructions are not written down here.
+// Prints JSON; a peak is null where the isa's instructions are not written down here.
 #include <time.h>
 
 #include <algorithm>
@@ -72,7 +72,7 @@ struct Peak {
     double work;
 };
 
-Peak peak(const std::string& tier, int kernel) {
+Peak peak(const std::string& isa, int kernel) {
 #ifdef BAYESBIN_X86
     // A look-up adds 4 inputs of each lane.
     const Peak avx2[5] = {{"load and add of 8 floats", add_floats_avx2, 8 * 8 * 4},
@@ -85,10 +85,10 @@ Peak peak(const std::string& tier, int kernel) {
                             {"load and add of 32 bytes", add_bytes_avx512, 8 * 32 * 4},
                             {"xor, bit counts, add", count_bits_avx512, 8 * 512},
                             {"multiply, shift, xor", draw_words_avx512, 8 * 32}};
-    if (tier == "avx2") return avx2[kernel];
-    if (tier == "avx512") return avx512[kernel];
+    if (isa == "avx2") return avx2[kernel];
+    if (isa == "avx512") return avx512[kernel];
 #endif
-    (void)tier, (void)kernel;
+    (void)isa, (void)kernel;
     return {"unknown", nullptr, 0.0};
 }
 
@@ -130,7 +130,7 @@ void print_rate(int turns, const char* kernel, const Peak& peak, double work,
 
 int main(int count, char** arguments) {
     const int turns = count > 1 ? std::max(1, std::atoi(arguments[1])) : 9;
-    const Tier& tier = tier_named("");
+    const Isa& isa = isa_named("");
     uint64_t state = 1;
     std::vector<uint64_t> bits(UNITS * WORDS), packed(ROWS * WORDS);
     for (uint64_t& word : bits) word = mix(state += GAMMA);
@@ -145,24 +145,24 @@ int main(int count, char** arguments) {
     const Geometry g{INPUTS, 1, 1, UNITS, {}};
     const double products = double(ROWS) * UNITS * INPUTS;
 
-    std::printf("{\"tier\": \"%s\", \"rows\": %d, \"units\": %d, \"inputs\": %d, \"turns\": %d, \"kernels\": [",
-                tier.name, int(ROWS), int(UNITS), int(INPUTS), turns);
+    std::printf("{\"isa\": \"%s\", \"rows\": %d, \"units\": %d, \"inputs\": %d, \"turns\": %d, \"kernels\": [",
+                isa.name, int(ROWS), int(UNITS), int(INPUTS), turns);
     const char* names[3] = {"exact sums", "fast sums", "sums of signs"};
     for (const int kind : {0, 1, 2}) {
         Scratch scratch;
         scratch.announce(g, Kind(kind), MAX_LANES);
         scratch.allocate();
-        print_rate(turns, names[kind], peak(tier.name, kind), products, [&] {
+        print_rate(turns, names[kind], peak(isa.name, kind), products, [&] {
             for (int64_t row = 0; row < ROWS; row += MAX_LANES)
-                apply_weights(tier, Kind(kind), g, {columns.get(), column_stride(UNITS)},
+                apply_weights(isa, Kind(kind), g, {columns.get(), column_stride(UNITS)},
                               x.get() + row * INPUTS, MAX_LANES, out.get(), scratch);
         });
     }
-    print_rate(turns, "signs by bit counts", peak(tier.name, 3), products, [&] {
-        tier.xnor(packed.data(), ROWS, bits.data(), UNITS, INPUTS, whole.data());
+    print_rate(turns, "signs by bit counts", peak(isa.name, 3), products, [&] {
+        isa.xnor(packed.data(), ROWS, bits.data(), UNITS, INPUTS, whole.data());
     });
-    print_rate(turns, "draws (weights)", peak(tier.name, 4), double(UNITS) * INPUTS, [&] {
-        tier.draw(bits.data(), thresholds.data(), state, INPUTS, 0, UNITS,
+    print_rate(turns, "draws (weights)", peak(isa.name, 4), double(UNITS) * INPUTS, [&] {
+        isa.draw(bits.data(), thresholds.data(), state, INPUTS, 0, UNITS,
                   {columns.get(), 1, column_stride(UNITS)});
     });
     std::printf("\n]}\n");

@@ -17,7 +17,7 @@ constexpr int64_t FEWEST_UNITS = 64;        // in a share: they all use the same
 // fewer blocks than threads, in shares of the units. A few images fill the lanes with their pixels as
 // well as many do, and stay nearer in the caches.
 template <class Load, class Store>
-void in_blocks(const Tier& tier, Kind kind, const Geometry& g, int64_t rows, const uint64_t* bits,
+void in_blocks(const Isa& isa, Kind kind, const Geometry& g, int64_t rows, const uint64_t* bits,
                int threads, Watch& watch, const Load& load, const Store& store) {
     struct Worker {
         Scratch scratch;
@@ -49,7 +49,7 @@ void in_blocks(const Tier& tier, Kind kind, const Geometry& g, int64_t rows, con
         Geometry share = g;
         share.units = std::min(part.units, g.units - unit);
         load(first, lanes, w.x.get());
-        apply_weights(tier, kind, share, {columns.get() + unit, stride}, w.x.get(), lanes, w.out.get(),
+        apply_weights(isa, kind, share, {columns.get() + unit, stride}, w.x.get(), lanes, w.out.get(),
                       w.scratch);
         store(first, count, lanes, w.out.get(), unit * pixels, share.features_out());
     });
@@ -77,22 +77,22 @@ void to_lanes(const float* x, int64_t rows, int64_t first, int64_t features, int
         }
 }
 
-void draw_rows(const Tier& tier, const uint64_t* mode, const uint16_t* thresholds, uint64_t key,
+void draw_rows(const Isa& isa, const uint64_t* mode, const uint16_t* thresholds, uint64_t key,
                int64_t units, int64_t inputs, uint64_t* out, int threads, Watch& watch) {
     const int64_t words = ceil_div(inputs, 64);
     if (units == 0 || inputs == 0) return;
     const int64_t piece =
         std::max<int64_t>(1, std::min(PIECE_OF_WORK / inputs, ceil_div(units, threads)));
     run_units(ceil_div(units, piece), threads, watch, [&](int64_t unit, int) {
-        tier.draw(mode, thresholds, key, inputs, unit * piece, std::min(units, (unit + 1) * piece),
+        isa.draw(mode, thresholds, key, inputs, unit * piece, std::min(units, (unit + 1) * piece),
                   {out, words, 1});
     });
 }
 
-void weighted_rows(const Tier& tier, Kind kind, const Geometry& g, const float* x, int64_t rows,
+void weighted_rows(const Isa& isa, Kind kind, const Geometry& g, const float* x, int64_t rows,
                    const uint64_t* bits, float* out, int threads, Watch& watch) {
     in_blocks(
-        tier, kind, g, rows, bits, threads, watch,
+        isa, kind, g, rows, bits, threads, watch,
         [&](int64_t first, int lanes, float* to) {
             to_lanes(x, rows, first, g.features_in(), lanes, to);
         },
@@ -101,11 +101,11 @@ void weighted_rows(const Tier& tier, Kind kind, const Geometry& g, const float* 
         });
 }
 
-void weighted_bits(const Tier& tier, const Geometry& g, const uint64_t* x, int64_t rows,
+void weighted_bits(const Isa& isa, const Geometry& g, const uint64_t* x, int64_t rows,
                    const uint64_t* bits, int32_t* out, int threads, Watch& watch) {
     const int64_t features = g.features_in(), words = ceil_div(features, 64);
     in_blocks(
-        tier, Kind::SIGN, g, rows, bits, threads, watch,
+        isa, Kind::SIGN, g, rows, bits, threads, watch,
         [&](int64_t first, int lanes, float* to) {
             for (int r = 0; r < lanes; ++r) {
                 const uint64_t* row = x + std::min(first + r, rows - 1) * words;
@@ -118,14 +118,14 @@ void weighted_bits(const Tier& tier, const Geometry& g, const uint64_t* x, int64
         });
 }
 
-void xnor_rows(const Tier& tier, const uint64_t* x, int64_t rows, const uint64_t* bits, int64_t units,
+void xnor_rows(const Isa& isa, const uint64_t* x, int64_t rows, const uint64_t* bits, int64_t units,
                int64_t inputs, int32_t* out, int threads, Watch& watch) {
     const int64_t words = ceil_div(inputs, 64);
     const int64_t most = 64 * PIECE_OF_WORK / std::max<int64_t>(1, units * inputs);
     const int64_t piece = std::max<int64_t>(2, std::min(most, ceil_div(rows, threads)));
     run_units(ceil_div(rows, piece), threads, watch, [&](int64_t unit, int) {
         const int64_t first = unit * piece, count = std::min(rows - first, piece);
-        tier.xnor(x + first * words, count, bits, units, inputs, out + first * units);
+        isa.xnor(x + first * words, count, bits, units, inputs, out + first * units);
     });
 }
 

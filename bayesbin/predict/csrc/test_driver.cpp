@@ -19,10 +19,10 @@ namespace {
 
 int failures = 0;
 
-void check(bool holds, const char* what, const char* tier, int64_t m, int64_t n, int64_t k) {
+void check(bool holds, const char* what, const char* isa, int64_t m, int64_t n, int64_t k) {
     if (holds) return;
     ++failures;
-    std::printf("%s: tier %s, M=%lld N=%lld K=%lld\n", what, tier, (long long)m, (long long)n, (long long)k);
+    std::printf("%s: isa %s, M=%lld N=%lld K=%lld\n", what, isa, (long long)m, (long long)n, (long long)k);
 }
 
 // An array that ends at a forbidden page, and begins after one as nearly as whole pages allow.
@@ -59,7 +59,7 @@ bool bit(const uint64_t* rows, int64_t n, int64_t k, int64_t inputs) {
     return rows[n * ceil_div(inputs, 64) + k / 64] >> (k % 64) & 1;
 }
 
-void test_draws(const Tier& tier, int64_t units, int64_t inputs) {
+void test_draws(const Isa& isa, int64_t units, int64_t inputs) {
     const int64_t words = ceil_div(inputs, 64);
     Guarded<uint64_t> mode(units * words), out(units * words);
     Guarded<uint16_t> thresholds(units * inputs);
@@ -67,7 +67,7 @@ void test_draws(const Tier& tier, int64_t units, int64_t inputs) {
     for (int64_t i = 0; i < units * inputs; ++i) thresholds[i] = uint16_t(random_word() % 32769);
     const uint64_t key = random_word();
     Watch watch;
-    draw_rows(tier, mode.get(), thresholds.get(), key, units, inputs, out.get(), 2, watch);
+    draw_rows(isa, mode.get(), thresholds.get(), key, units, inputs, out.get(), 2, watch);
     bool same = true;
     for (int64_t n = 0; n < units; ++n)
         for (int64_t k = 0; k < 64 * words; ++k) {
@@ -76,10 +76,10 @@ void test_draws(const Tier& tier, int64_t units, int64_t inputs) {
             const bool wanted = k < inputs && bit(mode.get(), n, k, inputs) != (u < thresholds[n * inputs + k]);
             same = same && (out[n * words + k / 64] >> (k % 64) & 1) == wanted;
         }
-    check(same, "draws", tier.name, 0, units, inputs);
+    check(same, "draws", isa.name, 0, units, inputs);
 }
 
-void test_linear(const Tier& tier, int64_t rows, int64_t units, int64_t inputs) {
+void test_linear(const Isa& isa, int64_t rows, int64_t units, int64_t inputs) {
     const int64_t words = ceil_div(inputs, 64);
     Guarded<uint64_t> bits(units * words), packed(rows * words);
     Guarded<float> x(rows * inputs), out(rows * units);
@@ -91,8 +91,8 @@ void test_linear(const Tier& tier, int64_t rows, int64_t units, int64_t inputs) 
     const Geometry g{inputs, 1, 1, units, {}};
     Watch watch;
     for (const Kind kind : {Kind::REAL, Kind::FAST, Kind::SIGN}) {
-        weighted_rows(tier, kind, g, x.get(), rows, bits.get(), out.get(), 3, watch);
-        xnor_rows(tier, packed.get(), rows, bits.get(), units, inputs, whole.get(), 3, watch);
+        weighted_rows(isa, kind, g, x.get(), rows, bits.get(), out.get(), 3, watch);
+        xnor_rows(isa, packed.get(), rows, bits.get(), units, inputs, whole.get(), 3, watch);
         double error = 0.0, size = 0.0;
         bool exact = true;
         for (int64_t m = 0; m < rows; ++m)
@@ -111,13 +111,13 @@ void test_linear(const Tier& tier, int64_t rows, int64_t units, int64_t inputs) 
                 exact = exact && whole[m * units + n] == signs;
             }
         const double most = kind == Kind::REAL ? 1e-6 : kind == Kind::FAST ? 3e-4 : 0.0;
-        check(std::sqrt(error) <= most * std::sqrt(size), "linear", tier.name, rows, units, inputs);
-        check(exact, "xnor", tier.name, rows, units, inputs);
+        check(std::sqrt(error) <= most * std::sqrt(size), "linear", isa.name, rows, units, inputs);
+        check(exact, "xnor", isa.name, rows, units, inputs);
     }
 }
 
 // Padding, steps, images narrower than a vector: against plain sums, with one thread and with three.
-void test_convolution(const Tier& tier, int64_t rows, const Geometry& g) {
+void test_convolution(const Isa& isa, int64_t rows, const Geometry& g) {
     const Window& w = g.window;
     const int64_t inputs = g.inputs(), words = ceil_div(inputs, 64), in = g.features_in();
     const int64_t out_width = g.out_width(), pixels = g.out_height() * out_width;
@@ -127,8 +127,8 @@ void test_convolution(const Tier& tier, int64_t rows, const Geometry& g) {
     for (int64_t i = 0; i < rows * in; ++i) x[i] = float(int64_t(random_word() % 65) - 32);
     Watch watch;
     for (const Kind kind : {Kind::REAL, Kind::SIGN}) {
-        weighted_rows(tier, kind, g, x.get(), rows, bits.get(), out.get(), 1, watch);
-        weighted_rows(tier, kind, g, x.get(), rows, bits.get(), again.get(), 3, watch);
+        weighted_rows(isa, kind, g, x.get(), rows, bits.get(), out.get(), 1, watch);
+        weighted_rows(isa, kind, g, x.get(), rows, bits.get(), again.get(), 3, watch);
         bool exact = true;  // sums of small whole numbers have no rounding
         for (int64_t i = 0; i < rows * g.units * pixels; ++i) {
             const int64_t m = i / (g.units * pixels), n = i / pixels % g.units, p = i % pixels;
@@ -144,12 +144,12 @@ void test_convolution(const Tier& tier, int64_t rows, const Geometry& g) {
             }
             exact = exact && out[i] == sum && again[i] == sum;
         }
-        check(exact, "convolution", tier.name, rows, g.units, inputs);
+        check(exact, "convolution", isa.name, rows, g.units, inputs);
     }
 }
 
 // Every kind of step over images, twice: with one thread and with three.
-void test_network(const Tier& tier, int64_t rows) {
+void test_network(const Isa& isa, int64_t rows) {
     const int64_t draws = 6, outputs = 3;
     Guarded<uint64_t> mode(7), keys(draws), bits(outputs);
     Guarded<uint16_t> thresholds(7 * 18);
@@ -181,37 +181,37 @@ void test_network(const Tier& tier, int64_t rows) {
         std::memcpy(program.get() + i * PROGRAM_FIELDS, steps[i].data(), steps[i].size() * 8);
     const Shape input{2, 6, 5};
     const std::vector<Step> read = read_program(program.get(), int64_t(steps.size()), input);
-    check(read.back().out.size() == outputs, "shape", tier.name, rows, 0, read[14].in.size());
+    check(read.back().out.size() == outputs, "shape", isa.name, rows, 0, read[14].in.size());
     for (const Head head : {Head::CLASSES, Head::REGRESSION}) {
         Guarded<double> sums[2] = {Guarded<double>(rows * 10), Guarded<double>(rows * 10)};
         for (const int which : {0, 1}) {
             double* s = sums[which].get();
             const Sums parts{s, s + 3 * rows, s + 6 * rows, s + 7 * rows};
             Watch watch;
-            fused_predict(tier, read, input, x.get(), rows, draws, head, parts, each.get(),
+            fused_predict(isa, read, input, x.get(), rows, draws, head, parts, each.get(),
                           which ? 3 : 1, watch);
         }
-        check(!std::memcmp(sums[0].get(), sums[1].get(), size_t(rows) * 80), "network", tier.name, rows, 0, 0);
+        check(!std::memcmp(sums[0].get(), sums[1].get(), size_t(rows) * 80), "network", isa.name, rows, 0, 0);
     }
 }
 
 }  // namespace
 
 int main() {
-    for (const Tier* tier : tiers()) {
+    for (const Isa* isa : isas()) {
         for (const int64_t inputs : {1, 3, 4, 5, 31, 32, 33, 63, 64, 65, 130, 777})
             for (const int64_t units : {1, 7, 33, 129}) {
-                test_draws(*tier, units, inputs);
-                for (const int64_t rows : {1, 8, 9, 17, 33}) test_linear(*tier, rows, units, inputs);
+                test_draws(*isa, units, inputs);
+                for (const int64_t rows : {1, 8, 9, 17, 33}) test_linear(*isa, rows, units, inputs);
             }
         for (const int64_t rows : {1, 2, 3, 5, 9, 33})
             for (const Geometry& g : {Geometry{1, 9, 28, 3, {5, 5, 1, 1, 0, 0}},
                                       Geometry{2, 6, 23, 130, {3, 3, 1, 3, 1, 1}},
                                       Geometry{3, 5, 3, 4, {2, 2, 1, 1, 0, 1}},
                                       Geometry{7, 7, 13, 66, {3, 2, 2, 2, 2, 1}}})
-                test_convolution(*tier, rows, g);
-        for (const int64_t rows : {1, 2, 8, 31, 70}) test_network(*tier, rows);
-        std::printf("tier %s done\n", tier->name);
+                test_convolution(*isa, rows, g);
+        for (const int64_t rows : {1, 2, 8, 31, 70}) test_network(*isa, rows);
+        std::printf("isa %s done\n", isa->name);
     }
     std::printf("%d failures\n", failures);
     return failures != 0;

@@ -71,16 +71,16 @@ void Scratch::allocate() {
     std::fill_n(gathered.get(), gathered_, 0.0f);  // lanes that no output uses are read too
 }
 
-void apply_weights(const Tier& tier, Kind kind, const Geometry& g, Columns bits, const float* x,
+void apply_weights(const Isa& isa, Kind kind, const Geometry& g, Columns bits, const float* x,
                    int lanes, float* out, Scratch& scratch) {
     const int64_t count = g.inputs();
     float* partial = scratch.partial.get();
     void* tables = scratch.tables.get();
     if (kind == Kind::SIGN) {
-        tier.to_int8(x, g.features_in() * lanes, scratch.signs.get());
+        isa.to_int8(x, g.features_in() * lanes, scratch.signs.get());
         apply<int8_t>(g, scratch.signs.get(), lanes, out, scratch,
                       [&](const int8_t* const* inputs, int width, float* to, int64_t step) {
-                          tier.sum_sign(inputs, count, width, bits.data, bits.stride, g.units,
+                          isa.sum_sign(inputs, count, width, bits.data, bits.stride, g.units,
                                         {to, step, partial}, tables);
                       });
         return;
@@ -89,10 +89,10 @@ void apply_weights(const Tier& tier, Kind kind, const Geometry& g, Columns bits,
     apply<float>(g, x, lanes, out, scratch,
                  [&](const float* const* inputs, int width, float* to, int64_t step) {
                      if (fast)
-                         tier.sum_fast(inputs, count, width, bits.data, bits.stride, g.units,
+                         isa.sum_fast(inputs, count, width, bits.data, bits.stride, g.units,
                                        {to, step, partial}, scratch.fast.get(), tables);
                      else
-                         tier.sum_real(inputs, count, width, bits.data, bits.stride, g.units,
+                         isa.sum_real(inputs, count, width, bits.data, bits.stride, g.units,
                                        {to, step, partial}, tables);
                  });
 }

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "buffer.h"
-#include "tier.h"
+#include "isa.h"
 
 namespace bayesbin {
 
@@ -37,7 +37,7 @@ struct Geometry {
     }
 };
 
-// Bits in columns, as the tiers read them: word w of unit n at data[n + w * stride].
+// Bits in columns, as the isas read them: word w of unit n at data[n + w * stride].
 struct Columns {
     const uint64_t* data;
     int64_t stride;
@@ -66,7 +66,7 @@ private:
 };
 
 // out = the layer's outputs (units, out_height, out_width) of x (channels, height, width), in lanes.
-void apply_weights(const Tier& tier, Kind kind, const Geometry& geometry, Columns bits, const float* x,
+void apply_weights(const Isa& isa, Kind kind, const Geometry& geometry, Columns bits, const float* x,
                    int lanes, float* out, Scratch& scratch);
 
 }  // namespace bayesbin

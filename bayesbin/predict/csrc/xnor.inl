@@ -1,4 +1,4 @@
-// Signs times signs: popcounts of words, two rows by two units at a time. A tier defines
+// Signs times signs: popcounts of words, two rows by two units at a time. A isa defines
 // differing(x0, x1, w0, w1, count, bits): in how many bits of `count` words each pair differs, added to
 // bits[0..3] in the order x0 w0, x0 w1, x1 w0, x1 w1.
 

@@ -1,0 +1,192 @@
+"""One chain's draws, and what a model says at each of them: densities and new data."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from bayesbin.arviz.chains import Chain, array_of
+from bayesbin.core import networks
+from bayesbin.infer.batches import arguments
+from bayesbin.infer.sites import latent_sites, run_at
+from bayesbin.nn import Classifier, Regressor, Statistics
+
+Plates = tuple[str | None, ...]  # per dimension, None where it is no plate's
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The draws of a chain and the model at them.
+
+    :param sampled: group -> variable -> (draw, ...). :param observed: site -> its data.
+    :param inputs: the model's other tensors. :param plates: site or input -> plates of its dimensions.
+    """
+
+    sampled: Mapping[str, Mapping[str, np.ndarray]]
+    observed: Mapping[str, np.ndarray]
+    inputs: Mapping[str, np.ndarray]
+    plates: Mapping[str, Plates]
+
+
+def evaluate(
+    chain: Chain,
+    model: Callable[..., Any] | None,
+    data: Any,
+    statistics: Statistics | None,
+    kept: Collection[str],
+    seed: int,
+) -> Evaluation:
+    """Every draw of a chain once; ``kept`` are the sites of signs whose draws stay."""
+    runs = None if model is None else _ConditionedModel(model, data, statistics, seed)
+    rows: dict[str, dict[str, list[np.ndarray]]] = {}
+    trace: Any = None
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)  # new data come from the generator; the draws do not
+        for index in range(chain.num_draws):
+            values = chain.draw(index)
+            found: dict[str, dict[str, Any]] = {
+                "posterior": dict(_posterior(values, chain.signs, kept)),
+                "sample_stats": chain.statistics(index, values),
+            }
+            if runs is not None:
+                trace = runs.trace(index, values)
+                _check_sites(chain, values, trace)
+                found["sample_stats"]["lp"] = _log_joint(trace)
+                found |= _observations(trace)
+            for group, variables in found.items():
+                for name, value in variables.items():
+                    rows.setdefault(group, {}).setdefault(name, []).append(array_of(value))
+    sampled = {
+        group: {name: np.stack(draws) for name, draws in variables.items()}
+        for group, variables in rows.items()
+    }
+    if runs is None:
+        return Evaluation(sampled, {}, {}, {})
+    plates = {name: _plates(site) for name, site in _sample_sites(trace)}
+    observed = {name: site["value"] for name, site in _sample_sites(trace) if site["is_observed"]}
+    inputs = {
+        name: value
+        for name, value in runs.inputs().items()
+        if not any(_same(value, other) for other in observed.values())
+    }
+    for name, value in inputs.items():  # a row for each datum: the same dimension
+        for site, other in observed.items():
+            if value.dim() and other.dim() and len(value) == len(other):
+                plates[name] = (plates[site][0],) + (None,) * (value.dim() - 1)
+    return Evaluation(sampled, _arrays(observed), _arrays(inputs), plates)
+
+
+class _ConditionedModel:
+    """A model in evaluation mode and all its data."""
+
+    def __init__(
+        self, model: Callable[..., Any], data: Any, statistics: Statistics | None, seed: int
+    ) -> None:
+        # The caller's model keeps its mode, and the statistics of its normalisation layers.
+        self.model = copy.deepcopy(model).eval() if isinstance(model, nn.Module) else model
+        if statistics is not None and not isinstance(self.model, (Classifier, Regressor)):
+            raise ValueError(
+                "statistics are those of the network of a bayesbin.nn.Classifier or Regressor; got "
+                f"{type(model).__name__} as the model."
+            )
+        self.data, self.statistics, self.seed = data, statistics, seed
+
+    def trace(self, index: int, values: Mapping[str, Tensor]) -> Any:
+        if self.statistics is not None:
+            assert isinstance(self.model, (Classifier, Regressor))
+            networks.write_(self.model.net, {}, self.statistics.of_draw(index, self.seed))
+        args, kwargs = arguments(self.data, next(iter(values.values())).device)
+        return run_at(self.model, values, {}, tuple(args), kwargs)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """The tensors that the model takes, by the names of its arguments."""
+        args, kwargs = arguments(self.data, torch.device("cpu"))
+        call = self.model.forward if isinstance(self.model, nn.Module) else self.model
+        bound = inspect.signature(call).bind(*args, **kwargs).arguments
+        return {name: value for name, value in bound.items() if isinstance(value, Tensor)}
+
+
+def _posterior(
+    values: Mapping[str, Tensor], signs: Collection[str], kept: Collection[str]
+) -> Iterator[tuple[str, Tensor]]:
+    for name, value in values.items():
+        if name not in signs:
+            yield name, value
+        elif name in kept:
+            yield name, value.to(torch.int8)
+        else:
+            yield f"{name}.average", value.mean()
+
+
+def _arrays(values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: array_of(value) for name, value in values.items()}
+
+
+def _sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not site_is_subsample(site):
+            yield name, site
+
+
+def _check_sites(chain: Chain, values: Mapping[str, Tensor], trace: Any) -> None:
+    latent = latent_sites(trace)
+    if unknown := [name for name in values if name not in latent and name not in chain.foreign]:
+        raise ValueError(
+            f"The posterior has {', '.join(unknown)}, which the model does not sample (it samples "
+            f"{', '.join(latent) or 'nothing'}). Pass the model that it was trained on."
+        )
+    for name, site in _sample_sites(trace):
+        if name in values and site["fn"].shape() != values[name].shape:
+            raise ValueError(
+                f"The site {name!r} has shape {tuple(site['fn'].shape())} in the model and "
+                f"{tuple(values[name].shape)} in the posterior. Pass the model it was trained on."
+            )
+        for frame in site["cond_indep_stack"]:
+            if frame.full_size is not None and frame.full_size != frame.size:
+                raise ValueError(
+                    f"Expected all {frame.full_size} data of the plate {frame.name!r}; got "
+                    f"{frame.size}. log p(y, w) is of all of them: pass the whole training set."
+                )
+
+
+def _log_joint(trace: Any) -> float:
+    """log p(y, w) in nats, summed in float64."""
+    total = 0.0
+    for _, site in _sample_sites(trace):
+        log_prob = site["fn"].log_prob(site["value"]).double()
+        total += float(torch.as_tensor(scale_and_mask(log_prob, site["scale"], site["mask"])).sum())
+    return total
+
+
+def _observations(trace: Any) -> dict[str, dict[str, Tensor]]:
+    """Of each observed site: the log-likelihood of each datum in nats, and new data."""
+    observed = {name: site for name, site in _sample_sites(trace) if site["is_observed"]}
+    return {
+        "log_likelihood": {
+            name: scale_and_mask(site["fn"].log_prob(site["value"]).double(), 1.0, site["mask"])
+            for name, site in observed.items()
+        },
+        "posterior_predictive": {name: site["fn"].sample() for name, site in observed.items()},
+    }
+
+
+def _plates(site: Any) -> Plates:
+    batch, event = site["fn"].batch_shape, site["fn"].event_shape
+    names: list[str | None] = [None] * (len(batch) + len(event))
+    for frame in site["cond_indep_stack"]:
+        if frame.vectorized and batch[frame.dim] == frame.size:
+            names[len(batch) + frame.dim] = frame.name
+    return tuple(names)
+
+
+def _same(value: Tensor, other: Tensor) -> bool:
+    return value.shape == other.shape and bool((value == other.to(value.device)).all())

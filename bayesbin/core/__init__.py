@@ -1,0 +1,1 @@
+"""What everything stands on: formulas that saturate, fused passes, files, nesting, checks."""

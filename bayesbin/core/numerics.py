@@ -1,0 +1,283 @@
+"""The only home of formulas that saturate.
+
+With the natural parameter lambda (half the log-odds of +1) every quantity of a sign-Bernoulli distribution is
+an elementary function of lambda whose naive form loses all its digits at moderate |lambda|: in
+float32 ``1 - tanh(lambda)**2`` is exactly 0 from |lambda| of about 9. Each function here keeps its
+relative accuracy over the whole range of its dtype, and so does its gradient: where autograd would
+differentiate through ``1 - tanh**2`` the backward pass is written by hand, with the Fisher
+information F = sech^2(lambda) formed from ``exp(-2|lambda|)``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from bayesbin.core.one_pass import BLOCK, one_pass
+
+LOG_2 = math.log(2.0)
+LOG_4 = math.log(4.0)
+# 1/F = cosh^2(lambda) stays well inside each dtype's range up to here.
+BOUNDS = {torch.float64: 300.0, torch.float32: 40.0, torch.bfloat16: 40.0}
+
+
+def log_variance(natural: Tensor) -> Tensor:
+    """log sech^2(lambda) = log 4 - 2|lambda| - 2 softplus(-2|lambda|): the log Fisher information."""
+    magnitude = _magnitude(natural)
+    return LOG_4 - 2.0 * magnitude - 2.0 * softplus(-2.0 * magnitude)
+
+
+def _fisher(natural: Tensor) -> Tensor:
+    """sech^2(lambda) for backward passes: fused when nobody differentiates it again."""
+    if torch.is_grad_enabled():
+        return torch.exp(log_variance(natural))
+    return _fisher_value(natural)[0]
+
+
+@one_pass
+def _fisher_value(natural: Tensor) -> tuple[Tensor]:
+    # 4 e / (1 + e)^2 with e = exp(-2|lambda|): one exponential and no cancellation.
+    decay = natural.abs().mul_(-2.0).exp_()
+    return (decay.mul(4.0).div_(decay.add_(1.0).square_()),)
+
+
+def _tail(magnitude: Tensor) -> Tensor:
+    """1 - tanh(|lambda|) = 2 sigmoid(-2|lambda|), without the subtraction."""
+    return 2.0 * torch.sigmoid(-2.0 * magnitude)
+
+
+def sign_of(natural: Tensor) -> Tensor:
+    """The sign of lambda, +1 at lambda = 0 (the mode's convention), as a float tensor."""
+    # Adding 0 turns -0 into +0; torch.where with two numbers is many times slower.
+    return torch.copysign(torch.ones((), dtype=natural.dtype, device=natural.device), natural + 0.0)
+
+
+def _magnitude(natural: Tensor) -> Tensor:
+    """|lambda| for formulas that autograd differentiates: ``abs`` has the gradient 0 at 0, not +-1."""
+    return natural * sign_of(natural)
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> Tensor:
+        ctx.save_for_backward(natural)
+        return torch.tanh(natural)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (natural,) = ctx.saved_tensors
+        return grad * _fisher(natural)
+
+
+def mean(natural: Tensor) -> Tensor:
+    """mu = tanh(lambda), the expectation parameter; d mu = F d lambda survives saturation."""
+    return _Mean.apply(natural)
+
+
+class _Variance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> Tensor:
+        ctx.save_for_backward(natural)
+        with torch.no_grad():
+            return _fisher(natural)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (natural,) = ctx.saved_tensors
+        return -2.0 * grad * torch.tanh(natural) * _fisher(natural)
+
+
+def variance(natural: Tensor) -> Tensor:
+    """F = sech^2(lambda), the variance of a sign; dF = -2 mu F d lambda."""
+    return _Variance.apply(natural)
+
+
+class _LogPartition(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> Tensor:
+        ctx.save_for_backward(natural)
+        magnitude = natural.abs()
+        return magnitude + softplus(-2.0 * magnitude)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (natural,) = ctx.saved_tensors
+        return grad * mean(natural)
+
+
+def log_partition(natural: Tensor) -> Tensor:
+    """A(lambda) = log 2cosh(lambda) = |lambda| + softplus(-2|lambda|); dA = mu d lambda."""
+    return _LogPartition.apply(natural)
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(natural, value)
+        once = without_repeats(natural)
+        sign, magnitude = sign_of(once), once.abs()
+        return magnitude * (value * sign - 1.0) - softplus(-2.0 * magnitude)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        natural, value = ctx.saved_tensors
+        for_natural = for_value = None
+        if ctx.needs_input_grad[0]:
+            # The score w - mu = (w - s) + s (1 - tanh|lambda|): at a drawn w = s only the tail is left.
+            sign = sign_of(natural)
+            score = (value - sign) + sign * _tail(_magnitude(natural))
+            for_natural = (grad * score).sum_to_size(natural.shape)
+        if ctx.needs_input_grad[1]:
+            for_value = (grad * natural).sum_to_size(value.shape)
+        return for_natural, for_value
+
+
+def without_repeats(expanded: Tensor, keep: int = 0) -> Tensor:
+    """A view with one element along the dimensions that ``expand`` made: a prior is often one number.
+
+    The last ``keep`` dimensions stay as they are.
+    """
+    repeats = [
+        stride == 0 and size > 1 and dim < expanded.dim() - keep
+        for dim, (stride, size) in enumerate(zip(expanded.stride(), expanded.shape, strict=True))
+    ]
+    return expanded[tuple(slice(1) if repeat else slice(None) for repeat in repeats)]
+
+
+def log_prob(natural: Tensor, value: Tensor) -> Tensor:
+    """log p(w) = lambda w - A(lambda), linear in w; the score is 2 w sigmoid(-2 w lambda) at w = +-1."""
+    return _LogProb.apply(*torch.broadcast_tensors(natural, value))
+
+
+class _Entropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> Tensor:
+        ctx.save_for_backward(natural)
+        magnitude = natural.abs()
+        return softplus(-2.0 * magnitude) + magnitude * _tail(magnitude)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (natural,) = ctx.saved_tensors
+        return -grad * natural * _fisher(natural)
+
+
+def entropy(natural: Tensor) -> Tensor:
+    """H = A(lambda) - lambda mu, in nats; dH = -lambda F d lambda."""
+    return _Entropy.apply(natural)
+
+
+def _kl_value(natural: Tensor, prior: Tensor) -> Tensor:
+    # With s the sign of lambda, a = |lambda|, b = s lambda_p:
+    # KL = softplus(-2b) - softplus(-2a) + 2 sigmoid(-2a) (b - a); no two large numbers are subtracted.
+    magnitude = natural.abs()
+    aligned = prior * sign_of(natural)
+    return (
+        softplus(-2.0 * aligned)
+        - softplus(-2.0 * magnitude)
+        + _tail(magnitude) * (aligned - magnitude)
+    )
+
+
+class _KL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor, prior: Tensor) -> Tensor:
+        ctx.save_for_backward(natural, prior)
+        return _kl_value(natural, prior)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        natural, prior = ctx.saved_tensors
+        for_natural = for_prior = None
+        if ctx.needs_input_grad[0]:
+            for_natural = (grad * (natural - prior) * _fisher(natural)).sum_to_size(natural.shape)
+        if ctx.needs_input_grad[1]:
+            for_prior = (grad * _mean_difference(prior, natural)).sum_to_size(prior.shape)
+        return for_natural, for_prior
+
+
+def _mean_difference(first: Tensor, second: Tensor) -> Tensor:
+    """tanh(a) - tanh(b) = sinh(a - b) / (cosh(a) cosh(b)).
+
+    For opposite signs nothing cancels. For equal ones, with l and h the smaller and the larger
+    magnitude and d = |a - b| = h - l, it is (1 - exp(-2d)) (1 - tanh(l)) sigmoid(2h) in magnitude.
+    """
+    gap = first - second
+    direction = sign_of(gap)
+    one, other = _magnitude(first), _magnitude(second)
+    closeness = -direction * torch.expm1(-2.0 * direction * gap)
+    near = closeness * _tail(torch.minimum(one, other))
+    near = near * torch.sigmoid(2.0 * torch.maximum(one, other))
+    far = torch.tanh(first) - torch.tanh(second)
+    return torch.where(sign_of(first) == sign_of(second), near, far)
+
+
+def kl_divergence(natural: Tensor, prior: Tensor) -> Tensor:
+    """KL(q||p) = (lambda - lambda_p) mu - A(lambda) + A(lambda_p), in nats, elementwise.
+
+    Finite at every finite pair; d lambda carries (lambda - lambda_p) F, d lambda_p carries mu_p - mu.
+    """
+    return _KL.apply(natural, prior)
+
+
+def logistic_noise(like: Tensor) -> Tensor:
+    """delta = logit(u) / 2, u uniform on (0, 1): sign(lambda + delta) is then a draw of the signs.
+
+    Drawn in at least float32, whose 24 random bits bound |delta| by about 8.7 (float64: 18.7).
+    """
+    uniform = uniform_noise(like)
+    return torch.log(uniform).sub_(torch.log1p(uniform.neg_())).mul_(0.5).to(like.dtype)
+
+
+def uniform_noise(like: Tensor) -> Tensor:
+    """u uniform on the open interval (0, 1), of ``like``'s shape, in float32 or better."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if like.numel() < BLOCK or like.device.type != "cpu" or dtype == torch.float64:
+        uniform = torch.rand(like.shape, dtype=dtype, device=like.device)
+    else:
+        # torch's CPU generator is serial and takes 3 ns per number; a generator of numpy's, seeded from
+        # it, fills large layers with 32-bit integers several times faster.
+        seed = int(torch.randint(2**63 - 1, ()).item())
+        words = np.random.SFC64(seed).random_raw(-(-like.numel() // 2)).view(np.int32)
+        uniform = torch.from_numpy(words[: like.numel()]).to(dtype).mul_(2.0**-32).add_(0.5)
+    # Rounding may reach 0 or 1: both are moved to their neighbours inside.
+    eps = torch.finfo(dtype).eps
+    return uniform.clamp_(eps / 4, 1.0 - eps / 2).view(like.shape)
+
+
+def hard_signs(natural: Tensor, uniform: Tensor) -> Tensor:
+    """The draw sign(lambda + logit(u)/2), as -1 and +1: +1 where u >= sigmoid(-2 lambda)."""
+    return _hard_signs(natural.detach().to(uniform.dtype), uniform)[0].to(natural.dtype)
+
+
+@one_pass
+def _hard_signs(natural: Tensor, uniform: Tensor) -> tuple[Tensor]:
+    return (sign_of(uniform - natural.mul(-2.0).sigmoid_()),)
+
+
+class _RelaxedSigns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shifted: Tensor, temperature: Tensor) -> Tensor:
+        # The inputs are saved, not their ratio, which a second derivative would take for a constant.
+        ctx.save_for_backward(shifted, temperature)
+        return torch.tanh(shifted / temperature)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        shifted, temperature = ctx.saved_tensors
+        scaled = shifted / temperature
+        for_scaled = grad * _fisher(scaled)
+        for_temperature = None
+        if ctx.needs_input_grad[1]:
+            for_temperature = (-for_scaled * scaled / temperature).sum_to_size(temperature.shape)
+        return (for_scaled / temperature).sum_to_size(shifted.shape), for_temperature
+
+
+def relaxed_signs(shifted: Tensor, temperature: Tensor) -> Tensor:
+    """w_r = tanh((lambda + delta) / tau) given lambda + delta; the gradient carries sech^2 in log space."""
+    return _RelaxedSigns.apply(shifted, temperature)

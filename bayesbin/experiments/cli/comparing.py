@@ -1,0 +1,120 @@
+"""estimators, compare, info."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from bayesbin.experiments.cli.training import NAMES
+from bayesbin.experiments.cli.verbs import DATA_HELP, add_verb, require_folder_of, say
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add them to the parser."""
+    estimators = add_verb(
+        verbs,
+        "estimators",
+        _estimators,
+        "compare bias, variance and cost of gradient estimators on binary logistic regression",
+    )
+    estimators.set_defaults(on_interrupt="Nothing was written.")
+    estimators.add_argument(
+        "names", metavar="NAME", nargs="*", help="disarm, straight-through, ... (default: all)"
+    )
+    estimators.add_argument("--weights", type=int, default=100, help="(default: 100)")
+    estimators.add_argument(
+        "--num-samples", type=int, nargs="+", default=[2, 8], metavar="K",
+        help="draws per gradient (default: 2 8)",
+    )  # fmt: skip
+    estimators.add_argument(
+        "--lambda-scales", type=float, nargs="+", default=[0.0, 0.5, 2.0], metavar="SD",
+        help="standard deviations of lambda, one table each (default: 0 0.5 2)",
+    )  # fmt: skip
+    estimators.add_argument(
+        "--replicates", type=int, default=100, help="gradients of each (default: 100)"
+    )
+    estimators.add_argument("--plot", metavar="FILE", help="picture: .png, .pdf or .svg")
+    estimators.add_argument("--seed", type=int, default=0)
+
+    compare = add_verb(
+        verbs,
+        "compare",
+        _compare,
+        "train published methods on the same network and data, side by side",
+    )
+    compare.set_defaults(
+        on_interrupt="The same command continues: finished runs are kept, this one has a checkpoint."
+    )
+    compare.add_argument(
+        "--recipes", nargs="+", metavar="NAME", default=["all"],
+        help="bayesbin, bayesbinn, ste, bop, recu, slb, ... (default: all)",
+    )  # fmt: skip
+    compare.add_argument("--dataset", metavar="DATASET", choices=NAMES, default="digits",
+                         help=f"{', '.join(NAMES)} (default: digits)")  # fmt: skip
+    compare.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
+    compare.add_argument(
+        "--out", metavar="DIR", required=True,
+        help="folder of the runs, the table and the figure; continued if begun",
+    )  # fmt: skip
+    compare.add_argument("--epochs", type=int, help="passes over the training data")
+    compare.add_argument("--seeds", type=int, metavar="K", help="seeds 0 .. K-1 (default: 1)")
+    compare.add_argument("--width", type=int, help="units per hidden layer (default: 512)")
+    compare.add_argument("--depth", type=int, help="hidden layers (default: 2)")
+    compare.add_argument("--batch-size", type=int, help="(default: 100)")
+    compare.add_argument("--num-samples", type=int, help="draws of a posterior (default: 32)")
+    compare.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+    info = add_verb(verbs, "info", _info, "print versions and the number of threads")
+    info.set_defaults(on_interrupt="")
+
+
+def _estimators(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from bayesbin.experiments import demos
+
+    if arguments.plot:
+        require_folder_of(arguments.plot)
+    say("Comparing; with all estimators this takes a minute or two ...")
+    comparison = demos.compare_estimators(
+        arguments.names or None,
+        num_weights=arguments.weights,
+        num_samples=arguments.num_samples,
+        lambda_scales=arguments.lambda_scales,
+        num_replicates=arguments.replicates,
+        seed=arguments.seed,
+        out=arguments.plot,
+    )
+    return comparison.to_dict(), str(comparison)
+
+
+def _compare(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from dataclasses import fields
+
+    from bayesbin import plots
+    from bayesbin.core.files import write_atomically
+    from bayesbin.experiments import ComparisonConfig, compare
+
+    given = vars(arguments)
+    config = ComparisonConfig(
+        **{f.name: given[f.name] for f in fields(ComparisonConfig) if given.get(f.name) is not None}
+    )
+    say(f"Training {len(config.recipes)} recipes with {config.seeds} seeds in {arguments.out} ...")
+    comparison = compare(
+        config, arguments.out, data_folder=arguments.data, progress=not arguments.no_progress
+    )
+    folder = Path(arguments.out)
+    figure = folder / "learning_curves.png"
+    plots.save_figure(plots.plot_learning_curves(comparison.curves()), figure)
+    report = {**comparison.to_dict(), "picture": str(figure)}
+    write_atomically(folder / "comparison.json", json.dumps(report, indent=1).encode())
+    write_atomically(folder / "comparison.md", f"{comparison}\n".encode())
+    legend = "mean +- std over seeds; in brackets the std over single draws of a posterior"
+    return report, f"{comparison}\n\n{legend}\npicture: {figure}"
+
+
+def _info(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from bayesbin.experiments import environment
+
+    report = environment()
+    return report, "\n".join(f"{name:<12} {value}" for name, value in report.items())

@@ -1,0 +1,152 @@
+"""continual permuted, split, rotated, report."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bayesbin.experiments.cli.verbs import DATA_HELP, add_verb, say
+
+NAMES = ("digits", "fashion-mnist", "idx", "mnist", "usps")
+METHODS = (
+    "posterior",
+    "fine-tuning",
+    "fixed-prior",
+    "joint",
+    "straight-through",
+    "metaplastic",
+    "ewc",
+)
+POLICIES = ("exact", "none", "fixed", "relax", "cap", "leak")
+STREAMS = {
+    "permuted": "the pixels in another order in each task",
+    "split": "a few classes in each task",
+    "rotated": "the images turned by another angle in each task",
+}
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add them to the parser."""
+    summary = "learn a sequence of tasks, each posterior the next one's prior"
+    continual = verbs.add_parser("continual", help=summary, description=summary, allow_abbrev=False)
+    nested = continual.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for stream, what in STREAMS.items():
+        parser = add_verb(nested, stream, _run, f"learn tasks one after another: {what}")
+        parser.set_defaults(
+            stream=stream, on_interrupt="The same command continues from the last checkpoint."
+        )
+        _add_options(parser, stream)
+    report = add_verb(nested, "report", _report, "print a run again, and draw its pictures")
+    report.set_defaults(on_interrupt="")
+    report.add_argument(
+        "folder", metavar="DIR", help="what `bayesbin continual ... --out DIR` wrote"
+    )
+
+
+def _add_options(parser: argparse.ArgumentParser, stream: str) -> None:
+    tasks = parser.add_argument_group("tasks")
+    tasks.add_argument("--dataset", choices=NAMES, help="(default: digits)")
+    tasks.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
+    if stream == "split":
+        tasks.add_argument("--classes-per-task", type=int, metavar="K", help="(default: 2)")
+        tasks.add_argument(
+            "--scenario", choices=("task", "domain", "class"),
+            help="a head per task, which is known at test (default); the same labels through one head; "
+            "or one head that must tell all classes apart, which fails",
+        )  # fmt: skip
+        tasks.add_argument(
+            "--binary-heads", action="store_true", default=None,
+            help="heads of binary weights instead of real ones",
+        )  # fmt: skip
+    tasks.add_argument("--tasks", type=int, metavar="T", help=_TASKS[stream])
+    if stream == "rotated":
+        tasks.add_argument("--max-degrees", type=float, help="the largest angle (default: 180)")
+    tasks.add_argument("--stream-seed", type=int, metavar="SEED", help=_SEEDS[stream])
+    tasks.add_argument(
+        "--validation", type=float, metavar="FRACTION",
+        help="hold out this part of the training data and score it in place of the test set",
+    )  # fmt: skip
+
+    how = parser.add_argument_group("learning")
+    how.add_argument("--method", choices=METHODS, help="posterior (default), or a baseline")
+    how.add_argument(
+        "--prior-policy", choices=POLICIES,
+        help="what the last posterior becomes as a prior (default: exact)",
+    )  # fmt: skip
+    how.add_argument("--gamma", type=float, help="of relax: how much of lambda is kept, in [0, 1]")
+    how.add_argument("--cap", type=float, help="of cap: the bound on |lambda|")
+    how.add_argument("--window", type=float, help="of leak: in steps")
+    how.add_argument(
+        "--initial-prior", choices=("random", "uniform"),
+        help="of the first task: the random initial posterior (default), or every sign equally likely",
+    )  # fmt: skip
+    how.add_argument(
+        "--init-scale",
+        type=float,
+        help="standard deviation of the initial lambda (default: 1 with the random prior, else 0.1)",
+    )
+    how.add_argument("--kl-weight", type=float, help="weight on the KL term (default: 1)")
+    how.add_argument("--optimizer", choices=("adam", "bayesian-learning-rule"),
+                     help="of the natural parameters (default: adam)")  # fmt: skip
+    how.add_argument("--lr", type=float, help="learning rate at the start of each task")
+    how.add_argument("--epochs", type=int, help="passes over each task")
+    how.add_argument("--batch-size", type=int)
+    how.add_argument("--metaplasticity", type=float, help="of metaplastic (default: 1.35)")
+    how.add_argument("--strength", type=float, help="of the penalty of ewc (default: 1)")
+
+    net = parser.add_argument_group("network")
+    net.add_argument("--hidden", type=int, nargs="+", metavar="WIDTH", help="(default: 100 100)")
+    net.add_argument(
+        "--normalization", choices=("layer", "per-task", "recalibrated", "batch"),
+        help="layer (default), or batch normalisation with statistics of each task, of the last task, or "
+        "of the very inputs to predict",
+    )  # fmt: skip
+    net.add_argument("--activation", choices=("relu", "tanh", "sign"), help="(default: relu)")
+    net.add_argument("--output-scale", type=float, help="of the logits (default: 3)")
+
+    parser.add_argument("--num-samples", type=int, help="draws per prediction (default: 32)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, help="folder of the run; continued if begun"
+    )
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+_TASKS = {
+    "permuted": "how many (default: 5 for digits, else 10)",
+    "split": "how many (default: all that the classes give)",
+    "rotated": "how many (default: 5 for digits, else 10)",
+}
+_SEEDS = {
+    "permuted": "of the permutations (default: that of --seed)",
+    "split": "shuffles the classes (default: as they are numbered)",
+    "rotated": "draws the angles (default: evenly spaced)",
+}
+
+
+def _run(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from dataclasses import fields
+
+    from bayesbin.experiments import ContinualConfig, run_continual
+
+    given = vars(arguments)
+    config = ContinualConfig(
+        **{f.name: given[f.name] for f in fields(ContinualConfig) if given.get(f.name) is not None}
+    )
+    run = run_continual(
+        config, arguments.out, data_folder=arguments.data, progress=not arguments.no_progress
+    )
+    return {"folder": str(run.folder), **run.record}, (
+        f"{run}\n\nsaved in {run.folder}; next: bayesbin continual report {run.folder}"
+    )
+
+
+def _report(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from bayesbin import plots
+    from bayesbin.experiments import continual_report
+
+    run = continual_report(arguments.folder)
+    say(f"Drawing into {run.folder} ...")
+    pictures = plots.draw_continual(run.result, run.uncertainty, run.folder)
+    report = {"folder": str(run.folder), **run.record, "pictures": [str(p) for p in pictures]}
+    return report, f"{run}\n\npictures: {', '.join(str(path) for path in pictures)}"

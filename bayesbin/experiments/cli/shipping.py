@@ -1,0 +1,248 @@
+"""pack, predict, unpack, inspect: model files. All but pack run without torch."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+from typing import Any
+
+from bayesbin.experiments.cli.verbs import DATA_HELP, add_verb, require_folder_of
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add them to the parser."""
+    model: dict[str, Any] = {"metavar": "MODEL.bbn", "help": "what `bayesbin pack` wrote"}
+    pack = add_verb(verbs, "pack", _pack, "write a run as one file that predicts without torch")
+    pack.set_defaults(on_interrupt="Nothing was changed.")
+    pack.add_argument("folder", metavar="RUN", help="what `bayesbin train --out RUN` wrote")
+    pack.add_argument("--out", metavar="MODEL.bbn", required=True, help="the file")
+    pack.add_argument(
+        "--samples", "--num-samples", type=int, default=32, dest="num_samples", metavar="S",
+        help="draws; 0: the mode (default: 32)",
+    )  # fmt: skip
+    pack.add_argument(
+        "--posterior", action="store_true",
+        help="17 bits per weight to draw from, instead of a bit per weight and draw",
+    )  # fmt: skip
+    pack.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    pack.add_argument("--precision", default="exact", help="exact (default) or fast")
+    pack.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
+
+    predict = add_verb(verbs, "predict", _predict, "predict with a model file")
+    predict.set_defaults(
+        on_interrupt="With --blocks the same command goes on; else nothing was written."
+    )
+    predict.add_argument("model", **model)
+    predict.add_argument("inputs", metavar="INPUT.npy", help="an array with a row for each input")
+    predict.add_argument(
+        "--out", metavar="PROBS.npy",
+        help="where probabilities go (of a regressor: columns of mean, aleatoric and epistemic variance)",
+    )  # fmt: skip
+    predict.add_argument(
+        "--blocks", metavar="DIR",
+        help="for arrays larger than memory: predict block by block into .npy files in this folder, and go "
+        "on there if begun",
+    )  # fmt: skip
+    predict.add_argument(
+        "--rows-per-block", type=int, default=4096, metavar="B", help="(default: 4096)"
+    )
+    predict.add_argument(
+        "--part", type=_part, default=(0, 1), metavar="I/N",
+        help="of N processes that share the blocks this is number I, from 0",
+    )  # fmt: skip
+    predict.add_argument("--no-progress", action="store_true", help="no progress bar")
+    raw = predict.add_mutually_exclusive_group()
+    raw.add_argument("--raw", action="store_true", help="preprocess; whole numbers are anyway")
+    raw.add_argument("--as-is", action="store_true", help="do not, whole numbers neither")
+    predict.add_argument("--threads", type=int, help="(default: all)")
+
+    unpack = add_verb(verbs, "unpack", _unpack, "the binary weights of a model file, by name")
+    unpack.set_defaults(on_interrupt="Nothing was written.")
+    unpack.add_argument("model", **model)
+    out = unpack.add_mutually_exclusive_group(required=True)
+    out.add_argument("--out", metavar="FILE", help="int8 arrays of -1 and +1: .npz or .safetensors")
+    out.add_argument("--onnx", metavar="FILE", help="the network as an ONNX graph")
+    which = unpack.add_mutually_exclusive_group()
+    which.add_argument("--draw", type=int, default=0, metavar="I", help="one draw (default: 0)")
+    which.add_argument("--all", action="store_true", help="all draws, along a first dimension")
+    which.add_argument("--mode", action="store_true", help="the mode")
+
+    inspect = add_verb(
+        verbs, "inspect", _inspect, "layers, draws, bytes and origin of a model file"
+    )
+    inspect.set_defaults(on_interrupt="")
+    inspect.add_argument("model", **model)
+    inspect.add_argument(
+        "--profile", type=int, nargs="?", const=100, metavar="B",
+        help="measure the microseconds per layer and draw for B inputs (default: 100)",
+    )  # fmt: skip
+    inspect.add_argument("--threads", type=int, default=1, help="to measure with (default: 1)")
+
+
+def _pack(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from bayesbin.experiments import load_run, pack_run
+    from bayesbin.predict import inspect
+
+    require_folder_of(arguments.out)
+    path = pack_run(
+        load_run(arguments.folder),
+        arguments.out,
+        num_samples=arguments.num_samples,
+        seed=arguments.seed,
+        contents="posterior" if arguments.posterior else "draws",
+        precision=arguments.precision,
+        data_folder=arguments.data,
+    )
+    found = inspect(path)
+    return found.to_dict(), f"{found}\n\nnext: bayesbin predict {path} INPUT.npy"
+
+
+def _predict(arguments: argparse.Namespace) -> tuple[Any, str]:
+    import numpy as np
+
+    from bayesbin.predict.shipped import ShippedPrediction, load
+
+    if arguments.out:
+        _require_ending(arguments.out, ".npy")
+        require_folder_of(arguments.out)
+    _require_kernels()
+    preprocess = True if arguments.raw else False if arguments.as_is else None
+    if arguments.blocks:
+        return _predict_blocks(arguments, preprocess)
+    predictive = load(arguments.model, arguments.threads)
+    found = predictive.predict(_array(arguments.inputs), preprocess)
+    if isinstance(found, ShippedPrediction):
+        best = found.probs.argmax(1)
+        labels = predictive.labels or tuple(map(str, range(found.probs.shape[1])))
+        columns = {
+            "label": [labels[k] for k in best],
+            "probability": found.probs[np.arange(len(best)), best].tolist(),
+            "entropy": found.entropy.tolist(),
+            "mutual_information": found.mutual_information.tolist(),
+        }
+        saved = found.probs
+    else:
+        parts = {name: getattr(found, name) for name in ("mean", "aleatoric", "epistemic")}
+        columns = {"mean": found.mean.tolist(), "std": found.std.tolist()}
+        columns |= {name: parts[name].tolist() for name in ("aleatoric", "epistemic")}
+        saved = np.stack(list(parts.values()), axis=1)
+    if arguments.out:
+        from bayesbin.core.files import write_atomically
+
+        buffer = io.BytesIO()
+        np.save(buffer, saved)
+        write_atomically(arguments.out, buffer.getvalue())
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    report = {"model": str(arguments.model), "num_samples": found.num_samples, "out": arguments.out}
+    return report | {"rows": rows}, _table(columns)
+
+
+def _predict_blocks(arguments: argparse.Namespace, preprocess: bool | None) -> tuple[Any, str]:
+    from bayesbin.predict.blocks import predict_blocks
+
+    if arguments.out:
+        raise ValueError("expected --out or --blocks, got both; blocks have a folder of their own.")
+    found = predict_blocks(
+        arguments.model,
+        arguments.inputs,
+        arguments.blocks,
+        rows_per_block=arguments.rows_per_block,
+        part=arguments.part,
+        preprocess=preprocess,
+        threads=arguments.threads,
+        progress=not arguments.no_progress,
+    )
+    arrays = {name: list(array.shape) for name, array in found.arrays.items()}
+    report = {
+        "folder": str(found.folder),
+        "arrays": arrays,
+        "blocks": found.blocks,
+        "done": found.done,
+        "complete": found.complete,
+    }
+    shapes = ", ".join(f"{name}.npy {' x '.join(map(str, s))}" for name, s in arrays.items())
+    return report, f"{found.done} of {found.blocks} blocks done in {found.folder}: {shapes}"
+
+
+def _unpack(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from bayesbin.predict.unpacking import save_arrays, unpack
+
+    draw = "mode" if arguments.mode else "all" if arguments.all else arguments.draw
+    which = draw if isinstance(draw, str) else f"draw {draw}"
+    if arguments.onnx:
+        if arguments.all:
+            raise ValueError("expected one draw for an ONNX graph; use --draw or --mode.")
+        from bayesbin.predict.onnx_export import export_onnx
+
+        require_folder_of(arguments.onnx)
+        try:
+            path = export_onnx(arguments.model, arguments.onnx, draw)
+        except ImportError as error:  # with its remedy
+            raise OSError(str(error)) from error
+        size = path.stat().st_size
+        return {"out": str(path), "draw": draw, "bytes": size}, f"{path}: {which}, {size:,} bytes"
+    require_folder_of(arguments.out)
+    arrays = unpack(arguments.model, draw)
+    path = save_arrays(arguments.out, arrays)
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    lines = [f"{path}: {which}, -1 and +1 as int8"]
+    lines += [f"{name}  {' x '.join(map(str, shape))}" for name, shape in shapes.items()]
+    return {"out": str(path), "draw": draw, "arrays": shapes}, "\n".join(lines)
+
+
+def _inspect(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from bayesbin.predict.inspection import inspect
+
+    if arguments.profile is not None:
+        _require_kernels()
+    found = inspect(arguments.model, arguments.profile, arguments.threads)
+    return found.to_dict(), str(found)
+
+
+def _table(columns: dict[str, list[Any]]) -> str:
+    heads = [name.replace("_", " ") for name in columns]
+    cells = [
+        [cell if isinstance(cell, str) else f"{cell:.4f}" for cell in column]
+        for column in columns.values()
+    ]
+    widths = [max(map(len, [head, *column])) for head, column in zip(heads, cells, strict=True)]
+    rows = [heads, *zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+
+
+def _array(path: str) -> Any:
+    """The array in a file; nothing in it is unpickled."""
+    import numpy as np
+
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"expected an array of numbers in {path}, got another file ({error})."
+        ) from error
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise ValueError(f"expected one array in {path}, got an archive; save it as .npy.")
+    return found
+
+
+def _part(text: str) -> tuple[int, int]:
+    """I/N as numbers; argparse says what was wrong where it is not."""
+    index, _, parts = text.partition("/")
+    return int(index), int(parts)
+
+
+def _require_ending(path: str, ending: str) -> None:
+    if Path(path).suffix != ending:
+        raise ValueError(f"expected a name that ends in {ending}; got {path}.")
+
+
+def _require_kernels() -> None:
+    from bayesbin.predict import kernels
+
+    if not kernels.available():
+        raise OSError(str(kernels.why_not()))

@@ -1,0 +1,218 @@
+"""Draws of a guide with log p and log q, and what their ratios say about the guide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from bayesbin.distributions import RelaxedSignBernoulli
+from bayesbin.distributions.wrappers import TRANSPARENT
+from bayesbin.estimators.base import checked_count
+from bayesbin.guides.announcing import LocalParameters
+from bayesbin.guides.effects import with_effects
+from bayesbin.guides.prototype import normalisation_kept
+from bayesbin.infer.mcmc.log_joint import called_with, log_prob_of, require_whole_data
+from bayesbin.infer.noise import NoiseStream
+from bayesbin.infer.sites import latent_sites, run_at
+
+CHECK_NOISE = 5  # stream number, apart from those of training, reports and MCMC
+_LEAST_DRAWS = 25  # whose largest fifth has the five draws that ArviZ fits a tail to
+
+
+class WeightedDraws(NamedTuple):
+    """log p(y, w, z) and log q(w, z) of S draws of a guide, in nats, each (S,)."""
+
+    log_p: Tensor
+    log_q: Tensor
+
+
+def log_joint_and_guide(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Any = (),
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> WeightedDraws:
+    r"""log p(y, w, z) and log q(w, z) at draws of the guide: what importance sampling needs.
+
+    .. math:: \log \frac{p(y, w, z)}{q(w, z)}, \qquad (w, z) \sim q
+
+    A guide with random effects is judged with them: they are sites of the guide and, under their prior,
+    of the model, so that both densities are those of the whole draw.
+
+    :param data: what the model is called with, the whole data set: a tuple, list, dict or tensor.
+    :param num_samples: S. :param seed: draws are a function of it alone.
+    :raises ValueError: for a part of the data, or a guide whose log q at signs has no closed form: one
+        of relaxed weights, of points, or with auxiliary sites that the model does not have.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.guides import AutoSignBernoulli
+        >>> from bayesbin.infer.checks import log_joint_and_guide
+        >>> from bayesbin.nn import BinaryLinear, Classifier
+        >>> x, y = torch.randn(8, 3), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1])
+        >>> model = Classifier(BinaryLinear(3, 2), dataset_size=8)
+        >>> log_p, log_q = log_joint_and_guide(model, AutoSignBernoulli(model), (x, y), 50)
+        >>> log_p.shape, bool((log_q < 0).all())
+        (torch.Size([50]), True)
+
+    Source: Yao et al. 2018, "Yes, but did it work?", arXiv 1802.02538.
+    """
+    with torch.no_grad():
+        rows = [
+            (log_prob_of(trace), log_prob_of(guide_trace))
+            for trace, guide_trace in traces_at_draws(model, guide, data, num_samples, seed)
+        ]
+    log_p, log_q = (torch.stack(column).double() for column in zip(*rows, strict=True))
+    return WeightedDraws(log_p, log_q)
+
+
+def traces_at_draws(
+    model: Callable[..., Any], guide: Callable[..., Any], data: Any, num_samples: int, seed: int
+) -> Iterator[tuple[Any, Any]]:
+    """The traces of model and guide at S draws of the guide, one after another, without a graph."""
+    checked_count("num_samples", num_samples)
+    args, kwargs = called_with(data)
+    whole = with_effects(model, guide)
+    stream = NoiseStream(seed, CHECK_NOISE, 0)
+    for s in range(num_samples):
+        with torch.no_grad(), normalisation_kept(), poutine.block(), pyro.validation_enabled(False):
+            with stream.active(), LocalParameters():
+                guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+                guided = latent_sites(guide_trace)
+                if s == 0:
+                    _require_density(guided)
+                values = {name: site["value"] for name, site in guided.items()}
+                trace = run_at(whole, values, {}, args, kwargs)
+            if s == 0:
+                require_whole_data(trace)
+                _require_sites(guided, latent_sites(trace))
+        yield trace, guide_trace
+
+
+def pareto_khat(log_p: Tensor, log_q: Tensor) -> float:
+    r"""The shape of the tail of p/q over draws of the guide: whether it reaches where the posterior is.
+
+    .. math:: \frac{p(y, w)}{q(w)} \sim \text{generalized Pareto}(\hat k), \qquad w \sim q
+
+    in the largest weights. Below 0.5 the guide is close, below 0.7 importance weights can mend it, above
+    it misses a part of the posterior, as one does that is overconfident. For signs the ratio takes
+    finitely many values: -inf where the largest weights are all equal, as with an exact guide. A guide
+    so sure that its draws hardly differ hides what it misses: look at its ELBO too.
+
+    :param log_p: log p(y, w) at S draws, at least 25. :param log_q: log q(w) there, both (S,).
+    :raises ValueError: for other shapes, or values that are not finite.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin.infer.checks import pareto_khat
+        >>> normal, narrow = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(0.0, 0.5)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> w = 0.5 * torch.randn(2000, generator=generator)
+        >>> pareto_khat(normal.log_prob(w), narrow.log_prob(w)) > 0.5  # its tails are too light
+        True
+
+    Source: Yao et al. 2018, arXiv 1802.02538; Vehtari et al. 2024, JMLR 25(72).
+    """
+    if log_p.shape != log_q.shape or log_p.dim() != 1:
+        raise ValueError(
+            f"expected log p and log q of one shape (S,), got {tuple(log_p.shape)} and "
+            f"{tuple(log_q.shape)}; take them from log_joint_and_guide."
+        )
+    return pareto_smoothed(log_p - log_q)[1].item()
+
+
+def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised log weights with a smoothed tail, and k-hat, by ArviZ; along the last dimension.
+
+    :param log_weights: (..., S), S at least 25.
+    :returns: log weights (..., S), k-hat (...).
+    :raises ValueError: for fewer draws, or values that are not finite.
+    """
+    if log_weights.shape[-1] < _LEAST_DRAWS:
+        raise ValueError(
+            f"expected at least {_LEAST_DRAWS} draws to fit a tail to, got {log_weights.shape[-1]}; raise "
+            "num_samples."
+        )
+    if not bool(torch.isfinite(log_weights).all()):
+        raise ValueError(
+            "expected finite log weights, got NaN or infinity; the guide draws what the model excludes, "
+            "or the reverse."
+        )
+    shifted = log_weights.detach().double().cpu()
+    shifted = shifted - shifted.amax(-1, keepdim=True)
+    # Equal weights that differ by rounding would be fitted as if that were their tail.
+    grain = 1e-10 * log_weights.abs().amax().clamp(min=1.0).item()
+    shifted = (shifted / grain).round() * grain
+    smoothed, khat = _psis(shifted.numpy())
+    weights, shape = torch.from_numpy(smoothed), torch.from_numpy(np.asarray(khat))
+    # ArviZ reports inf for fewer than five draws above the largest fifth; there are none at all where
+    # those weights are equal, and that tail is no tail.
+    count = int(np.ceil(min(shifted.shape[-1] / 5.0, 3.0 * shifted.shape[-1] ** 0.5)))
+    equal = shifted.topk(count + 1).values[..., -1] == 0.0
+    return weights, torch.where(equal, -torch.inf, shape)
+
+
+def _psis(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pareto smoothed importance sampling of (..., S), by whichever ArviZ is installed."""
+    import arviz as az  # takes long to load
+
+    if int(az.__version__.split(".")[0]) < 1:
+        found: Any = az.psislw(log_weights)
+        return found
+    from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
+
+    smoothed, khat = array_stats.psislw(-log_weights)  # from 1.0 on it takes log-likelihoods
+    return smoothed, khat
+
+
+def _require_density(guided: dict[str, Any]) -> None:
+    """Refuse distributions at which log q of the model's weights has no closed form."""
+    for name, site in guided.items():
+        distribution = site["fn"]
+        while isinstance(distribution, TRANSPARENT):
+            distribution = distribution.base_dist
+        if isinstance(distribution, RelaxedSignBernoulli):
+            raise ValueError(
+                f"expected a guide that draws signs, got relaxed ones at {name!r}; use "
+                "AutoSignBernoulli(model, init=guide.posterior())."
+            )
+        if isinstance(distribution, dist.Delta):
+            raise ValueError(
+                f"expected a guide with a density, got a point (Delta) at {name!r}; a point estimate has no "
+                "log q to compare with log p."
+            )
+
+
+def _require_sites(guided: dict[str, Any], latents: dict[str, Any]) -> None:
+    if foreign := sorted(guided.keys() - latents.keys()):
+        raise ValueError(
+            f"expected a guide of the model's latent sites, got also {', '.join(foreign)}: with sites that "
+            "are only the guide's, log q of the others has no closed form; give the model a distribution "
+            "for them."
+        )
+
+
+def observed_log_prob(trace: Any) -> Tensor:
+    """log p(y_n | w, z) of every datum, all observed sites one after another, (N,)."""
+    rows = []
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site):
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            scaled = log_prob * site["scale"]
+            mask = site["mask"]
+            kept = scaled if mask is None else scaled[torch.as_tensor(mask).expand_as(scaled)]
+            rows.append(kept.reshape(-1))
+    if not rows:
+        raise ValueError("expected a model with observed data, got none; pass the targets in data.")
+    return torch.cat(rows)

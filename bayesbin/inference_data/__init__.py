@@ -1,5 +1,0 @@
-"""Posterior draws, and the model at them, as ArviZ takes them."""
-
-from bayesbin.inference_data.conversion import to_inference_data
-
-__all__ = ["to_inference_data"]

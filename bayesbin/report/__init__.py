@@ -1,6 +1,0 @@
-"""A trained run on one HTML page: its scores, its pictures, and how to read them."""
-
-from bayesbin.report.findings import Findings, OtherFindings
-from bayesbin.report.writing import Report, report
-
-__all__ = ["Findings", "OtherFindings", "Report", "report"]
