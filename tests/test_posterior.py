@@ -6,6 +6,8 @@ import itertools
 import math
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.nn import BinaryLinear, to_binary_
 from bayesbin.posterior import RealPosterior
 from bayesbin.posterior import draws as draws_module
+from bayesbin.posterior.file import to_bytes
 
 
 def example(dtype=torch.float64):
@@ -448,3 +451,29 @@ def test_a_layer_is_a_network_too():
     layer = BinaryLinear(4, 3)
     q = BinaryPosterior({"weight": torch.randn(3, 4)})
     assert torch.equal(q.mode_network(layer).weight, q.signs()["weight"])
+
+
+def test_a_file_is_the_same_to_the_byte_in_every_process(tmp_path):
+    """The library's own order of the metadata is that of a hash map with a seed of the process."""
+    program = (
+        "import sys, torch; from bayesbin.posterior import BinaryPosterior\n"
+        "BinaryPosterior({'b.weight': torch.zeros(3, 5), 'a': torch.ones(7)}).save(sys.argv[1])"
+    )
+    paths = [tmp_path / f"{k}.safetensors" for k in range(3)]
+    running = [subprocess.Popen([sys.executable, "-c", program, str(path)]) for path in paths]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+@pytest.mark.parametrize("names", [[], ["w"], ["ü", "b.a", "long" * 50]])
+@pytest.mark.parametrize("metadata", [None, {}, {"z": "1", "ä": "2", "a": '{"x": "\u00fc"}'}])
+def test_sorted_safetensors_are_read_by_the_library(names, metadata):
+    torch.manual_seed(0)
+    dtypes = [torch.float32, torch.bfloat16, torch.int8]
+    tensors = {n: torch.randn(k, 3).to(dtypes[k % 3]) for k, n in enumerate(names)}
+    raw = to_bytes(tensors, metadata)
+    assert int.from_bytes(raw[:8], "little") % 8 == 0
+    found = safetensors.torch.load(raw)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[n], t) and found[n].dtype == t.dtype for n, t in tensors.items())
+    assert to_bytes(dict(reversed(tensors.items())), metadata) == raw

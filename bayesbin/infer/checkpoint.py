@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bayesbin.core.files import CorruptFileError, remove_stale_temporaries, sha256, write_atomically
+from bayesbin.core.files import CorruptFileError, remove_temporaries, sha256, write_atomically
 
 FORMAT = "bayesbin checkpoint"
 SCHEMA = 1
@@ -52,7 +52,7 @@ def save_checkpoint(
         raise ValueError(f"expected to keep at least 1 checkpoint, got keep={keep}; use 2.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    remove_stale_temporaries(folder)
+    remove_temporaries(folder, minutes=15.0)
     path = folder / _file_name(state["epoch"], state["batch"], state["step"])
     write_checkpoint(path, state)
     # Files that sort after this one are damaged ones that were passed over: not ours to count.

@@ -24,9 +24,29 @@ def write(
 ) -> None:
     """Write the file atomically: a failed save leaves the old one."""
     content = _content(header)
-    whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"bayesbin": content, "sha256": _digest(whole, content)}
-    write_atomically(path, safetensors.torch.save(whole, metadata))
+    metadata = {"bayesbin": content, "sha256": _digest(tensors, content)}
+    write_atomically(path, to_bytes(tensors, metadata))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a safetensors file, the same in every process.
+
+    The library writes the metadata in the order of a hash map, which differs from process to process;
+    here they are sorted.
+
+    >>> raw = to_bytes({"w": torch.zeros(2)}, {"b": "1", "a": "2"})
+    >>> json.loads(raw[8:-8])["__metadata__"]
+    {'a': '2', 'b': '1'}
+    """
+    whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    raw = safetensors.torch.save(whole, dict(metadata) if metadata else None)
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    if metadata:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    return struct.pack("<Q", len(text)) + text + raw[8 + length :]
 
 
 def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
