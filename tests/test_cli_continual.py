@@ -13,6 +13,7 @@ import torch
 from bayesbin import continual
 from bayesbin.continual.task_model import own_priors
 from bayesbin.core.files import CorruptFileError
+from bayesbin.core.names import PRIOR_POLICIES
 from bayesbin.data import digits
 from bayesbin.experiments import (
     ContinualConfig,
@@ -24,7 +25,7 @@ from bayesbin.experiments import (
     unseen_task,
 )
 from bayesbin.experiments import continual as module
-from bayesbin.experiments import continual_config as names
+from bayesbin.experiments import continual_settings as names
 from bayesbin.experiments.cli import main
 from bayesbin.experiments.continual_learners import cosine_by_step_
 
@@ -284,7 +285,7 @@ def test_the_cosine_by_step_is_resumed_with_the_optimizer():
 def test_the_names_offered_are_those_of_the_library():
     offered = cli.continual
     assert offered.NAMES == names.DATASETS and offered.METHODS == names.METHODS
-    assert offered.POLICIES == continual.POLICY_NAMES and tuple(offered.STREAMS) == names.STREAMS
+    assert offered.POLICIES == PRIOR_POLICIES and tuple(offered.STREAMS) == names.STREAMS
 
 
 def test_a_previous_posterior_as_prior_remembers_digits():
@@ -305,6 +306,6 @@ def test_a_previous_posterior_as_prior_remembers_digits():
             stream = continual_stream(config, digits())
             learner = continual_learner(config, stream, progress=False)
             result = continual.learn(learner, stream, progress=False)
-            scores.append(continual.average_accuracy(result.R))
+            scores.append(continual.metrics.average_accuracy(result.R))
         gains.append(scores[0] - scores[1])
     assert np.mean(gains) > 0.2, gains

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesbin.core.checks import whole_number
 from bayesbin.data import Dataset
+
+__all__ = ["Coreset", "KCenterCoreset", "RandomCoreset"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,7 @@ class Coreset(ABC):
     size: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"size is a whole number of data per task, from 1; got {self.size!r}.")
+        object.__setattr__(self, "size", whole_number("size", self.size, at_least=1))
 
     def choose(self, x: Tensor, seed: int) -> Tensor:
         """Positions of the data to set aside, (size,)."""

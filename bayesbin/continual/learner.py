@@ -11,10 +11,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from bayesbin.continual.base import Learner
-from bayesbin.continual.boundaries import AtTaskEnd, Boundary, Continuous
 from bayesbin.continual.coresets import Coreset
 from bayesbin.continual.networks import MultiHead
-from bayesbin.continual.priors import LeakyPrior, PriorPolicy, named_prior_policy
+from bayesbin.continual.priors import (
+    AtTaskEnd,
+    Boundary,
+    Continuous,
+    LeakyPrior,
+    PriorPolicy,
+    named_prior_policy,
+)
 from bayesbin.continual.task_model import TaskModel, network_of, own_priors
 from bayesbin.continual.tasks import Task
 from bayesbin.continual.training import (
@@ -256,6 +262,30 @@ class ContinualLearner(Learner):
             "joint": str(self.joint),
             "weights": ", ".join(map(str, shapes)),
         }
+
+
+def fine_tuning(model: Any, guide: SignGuide, *args: Any, **settings: Any) -> ContinualLearner:
+    """No regularisation: each task starts where the last ended, and its likelihood is all there is.
+
+    :param settings: of :class:`ContinualLearner`, but for ``prior_policy``.
+    """
+    return ContinualLearner(model, guide, *args, prior_policy="none", **settings)
+
+
+def fixed_prior(model: Any, guide: SignGuide, *args: Any, **settings: Any) -> ContinualLearner:
+    """The model's own prior at every task, which regularises and remembers nothing.
+
+    :param settings: of :class:`ContinualLearner`, but for ``prior_policy``.
+    """
+    return ContinualLearner(model, guide, *args, prior_policy="fixed", **settings)
+
+
+def joint_training(model: Any, guide: SignGuide, *args: Any, **settings: Any) -> ContinualLearner:
+    """Training from the start on all tasks seen so far: the ceiling, at the price of keeping all data.
+
+    :param settings: of :class:`ContinualLearner`, but for ``prior_policy`` and ``joint``.
+    """
+    return ContinualLearner(model, guide, *args, prior_policy="fixed", joint=True, **settings)
 
 
 def _check(model: Any, guide: SignGuide, policy: PriorPolicy, joint: bool) -> None:

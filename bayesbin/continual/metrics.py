@@ -11,6 +11,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+__all__ = [
+    "average_accuracies",
+    "average_accuracy",
+    "backward_transfer",
+    "forgetting",
+    "forward_transfer",
+    "last_k_average",
+    "learning_accuracy",
+]
+
 
 def average_accuracy(R: ArrayLike) -> float:
     r"""The mean score on all tasks after the last one.

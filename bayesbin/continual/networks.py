@@ -8,11 +8,14 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from bayesbin.continual.normalization import NORMALIZATIONS
+from bayesbin.core.checks import one_of, real_number, whole_number, whole_numbers
+from bayesbin.core.names import ACTIVATIONS, NORMALIZATIONS
 from bayesbin.nn import Scale, Sign, binary_sites, to_binary_
 from bayesbin.nn.convert import Prior
 
-_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sign": Sign}
+_ACTIVATIONS: dict[str, type[nn.Module]] = dict(
+    zip(ACTIVATIONS, (nn.ReLU, nn.Tanh, Sign), strict=True)
+)
 
 
 class MultiHead(nn.Module):
@@ -101,19 +104,12 @@ def continual_network(
 
     Source: Meng, Bachmann and Khan 2020, arXiv 2002.10778 (784-100-100-10, without biases).
     """
-    sizes = [num_inputs, *hidden, num_outputs, *([] if heads is None else [heads])]
-    if not hidden or any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise ValueError(
-            f"expected whole numbers of at least 1 and a hidden layer; got inputs {num_inputs}, hidden "
-            f"{tuple(hidden)}, outputs {num_outputs}, heads {heads}."
-        )
-    if normalization not in NORMALIZATIONS or activation not in _ACTIVATIONS:
-        raise ValueError(
-            f"expected a normalization among {', '.join(NORMALIZATIONS)} and an activation among "
-            f"{', '.join(_ACTIVATIONS)}; got {normalization!r} and {activation!r}."
-        )
-    if not 0 < output_scale < math.inf:
-        raise ValueError(f"expected a positive output_scale; got {output_scale}.")
+    num_inputs = whole_number("num_inputs", num_inputs, at_least=1)
+    num_outputs = whole_number("num_outputs", num_outputs, at_least=1)
+    hidden = whole_numbers("hidden", hidden)
+    one_of("normalization", normalization, NORMALIZATIONS)
+    one_of("activation", activation, ACTIVATIONS)
+    output_scale = real_number("output_scale", output_scale, above=0.0)
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise([num_inputs, *hidden]):
         norm = (

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bayesbin.core.checks import one_of
+from bayesbin.core.names import NORMALIZATIONS
 from bayesbin.nn import Statistics, recalibrate
 from bayesbin.posterior import BinaryPosterior
 
-NORMALIZATIONS = ("layer", "per-task", "recalibrated", "batch")
 CALIBRATION_DATA = 2000
 
 
@@ -35,8 +36,7 @@ class Normalization:
     """
 
     def __init__(self, kind: str, net: nn.Module) -> None:
-        if kind not in NORMALIZATIONS:
-            raise ValueError(f"normalization is one of {', '.join(NORMALIZATIONS)}; got {kind!r}.")
+        kind = one_of("normalization", kind, NORMALIZATIONS)
         by_batch = any(isinstance(module, _BatchNorm) for module in net.modules())
         if by_batch != (kind != "layer"):
             has, remedy = (

@@ -1,4 +1,4 @@
-"""What becomes of a posterior when it is the next task's prior."""
+"""How a posterior becomes the next prior (policies), and when (boundaries)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,25 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from bayesbin.core.checks import one_of, real_number, whole_number
+from bayesbin.core.names import PRIOR_POLICIES
+
 Naturals = Mapping[str, Tensor]
+
+__all__ = [
+    "AtTaskEnd",
+    "Boundary",
+    "CappedPrior",
+    "Continuous",
+    "EveryNSteps",
+    "ExactPrior",
+    "FixedPrior",
+    "LeakyPrior",
+    "NoPrior",
+    "PriorPolicy",
+    "RelaxedPrior",
+    "named_prior_policy",
+]
 
 
 class PriorPolicy(ABC):
@@ -58,8 +76,8 @@ class RelaxedPrior(PriorPolicy):
     gamma: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma is in [0, 1], 1 for the exact prior; got {self.gamma}.")
+        gamma = real_number("gamma", self.gamma, at_least=0.0, at_most=1.0)
+        object.__setattr__(self, "gamma", gamma)
 
     def prior(self, previous: Naturals, initial: Naturals) -> dict[str, Tensor]:
         return _towards(previous, initial, self.gamma)
@@ -77,8 +95,7 @@ class CappedPrior(PriorPolicy):
     cap: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.cap < math.inf:
-            raise ValueError(f"cap is a positive bound on |lambda| of the prior; got {self.cap}.")
+        object.__setattr__(self, "cap", real_number("cap", self.cap, above=0.0))
 
     def prior(self, previous: Naturals, initial: Naturals) -> dict[str, Tensor]:
         return {site: natural.clamp(-self.cap, self.cap) for site, natural in previous.items()}
@@ -103,8 +120,8 @@ class LeakyPrior(PriorPolicy):
     moves_posterior: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.window > 1:
-            raise ValueError(f"window is a number of updates above 1; got {self.window}.")
+        window = real_number("window", self.window, above=1.0, at_most=math.inf)
+        object.__setattr__(self, "window", window)
 
     def prior(self, previous: Naturals, initial: Naturals) -> dict[str, Tensor]:
         return _towards(previous, initial, 1.0 - 1.0 / self.window)
@@ -130,30 +147,34 @@ class NoPrior(PriorPolicy):
         return {site: natural.clone() for site, natural in previous.items()}
 
 
-_POLICIES: dict[str, tuple[type[PriorPolicy], str | None]] = {
-    "exact": (ExactPrior, None),
-    "none": (NoPrior, None),
-    "fixed": (FixedPrior, None),
-    "relax": (RelaxedPrior, "gamma"),
-    "cap": (CappedPrior, "cap"),
-    "leak": (LeakyPrior, "window"),
-}
-POLICY_NAMES = tuple(_POLICIES)
+# In the order of core.names.PRIOR_POLICIES.
+_POLICIES: dict[str, tuple[type[PriorPolicy], str | None]] = dict(
+    zip(
+        PRIOR_POLICIES,
+        (
+            (ExactPrior, None),
+            (NoPrior, None),
+            (FixedPrior, None),
+            (RelaxedPrior, "gamma"),
+            (CappedPrior, "cap"),
+            (LeakyPrior, "window"),
+        ),
+        strict=True,
+    )
+)
 
 
 def named_prior_policy(
     name: str, *, gamma: float | None = None, cap: float | None = None, window: float | None = None
 ) -> PriorPolicy:
-    """A policy by its name, one of POLICY_NAMES, with the one setting it takes.
+    """Return a policy by its name, one of ``core.names.PRIOR_POLICIES``, with the setting it takes.
 
     :raises ValueError: for another name, a missing setting, or one that belongs to another policy.
 
     >>> named_prior_policy("relax", gamma=0.9)
     RelaxedPrior(gamma=0.9)
     """
-    if name not in _POLICIES:
-        raise ValueError(f"expected a prior policy among {', '.join(_POLICIES)}; got {name!r}.")
-    kind, setting = _POLICIES[name]
+    kind, setting = _POLICIES[one_of("prior_policy", name, PRIOR_POLICIES)]
     settings: dict[str, Any] = {"gamma": gamma, "cap": cap, "window": window}
     given = {key: value for key, value in settings.items() if value is not None}
     if set(given) != ({setting} if setting else set()):
@@ -161,6 +182,70 @@ def named_prior_policy(
         came = ", ".join(f"{key}=" for key in given) or "none"
         raise ValueError(f"the prior policy {name!r} takes {wanted}; got {came}.")
     return kind(**given)
+
+
+class Boundary(ABC):
+    """When the prior is replaced. Every task also begins with a boundary."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int | None:
+        """The number of optimizer steps between two boundaries within a task; None: there are none."""
+
+
+@dataclass(frozen=True)
+class AtTaskEnd(Boundary):
+    """The posterior of a whole task becomes the next one's prior.
+
+    >>> AtTaskEnd().steps is None
+    True
+    """
+
+    @property
+    def steps(self) -> int | None:
+        return None
+
+
+@dataclass(frozen=True)
+class EveryNSteps(Boundary):
+    """A boundary after each n optimizer steps, whatever task the data are from.
+
+    What is learned between two boundaries is a posterior of its own: the likelihood of a batch of B
+    is scaled to the n B data of those steps, so that data seen in a second epoch count twice.
+
+    :param n: at least 1. :raises ValueError: for another n.
+
+    >>> EveryNSteps(5).steps
+    5
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", whole_number("n", self.n, at_least=1))
+
+    @property
+    def steps(self) -> int | None:
+        return self.n
+
+
+@dataclass(frozen=True)
+class Continuous(Boundary):
+    """A boundary after each step: learning without tasks, from a stream.
+
+    Each step starts at its prior, where the KL has no gradient: lambda moves by lr times the natural
+    gradient of the batch's log-likelihood, and what it holds is all that is remembered. lr = 1 without
+    momentum or ``normalize`` is one natural-gradient step of Bayes' rule per batch.
+
+    >>> Continuous().steps
+    1
+
+    Source: Zeno et al. 2018, arXiv 1803.10123 (Bayesian gradient descent, for Gaussian weights).
+    """
+
+    @property
+    def steps(self) -> int | None:
+        return 1
 
 
 def _towards(previous: Naturals, initial: Naturals, keep: float) -> dict[str, Tensor]:

@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from bayesbin.continual import metrics
+from bayesbin.continual.metrics import (
+    average_accuracies,
+    average_accuracy,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+    learning_accuracy,
+)
 from bayesbin.continual.reports import TaskReport
 
 
@@ -40,14 +47,14 @@ class ContinualResult:
         """The summary numbers of :mod:`bayesbin.continual.metrics`, by name."""
         R = self.R
         return {
-            "average_accuracy": metrics.average_accuracy(R),
-            "learning_accuracy": metrics.learning_accuracy(R),
-            "backward_transfer": metrics.backward_transfer(R),
-            "forward_transfer": metrics.forward_transfer(R, self.untrained["accuracy"]),
-            "forgetting_final": metrics.forgetting(R, "final"),
-            "forgetting_max_past": metrics.forgetting(R, "max_past"),
-            "average_nll": metrics.average_accuracy(self.scores["nll"]),
-            "average_ece": metrics.average_accuracy(self.scores["ece"]),
+            "average_accuracy": average_accuracy(R),
+            "learning_accuracy": learning_accuracy(R),
+            "backward_transfer": backward_transfer(R),
+            "forward_transfer": forward_transfer(R, self.untrained["accuracy"]),
+            "forgetting_final": forgetting(R, "final"),
+            "forgetting_max_past": forgetting(R, "max_past"),
+            "average_nll": average_accuracy(self.scores["nll"]),
+            "average_ece": average_accuracy(self.scores["ece"]),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +64,7 @@ class ContinualResult:
                 "tasks": list(self.tasks),
                 "digests": list(self.digests),
                 **self.metrics(),
-                "average_accuracies": metrics.average_accuracies(self.R).tolist(),
+                "average_accuracies": average_accuracies(self.R).tolist(),
                 "R": self.R.tolist(),
                 "nll": self.scores["nll"].tolist(),
                 "ece": self.scores["ece"].tolist(),

@@ -14,19 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesbin.continual.tasks import Task
+from bayesbin.core.checks import one_of, real_number, whole_number
 from bayesbin.core.files import sha256
+from bayesbin.core.names import SCENARIOS
 from bayesbin.data import Dataset, Splits
 
-SCENARIOS = ("task", "domain", "class")
+__all__ = ["PermutedPixels", "RotatedPixels", "SplitClasses", "TaskStream"]
 
 
 class TaskStream(Sequence[Task]):
     """Tasks made when they are asked for: none is kept, and each is the same every time."""
 
     def __init__(self, splits: Splits, num_tasks: int) -> None:
-        if not isinstance(num_tasks, int) or num_tasks < 1:
-            raise ValueError(f"expected num_tasks as a whole number from 1; got {num_tasks!r}.")
-        self.splits, self._length = splits, num_tasks
+        self.splits, self._length = splits, whole_number("num_tasks", num_tasks, at_least=1)
 
     def __len__(self) -> int:
         return self._length
@@ -73,7 +73,7 @@ class PermutedPixels(TaskStream):
         self, splits: Splits, num_tasks: int, seed: int, identity_first: bool = False
     ) -> None:
         super().__init__(splits, num_tasks)
-        self.seed, self.identity_first = _checked_seed(seed), identity_first
+        self.seed, self.identity_first = whole_number("seed", seed), identity_first
 
     def permutation(self, index: int) -> Tensor:
         """Where the pixels of task ``index`` come from, (D,)."""
@@ -114,8 +114,8 @@ class RotatedPixels(TaskStream):
         self, splits: Splits, num_tasks: int, max_degrees: float = 180.0, seed: int | None = None
     ) -> None:
         super().__init__(splits, num_tasks)
-        self.max_degrees = float(max_degrees)
-        self.seed = None if seed is None else _checked_seed(seed)
+        self.max_degrees = real_number("max_degrees", max_degrees)
+        self.seed = None if seed is None else whole_number("seed", seed)
         shape = tuple(splits.train.x.shape[1:])
         side = math.isqrt(math.prod(shape))
         if len(shape) == 1 and side**2 == shape[0]:
@@ -171,10 +171,10 @@ class SplitClasses(TaskStream):
         scenario: str = "task",
         seed: int | None = None,
     ) -> None:
-        if scenario not in SCENARIOS:
-            raise ValueError(f"scenario is one of {', '.join(SCENARIOS)}; got {scenario!r}.")
+        one_of("scenario", scenario, SCENARIOS)
         count = splits.train.num_classes
-        if count is None or not 1 <= classes_per_task <= count:
+        classes_per_task = whole_number("classes_per_task", classes_per_task, at_least=1)
+        if count is None or classes_per_task > count:
             raise ValueError(
                 f"expected 1 to {count or 0} classes per task, the number in {splits.train.name}; got "
                 f"{classes_per_task}."
@@ -183,7 +183,7 @@ class SplitClasses(TaskStream):
         self.classes_per_task, self.scenario = classes_per_task, scenario
         order = np.arange(count)
         self._order = (
-            order if seed is None else _generator(_checked_seed(seed), 0).permutation(order)
+            order if seed is None else _generator(whole_number("seed", seed), 0).permutation(order)
         )
 
     def classes(self, index: int) -> list[int]:
@@ -207,12 +207,6 @@ class SplitClasses(TaskStream):
         labels[torch.tensor(classes)] = torch.arange(len(classes))
         y = labels.to(y.device)[y]
         return Dataset(x, y, dataset.name, num_classes=len(classes))
-
-
-def _checked_seed(seed: int) -> int:
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"expected a seed as a whole number from 0; got {seed!r}.")
-    return seed
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from bayesbin.continual.boundaries import Boundary
 from bayesbin.continual.checkpoints import drop_if_all_damaged
-from bayesbin.continual.priors import Naturals, PriorPolicy
+from bayesbin.continual.priors import Boundary, Naturals, PriorPolicy
 from bayesbin.continual.task_model import TaskModel
 from bayesbin.data import Batches, Dataset
 from bayesbin.estimators import Estimator

@@ -24,8 +24,8 @@ from bayesbin.continual import (
     fine_tuning,
     fixed_prior,
     joint_training,
-    named_prior_policy,
 )
+from bayesbin.continual.priors import named_prior_policy
 from bayesbin.data import Splits
 from bayesbin.experiments.continual_settings import ContinualConfig
 from bayesbin.guides import AutoSignBernoulli

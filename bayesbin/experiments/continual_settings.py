@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bayesbin.continual import NORMALIZATIONS, SCENARIOS, named_prior_policy
+from bayesbin.continual.priors import named_prior_policy
+from bayesbin.core.names import NORMALIZATIONS, SCENARIOS
 
 DATASETS = ("digits", "fashion-mnist", "idx", "mnist", "usps")  # images as rows of pixels
 STREAMS = ("permuted", "split", "rotated")

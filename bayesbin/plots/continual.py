@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bayesbin.continual import ContinualResult, average_accuracies
+from bayesbin.continual import ContinualResult
+from bayesbin.continual.metrics import average_accuracies
 from bayesbin.plots.figures import BLACK, BLUE, ORANGE, SKY, STYLE, figure_of, save_figure
 
 _LABELLED = 12  # tasks up to which every cell of the matrix has room for its number

@@ -21,7 +21,8 @@ from oracles import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesbin.continual import ContinualLearner, RelaxedPrior, Task
+from bayesbin.continual import ContinualLearner, Task
+from bayesbin.continual.priors import RelaxedPrior
 from bayesbin.data import Dataset
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import Enumerate

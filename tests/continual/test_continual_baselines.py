@@ -12,7 +12,6 @@ from problems import dataset, learner, multi_head, network, tasks
 from torch.nn import functional as F
 
 from bayesbin.continual import (
-    MetaplasticAdam,
     OnlineEWC,
     StraightThroughLearner,
     Task,
@@ -22,6 +21,7 @@ from bayesbin.continual import (
     joint_training,
     learn,
 )
+from bayesbin.continual.baselines import MetaplasticAdam
 from bayesbin.data import Dataset
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.nn import Classifier, binary_sites

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 from problems import learner, tasks
 
-from bayesbin.continual import (
-    ContinualResult,
+from bayesbin.continual import ContinualResult, learn
+from bayesbin.continual.metrics import (
     average_accuracies,
     average_accuracy,
     backward_transfer,
     forgetting,
     forward_transfer,
     last_k_average,
-    learn,
     learning_accuracy,
 )
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from problems import learner, multi_head, naturals, same, tasks
 
-from bayesbin.continual import KCenterCoreset, RandomCoreset
+from bayesbin.continual.coresets import KCenterCoreset, RandomCoreset
 
 
 def test_random_coresets_are_functions_of_the_seed() -> None:
@@ -85,7 +85,7 @@ def test_heads_are_tuned_on_their_own_coreset() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(ValueError, match="data per task, from 1; got 0"):
+    with pytest.raises(ValueError, match="size to be a whole number of at least 1; got 0"):
         RandomCoreset(0)
     with pytest.raises(ValueError, match="smaller than the 40 data of the task; got 40"):
         learner(coreset=RandomCoreset(40)).observe(tasks(1)[0])

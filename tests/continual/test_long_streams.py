@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from problems import INPUTS, N, learner, naturals
 
-from bayesbin.continual import LeakyPrior, RelaxedPrior, Task
+from bayesbin.continual import Task
+from bayesbin.continual.priors import LeakyPrior, RelaxedPrior
 from bayesbin.data import Dataset
 
 

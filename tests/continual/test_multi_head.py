@@ -9,16 +9,10 @@ import torch
 from problems import dataset, learner, multi_head, naturals, network, same, tasks
 from torch import nn
 
-from bayesbin.continual import (
-    NORMALIZATIONS,
-    MultiHead,
-    SplitClasses,
-    Task,
-    continual_network,
-    joint_training,
-)
+from bayesbin.continual import MultiHead, SplitClasses, Task, continual_network, joint_training
 from bayesbin.continual.normalization import Normalization
 from bayesbin.continual.task_model import TaskModel
+from bayesbin.core.names import NORMALIZATIONS
 from bayesbin.data import digits
 from bayesbin.estimators import LocalReparameterization
 from bayesbin.guides import AutoSignBernoulli
@@ -154,7 +148,7 @@ def test_networks() -> None:
     for settings in ({"hidden": ()}, {"normalization": "x"}, {"activation": "x"}, {"heads": 0}):
         with pytest.raises(ValueError, match="got"):
             continual_network(6, **settings)
-    with pytest.raises(ValueError, match="positive output_scale; got 0"):
+    with pytest.raises(ValueError, match="output_scale to be a number above 0; got 0"):
         continual_network(6, output_scale=0)
 
 
@@ -165,7 +159,7 @@ def test_normalization_has_to_fit_the_network() -> None:
         other = "batch" if kind == "layer" else "layer"
         with pytest.raises(ValueError, match="a normalization that fits"):
             Normalization(other, net)
-    with pytest.raises(ValueError, match="normalization is one of layer, "):
+    with pytest.raises(ValueError, match="normalization to be one of layer, "):
         Normalization("running", network())
 
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from problems import dataset, learner, naturals, same, tasks
 
-from bayesbin.continual import (
-    POLICY_NAMES,
+from bayesbin.continual import ContinualLearner, Task
+from bayesbin.continual.priors import (
     AtTaskEnd,
     CappedPrior,
-    ContinualLearner,
     Continuous,
     EveryNSteps,
     ExactPrior,
@@ -22,10 +21,10 @@ from bayesbin.continual import (
     NoPrior,
     PriorPolicy,
     RelaxedPrior,
-    Task,
     named_prior_policy,
 )
 from bayesbin.continual.task_model import TaskModel
+from bayesbin.core.names import PRIOR_POLICIES
 from bayesbin.estimators import LocalReparameterization
 from bayesbin.infer import TraceBinary_ELBO
 from bayesbin.optim import BayesianLearningRule
@@ -57,13 +56,13 @@ def test_formulas_by_value(policy: PriorPolicy, expected: list[float]) -> None:
 
 def test_names() -> None:
     settings: dict[str, Any] = {"relax": {"gamma": 0.5}, "cap": {"cap": 2.0}, "leak": {"window": 9}}
-    made = {name: named_prior_policy(name, **settings.get(name, {})) for name in POLICY_NAMES}
+    made = {name: named_prior_policy(name, **settings.get(name, {})) for name in PRIOR_POLICIES}
     assert made["relax"] == RelaxedPrior(0.5) and made["cap"] == CappedPrior(2.0)
     assert made["leak"] == LeakyPrior(9) and made["none"] == NoPrior()
     for name, wrong in (("relax", {}), ("exact", {"gamma": 0.5}), ("cap", {"window": 3.0})):
         with pytest.raises(ValueError, match=f"the prior policy '{name}' takes"):
             named_prior_policy(name, **wrong)
-    with pytest.raises(ValueError, match="expected a prior policy among exact"):
+    with pytest.raises(ValueError, match="expected prior_policy to be one of exact"):
         named_prior_policy("other")
 
 

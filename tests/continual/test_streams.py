@@ -129,12 +129,18 @@ def test_a_task_without_digest_is_known_by_its_data() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda s: PermutedPixels(s, 0, seed=0), "num_tasks as a whole number from 1; got 0"),
-        (lambda s: PermutedPixels(s, 2, seed=-1), "a seed as a whole number from 0; got -1"),
+        (
+            lambda s: PermutedPixels(s, 0, seed=0),
+            "num_tasks to be a whole number of at least 1; got 0",
+        ),
+        (
+            lambda s: PermutedPixels(s, 2, seed=-1),
+            "seed to be a whole number of at least 0; got -1",
+        ),
         (lambda s: SplitClasses(s, 11), "1 to 10 classes per task.*got 11"),
         (lambda s: SplitClasses(s, scenario="other"), "task, domain, class; got 'other'"),
         (lambda s: Task("", s.train, s.test), "a name for the task"),
-        (lambda s: Task("a", s.train, s.test, head=-1), "a head as a number from 0"),
+        (lambda s: Task("a", s.train, s.test, head=-1), "head to be a whole number of at least 0"),
     ],
 )
 def test_refuses(splits: Splits, make: Any, message: str) -> None:

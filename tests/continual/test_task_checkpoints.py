@@ -14,18 +14,10 @@ import torch
 from problems import learner, multi_head, naturals, network, same, tasks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from bayesbin.continual import (
-    ContinualLearner,
-    EveryNSteps,
-    LeakyPrior,
-    Learner,
-    OnlineEWC,
-    RandomCoreset,
-    RelaxedPrior,
-    StraightThroughLearner,
-    learn,
-)
+from bayesbin.continual import ContinualLearner, Learner, OnlineEWC, StraightThroughLearner, learn
 from bayesbin.continual import learner as learner_module
+from bayesbin.continual.coresets import RandomCoreset
+from bayesbin.continual.priors import EveryNSteps, LeakyPrior, RelaxedPrior
 from bayesbin.continual.training import Training
 from bayesbin.infer import natural_rules
 from bayesbin.infer.checkpoint import CheckpointWarning

@@ -207,7 +207,7 @@ def test_names_and_truth_values():
 
 
 def test_the_lists_of_names_are_those_of_the_registries():
-    from bayesbin import continual, data, recipes
+    from bayesbin import data, recipes
     from bayesbin.estimators.named import NAMED
     from bayesbin.nn.architectures import ACTIVATIONS
 
@@ -216,9 +216,6 @@ def test_the_lists_of_names_are_those_of_the_registries():
     assert set(names.RECIPES) == set(recipes.METHODS)
     assert tuple(NAMED) == names.ESTIMATORS
     assert tuple(ACTIVATIONS) == names.ACTIVATIONS
-    assert names.SCENARIOS == continual.SCENARIOS
-    assert names.PRIOR_POLICIES == continual.POLICY_NAMES
-    assert names.NORMALIZATIONS == continual.NORMALIZATIONS
 
 
 def test_checks_and_names_load_no_torch():
