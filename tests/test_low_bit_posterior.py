@@ -76,7 +76,7 @@ def test_summary_in_closed_form():
         kl = bits.numel() * math.log2(len(distribution.levels)) - bits.sum().item()
         assert row.kl_bits == pytest.approx(kl)
         mean = p @ torch.tensor(distribution.levels, dtype=p.dtype)
-        assert row.mean_abs_mu == pytest.approx(mean.abs().mean().item())
+        assert row.mean_abs_mean == pytest.approx(mean.abs().mean().item())
         assert row.saturated == pytest.approx((p > 0.9975).any(-1).double().mean().item())
     assert 0 < rows["a"].saturated < 1  # some of each, so that the fraction says something
     text = str(posterior.summary())

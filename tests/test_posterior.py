@@ -290,7 +290,7 @@ def test_summary():
             tuple(natural[site].shape),
             natural[site].numel(),
         )
-        torch.testing.assert_close(row.mean_abs_mu, (2 * probs[site] - 1).abs().mean().item())
+        torch.testing.assert_close(row.mean_abs_mean, (2 * probs[site] - 1).abs().mean().item())
         torch.testing.assert_close(row.entropy_bits, entropy[site].mean().item())
         torch.testing.assert_close(row.kl_bits, (1 - entropy[site]).sum().item())
         assert row.saturated == (natural[site].abs() > 3).double().mean().item()
@@ -316,7 +316,7 @@ def test_summary_of_a_site_without_weights_is_finite():
     assert all(
         math.isfinite(value)
         for row in rows
-        for value in (row.mean_abs_mu, row.entropy_bits, row.saturated)
+        for value in (row.mean_abs_mean, row.entropy_bits, row.saturated)
     )
 
 

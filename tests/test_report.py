@@ -144,7 +144,7 @@ def test_the_tables_have_the_numbers_of_the_dictionary(written, parsed):
         for row in found["other"]["scores"].values()
     ]
     assert parsed.tables["posterior"][1:] == [
-        [row[n] for n in ("weights", "mean_abs_mu", "entropy_bits", "kl_bits", "saturated")]
+        [row[n] for n in ("weights", "mean_abs_mean", "entropy_bits", "kl_bits", "saturated")]
         for row in found["posterior"]
     ]
     text = " ".join(parsed.text)

@@ -111,7 +111,7 @@ class Posterior(Mapping[str, Distribution]):
             index += 1
 
     def summary(self, prior: Mapping[str, Distribution] | None = None) -> Summary:
-        """Weights, mean |mu|, entropy, KL and saturation of each site, as a table that prints."""
+        """Weights, mean |E[w]|, entropy, KL and saturation of each site, as a table that prints."""
         rows = tuple(self._summary_row(site, kl) for site, kl in self.kl(prior).items())
         return Summary(rows, self._bits())
 

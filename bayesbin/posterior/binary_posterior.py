@@ -195,7 +195,7 @@ class BinaryPosterior(Posterior[SignBernoulli]):
             site=site,
             shape=tuple(q.natural.shape),
             weights=q.natural.numel(),
-            mean_abs_mu=average(q.mean.abs()),
+            mean_abs_mean=average(q.mean.abs()),
             entropy_bits=average(q.entropy()) / LOG_2,
             kl_bits=kl.item() / LOG_2,
             saturated=average(q.natural.abs() > SATURATED),

@@ -112,7 +112,7 @@ class LowBitPosterior(Posterior[LowBitCategorical]):
             site=site,
             shape=tuple(q.batch_shape),
             weights=q.batch_shape.numel(),
-            mean_abs_mu=average(q.mean.abs()),
+            mean_abs_mean=average(q.mean.abs()),
             entropy_bits=average(q.entropy()) / LOG_2,
             kl_bits=kl.item() / LOG_2,
             saturated=average(q.probs.amax(-1) > SATURATED_PROBABILITY),

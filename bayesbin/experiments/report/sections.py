@@ -203,14 +203,14 @@ def _posterior(found: Findings) -> Section:
         "",
         "shape",
         "weights",
-        "mean |mu|",
+        "mean |E[w]|",
         "entropy (bits per weight)",
         "KL (bits)",
         found.summary.decided,
     ]
     rows = []
     for row in (*found.summary.rows, found.summary.total()):
-        numbers = (row.mean_abs_mu, row.entropy_bits)
+        numbers = (row.mean_abs_mean, row.entropy_bits)
         rows.append(
             [
                 Cell(row.site),
@@ -222,12 +222,12 @@ def _posterior(found: Findings) -> Section:
             ]
         )  # fmt: skip
     of_signs = (
-        "A weight is -1 or +1; mu is its posterior mean, lambda half its log-odds. 1 bit of entropy is a "
+        "A weight is -1 or +1; E[w] is its posterior mean, lambda half its log-odds. 1 bit of entropy is a "
         "coin flip, 0 bits a decided sign. Weights with |lambda| > 3 are decided to 99.7 % and hardly learn "
         "any more.",
     )
     of_levels = (
-        f"A weight is one of a few levels, {found.summary.bits} bits to store; mu is its posterior mean. 0 "
+        f"A weight is one of a few levels, {found.summary.bits} bits to store; E[w] is its posterior mean. 0 "
         "bits of entropy are a decided weight; the last column counts those that are, to 99.75 %.",
     )
     sentences = of_signs if found.summary.bits == 1 else of_levels
