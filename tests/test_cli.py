@@ -12,7 +12,6 @@ import time
 import pytest
 import torch
 
-from bayesbin.data import NAMES
 from bayesbin.experiments.cli import main
 
 TRAIN = ["train", "two-moons", "--epochs", "2", "--width", "8", "--depth", "1", "--no-progress"]
@@ -35,12 +34,6 @@ def test_help_needs_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
-
-
-def test_the_names_offered_are_those_of_the_data_module():
-    from bayesbin.experiments import cli
-
-    assert cli.training.NAMES == NAMES
 
 
 @pytest.mark.parametrize("name", ["two-moons", "regression"])

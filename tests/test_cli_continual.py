@@ -13,11 +13,9 @@ import torch
 from bayesbin import continual
 from bayesbin.continual.task_model import own_priors
 from bayesbin.core.files import CorruptFileError
-from bayesbin.core.names import PRIOR_POLICIES
 from bayesbin.data import digits
 from bayesbin.experiments import (
     ContinualConfig,
-    cli,
     continual_learner,
     continual_report,
     continual_stream,
@@ -280,12 +278,6 @@ def test_the_cosine_by_step_is_resumed_with_the_optimizer():
     rates(begun, 2)
     rest.load_state_dict(begun.state_dict())
     assert rates(rest, 2) == whole[2:4]
-
-
-def test_the_names_offered_are_those_of_the_library():
-    offered = cli.continual
-    assert offered.NAMES == names.DATASETS and offered.METHODS == names.METHODS
-    assert offered.POLICIES == PRIOR_POLICIES and tuple(offered.STREAMS) == names.STREAMS
 
 
 def test_a_previous_posterior_as_prior_remembers_digits():

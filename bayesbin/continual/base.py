@@ -37,7 +37,7 @@ class Learner(ABC):
         the mode. :param seed: of training noise, order of the data and draws.
     :param checkpoint_dir: gets a file after each task. ``observe`` of a task that is there already
         restores its state instead: the same script, started again, continues where it was.
-    :param progress: whether to show progress bars.
+    :param progress: whether to show progress bars; None: where standard error is a terminal.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Learner(ABC):
         num_samples: int = 32,
         seed: int = 0,
         checkpoint_dir: str | PathLike[str] | None = None,
-        progress: bool = True,
+        progress: bool | None = None,
     ) -> None:
         if not isinstance(num_samples, int) or num_samples < 0:
             raise ValueError(f"num_samples is at least 0 (0: the mode); got {num_samples!r}.")

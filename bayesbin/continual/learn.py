@@ -20,7 +20,7 @@ SCORES_FILE = "scores"  # a line with the digest of what follows, which is JSON
 
 
 def learn(
-    learner: Learner, stream: Iterable[Task], *, forward: bool = False, progress: bool = True
+    learner: Learner, stream: Iterable[Task], *, forward: bool = False, progress: bool | None = None
 ) -> ContinualResult:
     """Let a learner observe each task in turn, and score it on all tasks after each.
 
@@ -29,7 +29,7 @@ def learn(
     :param stream: tasks; any iterable, whose tasks are only asked for when it is their turn.
     :param forward: whether to score tasks not learned yet as well, and the learner before the first;
         the stream is then a sequence (it has a length, and can be indexed).
-    :param progress: whether to show a bar over tasks.
+    :param progress: whether to show a bar over tasks; None: where standard error is a terminal.
     :raises ValueError: for a stream without tasks, a learner that has learned some already, or
         ``forward`` with a stream that is not a sequence.
 
@@ -55,7 +55,9 @@ def learn(
     untrained = learner.evaluate(exams) if forward else None
     kept = _Kept(learner.checkpoint_dir, forward)
     total = len(stream) if isinstance(stream, Sequence) else None
-    with tqdm(total=total, disable=not progress, unit="task", leave=True) as bar:
+    with tqdm(
+        total=total, disable=None if progress is None else not progress, unit="task", leave=True
+    ) as bar:
         for index, task in enumerate(stream):
             bar.set_description_str(task.name, refresh=True)
             report = learner.observe(task)

@@ -104,7 +104,7 @@ class ContinualLearner(Learner):
         num_samples: int = 32,
         seed: int = 0,
         checkpoint_dir: str | PathLike[str] | None = None,
-        progress: bool = True,
+        progress: bool | None = None,
     ) -> None:
         super().__init__(
             network_of(model) if isinstance(model, Classifier) else None,

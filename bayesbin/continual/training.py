@@ -89,7 +89,7 @@ class Training:
         epochs: int,
         seed: int,
         folder: Path | None,
-        progress: bool,
+        progress: bool | None,
     ) -> list[dict[str, Any]]:
         """Train a guide on (data set, head) pairs with the priors of ``task_model``; the history."""
         batches = TaskBatches(parts, self.batch_size)

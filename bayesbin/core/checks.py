@@ -1,4 +1,4 @@
-"""Arguments of public functions: numbers and names, taken in every usual form or refused in a sentence.
+"""Arguments of public functions: numbers, names and paths, taken in any usual form or refused.
 
 A number may be Python's, numpy's, or a tensor or array without dimensions; what is returned is always
 Python's, so that it can be stored, compared and written as JSON. Nothing here imports torch or numpy.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 _LONGEST = 80  # characters of a value that a message repeats
@@ -149,6 +151,30 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, names, 1) if isinstance(value, str) else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"expected {name} to be one of {', '.join(names)}; got {shown(value)}.{hint}")
+
+
+def user_path(name: str, value: Any) -> Path:
+    """Return a path, with a leading ``~`` or ``~user`` replaced by that home folder.
+
+    :raises ValueError: for an empty path, one with a null character, something that is no path, or a
+        ``~`` whose home folder is not known.
+
+    >>> user_path("out", "runs/first").as_posix()
+    'runs/first'
+    """
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"expected {name} to be a path; got {shown(value)}.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"expected {name} to be a path; got {text}, and the home folder of {Path(text).parts[0]} is "
+            "not known. Write it out."
+        ) from error
 
 
 def is_number(value: Any) -> bool:

@@ -103,7 +103,7 @@ def compare(
     folder: str | os.PathLike[str],
     *,
     data_folder: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> Comparison:
     """Train and score every recipe with every seed; runs that are in ``folder`` are not repeated.
 
@@ -157,7 +157,7 @@ def train_and_score(
     batch_size: int = 100,
     num_samples: int = 32,
     checkpoint_dir: Path | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> dict[str, Any]:
     """Train one recipe on a classification data set; its history, test scores and costs.
 

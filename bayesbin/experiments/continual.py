@@ -45,7 +45,7 @@ def run_continual(
     config: ContinualConfig,
     folder: str | os.PathLike[str],
     data_folder: str | os.PathLike[str] | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> ContinualRun:
     """Learn the tasks of ``config``, score every task after every task, and write the record.
 

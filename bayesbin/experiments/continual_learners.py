@@ -86,7 +86,7 @@ def continual_learner(
     config: ContinualConfig,
     stream: TaskStream,
     checkpoint_dir: Path | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Learner:
     """The learner of a configuration, which has not learned anything yet.
 

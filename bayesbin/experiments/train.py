@@ -44,7 +44,7 @@ def train_run(
     folder: str | os.PathLike[str],
     *,
     data_folder: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> Run:
     """Train what ``config`` says and save it to ``folder``; continues there if it was interrupted.
 

@@ -75,7 +75,7 @@ def fit(
     seed: int = 0,
     callbacks: Iterable[Callable[[EpochReport], Any]] = (),
     patience: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> FitResult:
     r"""Train a guide, and the real parameters of its model, on minibatches.
 
@@ -103,6 +103,7 @@ def fit(
     :param checkpoint_dir: gets a checkpoint after every epoch; the newest two are kept.
     :param resume: continue from the newest valid checkpoint there; False refuses to mix runs.
     :param callbacks: called with an EpochReport after each epoch; True ends training.
+    :param progress: whether to show a progress bar; None: where standard error is a terminal.
     :param patience: end after so many validations in a row without a new lowest validation nll.
     :raises FloatingPointError: if the loss or a parameter is not finite; checkpoints stay valid.
     :raises ValueError: for contradicting settings, or a checkpoint of another configuration.
@@ -169,7 +170,12 @@ def fit(
     if checkpoint_dir is not None and (state := load_latest(checkpoint_dir)) is not None:
         run.restore(state)
     stopped = patience is not None and run.progress.waited >= patience
-    bar = tqdm(total=epochs, initial=run.progress.epoch, disable=not progress, bar_format=_BAR)
+    bar = tqdm(
+        total=epochs,
+        initial=run.progress.epoch,
+        disable=None if progress is None else not progress,
+        bar_format=_BAR,
+    )
     with bar, training_modes(module), deferred_interrupt() as interrupt:
         while run.progress.epoch < epochs and not stopped:
             bar.set_description_str(f"epoch {run.progress.epoch + 1}/{epochs}", refresh=False)

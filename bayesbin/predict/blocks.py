@@ -49,7 +49,7 @@ def predict_blocks(
     part: tuple[int, int] = (0, 1),
     preprocess: bool | None = None,
     threads: int | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> BlockPredictions:
     """Predict every row of an ``.npy`` file with a model file; memory holds one block at a time.
 
@@ -112,7 +112,9 @@ def predict_blocks(
     arrays = {name: _array(folder / f"{name}.npy", shape) for name, shape in shapes.items()}
     blocks = -(-len(x) // rows_per_block)
     mine = range(index, blocks, parts)
-    for block in tqdm(mine, desc="predicting", unit="block", disable=not progress):
+    for block in tqdm(
+        mine, desc="predicting", unit="block", disable=None if progress is None else not progress
+    ):
         rows = slice(block * rows_per_block, (block + 1) * rows_per_block)
         batch = np.ascontiguousarray(x[rows])
         digest = sha256(batch.tobytes())

@@ -209,6 +209,7 @@ def test_names_and_truth_values():
 def test_the_lists_of_names_are_those_of_the_registries():
     from bayesbin import data, recipes
     from bayesbin.estimators.named import NAMED
+    from bayesbin.experiments import continual_settings, settings
     from bayesbin.nn.architectures import ACTIVATIONS
 
     assert names.DATASETS == data.NAMES
@@ -216,6 +217,12 @@ def test_the_lists_of_names_are_those_of_the_registries():
     assert set(names.RECIPES) == set(recipes.METHODS)
     assert tuple(NAMED) == names.ESTIMATORS
     assert tuple(ACTIVATIONS) == names.ACTIVATIONS
+    assert names.GUIDES == settings.GUIDES
+    assert tuple(settings.LEARNING_RATES) == names.OPTIMIZERS
+    assert names.CONTINUAL_DATASETS == continual_settings.DATASETS
+    assert names.STREAMS == continual_settings.STREAMS
+    assert names.LEARNERS == continual_settings.METHODS
+    assert names.INITIAL_PRIORS == continual_settings.INITIAL_PRIORS
 
 
 def test_checks_and_names_load_no_torch():

@@ -23,7 +23,7 @@ def minibatch_training(
     *,
     epochs: int,
     seed: int,
-    progress: bool,
+    progress: bool | None,
 ) -> list[dict[str, Any]]:
     """Epochs of steps on ``loss(x, y)``; a row per epoch: its number, mean loss and seconds.
 
@@ -32,7 +32,9 @@ def minibatch_training(
     :raises FloatingPointError: for a loss that is not finite.
     """
     history, step = [], 0
-    for epoch in tqdm(range(1, epochs + 1), disable=not progress, desc="epoch"):
+    for epoch in tqdm(
+        range(1, epochs + 1), disable=None if progress is None else not progress, desc="epoch"
+    ):
         begin, total, count = time.perf_counter(), 0.0, 0
         for x, y in ordered_batches(batches, seed, epoch):
             optimizer.zero_grad(set_to_none=True)

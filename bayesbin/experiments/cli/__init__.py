@@ -6,15 +6,29 @@ Exit codes: 0 done, 1 a known error (one sentence on stderr), 2 a wrong command 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from bayesbin import __version__
 from bayesbin.experiments.cli import comparing, continual, reporting, shipping, training
-from bayesbin.experiments.cli.verbs import say
+from bayesbin.experiments.cli.streams import (
+    open_closed_streams,
+    require_output,
+    say,
+    write_report,
+)
 
 # Whatever takes time to import is imported by the verb that needs it: --help answers at once.
+
+# DataError, CorruptFileError and every refused argument are ValueErrors; the others are files that cannot
+# be read or written, training that diverged, and an optional package that is not installed.
+_KNOWN = (ValueError, OSError, FloatingPointError, ImportError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,25 +40,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     {"bayesbin": ...
     0
     """
+    open_closed_streams()
+    helped = io.StringIO()
     try:
-        arguments = _parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has said why
-        return stop.code if isinstance(stop.code, int) else 2
+        with contextlib.redirect_stdout(helped):
+            arguments = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has said why, or printed help or a version
+        code = stop.code if isinstance(stop.code, int) else 2
+        return code or _reported(lambda: helped.getvalue().rstrip("\n"))
     try:
-        report = arguments.verb(arguments)
+        return _reported(lambda: _report_of(arguments))
     except KeyboardInterrupt as interrupt:
         say(f"bayesbin: interrupted. {arguments.on_interrupt} {interrupt}".rstrip())
         return 130
-    # DataError, CorruptFileError and every refused argument are ValueErrors; the others are files that
-    # cannot be read or written, and training that diverged.
-    except (ValueError, OSError, FloatingPointError) as error:
+
+
+def _report_of(arguments: argparse.Namespace) -> str:
+    # What a library prints meanwhile is no part of the report.
+    with contextlib.redirect_stdout(sys.stderr or io.StringIO()):
+        report, text = arguments.verb(arguments)
+    return json_of(report) if arguments.json else text
+
+
+def _reported(make: Callable[[], str]) -> int:
+    """Make a report and print it; the exit code."""
+    try:
+        require_output()
+        write_report(make())
+    except _KNOWN as error:
         say(f"bayesbin: error: {_sentence(error)}")
         return 1
-    try:
-        print(json.dumps(report[0]) if arguments.json else report[1], flush=True)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        sys.stderr.close()
     return 0
+
+
+def json_of(report: Any) -> str:
+    """A report as JSON in one line; numbers that are not finite become null, which JSON can hold.
+
+    >>> json_of({"nll": math.nan, "hidden": (8, 8)})
+    '{"nll": null, "hidden": [8, 8]}'
+    """
+    return json.dumps(_finite(report), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sentence(error: Exception) -> str:

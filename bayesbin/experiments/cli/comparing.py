@@ -7,8 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bayesbin.experiments.cli.training import NAMES
-from bayesbin.experiments.cli.verbs import DATA_HELP, add_verb, require_folder_of, say
+from bayesbin.core.names import DATASETS
+from bayesbin.experiments.cli.streams import say
+from bayesbin.experiments.cli.verbs import (
+    DATA_HELP,
+    add_verb,
+    path,
+    progress_of,
+    progress_option,
+    require_writable,
+)
 
 
 def add_verbs(verbs: Any) -> None:
@@ -35,7 +43,7 @@ def add_verbs(verbs: Any) -> None:
     estimators.add_argument(
         "--replicates", type=int, default=100, help="gradients of each (default: 100)"
     )
-    estimators.add_argument("--plot", metavar="FILE", help="picture: .png, .pdf or .svg")
+    estimators.add_argument("--plot", metavar="FILE", type=path, help="picture: .png, .pdf or .svg")
     estimators.add_argument("--seed", type=int, default=0)
 
     compare = add_verb(
@@ -51,11 +59,11 @@ def add_verbs(verbs: Any) -> None:
         "--recipes", nargs="+", metavar="NAME", default=["all"],
         help="bayesbin, bayesbinn, ste, bop, recu, slb, ... (default: all)",
     )  # fmt: skip
-    compare.add_argument("--dataset", metavar="DATASET", choices=NAMES, default="digits",
-                         help=f"{', '.join(NAMES)} (default: digits)")  # fmt: skip
-    compare.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
+    compare.add_argument("--dataset", metavar="DATASET", choices=DATASETS, default="digits",
+                         help=f"{', '.join(DATASETS)} (default: digits)")  # fmt: skip
+    compare.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
     compare.add_argument(
-        "--out", metavar="DIR", required=True,
+        "--out", metavar="DIR", type=path, required=True,
         help="folder of the runs, the table and the figure; continued if begun",
     )  # fmt: skip
     compare.add_argument("--epochs", type=int, help="passes over the training data")
@@ -64,7 +72,7 @@ def add_verbs(verbs: Any) -> None:
     compare.add_argument("--depth", type=int, help="hidden layers (default: 2)")
     compare.add_argument("--batch-size", type=int, help="(default: 100)")
     compare.add_argument("--num-samples", type=int, help="draws of a posterior (default: 32)")
-    compare.add_argument("--no-progress", action="store_true", help="no progress bar")
+    progress_option(compare)
 
     info = add_verb(verbs, "info", _info, "print versions and the number of threads")
     info.set_defaults(on_interrupt="")
@@ -74,8 +82,8 @@ def _estimators(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.experiments import demos
 
     if arguments.plot:
-        require_folder_of(arguments.plot)
-    say("Comparing; with all estimators this takes a minute or two ...")
+        require_writable(arguments.plot)
+    say("Comparing; with all estimators this takes a minute or two ...", arguments.quiet)
     comparison = demos.compare_estimators(
         arguments.names or None,
         num_weights=arguments.weights,
@@ -93,15 +101,17 @@ def _compare(arguments: argparse.Namespace) -> tuple[Any, str]:
 
     from bayesbin import plots
     from bayesbin.core.files import write_atomically
-    from bayesbin.experiments import ComparisonConfig, compare
+    from bayesbin.experiments.compare import ComparisonConfig, compare
 
     given = vars(arguments)
     config = ComparisonConfig(
         **{f.name: given[f.name] for f in fields(ComparisonConfig) if given.get(f.name) is not None}
     )
-    say(f"Training {len(config.recipes)} recipes with {config.seeds} seeds in {arguments.out} ...")
+    require_writable(arguments.out, "folder")
+    what = f"{len(config.recipes)} recipes with {config.seeds} seeds"
+    say(f"Training {what} in {arguments.out} ...", arguments.quiet)
     comparison = compare(
-        config, arguments.out, data_folder=arguments.data, progress=not arguments.no_progress
+        config, arguments.out, data_folder=arguments.data, progress=progress_of(arguments)
     )
     folder = Path(arguments.out)
     figure = folder / "learning_curves.png"

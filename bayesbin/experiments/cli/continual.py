@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bayesbin.experiments.cli.verbs import DATA_HELP, add_verb, say
-
-NAMES = ("digits", "fashion-mnist", "idx", "mnist", "usps")
-METHODS = (
-    "posterior",
-    "fine-tuning",
-    "fixed-prior",
-    "joint",
-    "straight-through",
-    "metaplastic",
-    "ewc",
+from bayesbin.core.names import (
+    ACTIVATIONS,
+    CONTINUAL_DATASETS,
+    INITIAL_PRIORS,
+    LEARNERS,
+    NORMALIZATIONS,
+    PRIOR_POLICIES,
+    SCENARIOS,
 )
-POLICIES = ("exact", "none", "fixed", "relax", "cap", "leak")
+from bayesbin.experiments.cli.streams import say
+from bayesbin.experiments.cli.verbs import (
+    DATA_HELP,
+    add_verb,
+    path,
+    progress_of,
+    progress_option,
+    require_writable,
+)
+
 STREAMS = {
     "permuted": "the pixels in another order in each task",
     "split": "a few classes in each task",
@@ -39,18 +45,18 @@ def add_verbs(verbs: Any) -> None:
     report = add_verb(nested, "report", _report, "print a run again, and draw its pictures")
     report.set_defaults(on_interrupt="")
     report.add_argument(
-        "folder", metavar="DIR", help="what `bayesbin continual ... --out DIR` wrote"
+        "folder", metavar="DIR", type=path, help="what `bayesbin continual ... --out DIR` wrote"
     )
 
 
 def _add_options(parser: argparse.ArgumentParser, stream: str) -> None:
     tasks = parser.add_argument_group("tasks")
-    tasks.add_argument("--dataset", choices=NAMES, help="(default: digits)")
-    tasks.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
+    tasks.add_argument("--dataset", choices=CONTINUAL_DATASETS, help="(default: digits)")
+    tasks.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
     if stream == "split":
         tasks.add_argument("--classes-per-task", type=int, metavar="K", help="(default: 2)")
         tasks.add_argument(
-            "--scenario", choices=("task", "domain", "class"),
+            "--scenario", choices=SCENARIOS,
             help="a head per task, which is known at test (default); the same labels through one head; "
             "or one head that must tell all classes apart, which fails",
         )  # fmt: skip
@@ -68,16 +74,16 @@ def _add_options(parser: argparse.ArgumentParser, stream: str) -> None:
     )  # fmt: skip
 
     how = parser.add_argument_group("learning")
-    how.add_argument("--method", choices=METHODS, help="posterior (default), or a baseline")
+    how.add_argument("--method", choices=LEARNERS, help="posterior (default), or a baseline")
     how.add_argument(
-        "--prior-policy", choices=POLICIES,
+        "--prior-policy", choices=PRIOR_POLICIES,
         help="what the last posterior becomes as a prior (default: exact)",
     )  # fmt: skip
     how.add_argument("--gamma", type=float, help="of relax: how much of lambda is kept, in [0, 1]")
     how.add_argument("--cap", type=float, help="of cap: the bound on |lambda|")
     how.add_argument("--window", type=float, help="of leak: in steps")
     how.add_argument(
-        "--initial-prior", choices=("random", "uniform"),
+        "--initial-prior", choices=INITIAL_PRIORS,
         help="of the first task: the random initial posterior (default), or every sign equally likely",
     )  # fmt: skip
     how.add_argument(
@@ -97,19 +103,23 @@ def _add_options(parser: argparse.ArgumentParser, stream: str) -> None:
     net = parser.add_argument_group("network")
     net.add_argument("--hidden", type=int, nargs="+", metavar="WIDTH", help="(default: 100 100)")
     net.add_argument(
-        "--normalization", choices=("layer", "per-task", "recalibrated", "batch"),
+        "--normalization", choices=NORMALIZATIONS,
         help="layer (default), or batch normalisation with statistics of each task, of the last task, or "
         "of the very inputs to predict",
     )  # fmt: skip
-    net.add_argument("--activation", choices=("relu", "tanh", "sign"), help="(default: relu)")
+    net.add_argument("--activation", choices=ACTIVATIONS, help="(default: relu)")
     net.add_argument("--output-scale", type=float, help="of the logits (default: 3)")
 
     parser.add_argument("--num-samples", type=int, help="draws per prediction (default: 32)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="folder of the run; continued if begun"
+        "--out",
+        metavar="DIR",
+        type=path,
+        required=True,
+        help="folder of the run; continued if begun",
     )
-    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    progress_option(parser)
 
 
 _TASKS = {
@@ -133,8 +143,9 @@ def _run(arguments: argparse.Namespace) -> tuple[Any, str]:
     config = ContinualConfig(
         **{f.name: given[f.name] for f in fields(ContinualConfig) if given.get(f.name) is not None}
     )
+    require_writable(arguments.out, "folder")
     run = run_continual(
-        config, arguments.out, data_folder=arguments.data, progress=not arguments.no_progress
+        config, arguments.out, data_folder=arguments.data, progress=progress_of(arguments)
     )
     return {"folder": str(run.folder), **run.record}, (
         f"{run}\n\nsaved in {run.folder}; next: bayesbin continual report {run.folder}"
@@ -146,7 +157,8 @@ def _report(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.experiments import continual_report
 
     run = continual_report(arguments.folder)
-    say(f"Drawing into {run.folder} ...")
+    require_writable(arguments.folder, "folder")
+    say(f"Drawing into {run.folder} ...", arguments.quiet)
     pictures = plots.draw_continual(run.result, run.uncertainty, run.folder)
     report = {"folder": str(run.folder), **run.record, "pictures": [str(p) for p in pictures]}
     return report, f"{run}\n\npictures: {', '.join(str(path) for path in pictures)}"

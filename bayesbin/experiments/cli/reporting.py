@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bayesbin.experiments.cli.verbs import DATA_HELP, add_verb, say
+from bayesbin.experiments.cli.streams import say
+from bayesbin.experiments.cli.verbs import DATA_HELP, add_verb, path, require_writable
 
 
 def add_verbs(verbs: Any) -> None:
@@ -14,11 +15,13 @@ def add_verbs(verbs: Any) -> None:
         verbs, "report", _report, "one HTML page about a run: scores, calibration, uncertainty"
     )
     report.set_defaults(on_interrupt="Nothing was written.")
-    report.add_argument("folder", metavar="DIR", help="what `bayesbin train --out DIR` wrote")
-    report.add_argument("--out", metavar="REPORT.html", required=True, help="the page")
-    report.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
     report.add_argument(
-        "--ood", metavar="DIR",
+        "folder", metavar="DIR", type=path, help="what `bayesbin train --out DIR` wrote"
+    )
+    report.add_argument("--out", metavar="REPORT.html", type=path, required=True, help="the page")
+    report.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
+    report.add_argument(
+        "--ood", metavar="DIR", type=path,
         help="inputs of another kind, to see whether they are less certain: a folder with images in the "
         "layout of mnist, usps or cifar, or a .npy file (whole numbers are raw pixels)",
     )  # fmt: skip
@@ -29,7 +32,8 @@ def add_verbs(verbs: Any) -> None:
 def _report(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.experiments.report import report
 
-    say(f"Predicting, resampling, then writing {arguments.out} ...")
+    require_writable(arguments.out)
+    say(f"Predicting, resampling, then writing {arguments.out} ...", arguments.quiet)
     found = report(
         arguments.folder,
         arguments.out,

@@ -7,16 +7,29 @@ import io
 from pathlib import Path
 from typing import Any
 
-from bayesbin.experiments.cli.verbs import DATA_HELP, add_verb, require_folder_of
+from bayesbin.experiments.cli.verbs import (
+    DATA_HELP,
+    add_verb,
+    path,
+    progress_of,
+    progress_option,
+    require_writable,
+)
 
 
 def add_verbs(verbs: Any) -> None:
     """Add them to the parser."""
-    model: dict[str, Any] = {"metavar": "MODEL.bbn", "help": "what `bayesbin pack` wrote"}
+    model: dict[str, Any] = {
+        "metavar": "MODEL.bbn",
+        "type": path,
+        "help": "what `bayesbin pack` wrote",
+    }
     pack = add_verb(verbs, "pack", _pack, "write a run as one file that predicts without torch")
     pack.set_defaults(on_interrupt="Nothing was changed.")
-    pack.add_argument("folder", metavar="RUN", help="what `bayesbin train --out RUN` wrote")
-    pack.add_argument("--out", metavar="MODEL.bbn", required=True, help="the file")
+    pack.add_argument(
+        "folder", metavar="RUN", type=path, help="what `bayesbin train --out RUN` wrote"
+    )
+    pack.add_argument("--out", metavar="MODEL.bbn", type=path, required=True, help="the file")
     pack.add_argument(
         "--samples", "--num-samples", type=int, default=32, dest="num_samples", metavar="S",
         help="draws; 0: the mode (default: 32)",
@@ -27,20 +40,22 @@ def add_verbs(verbs: Any) -> None:
     )  # fmt: skip
     pack.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     pack.add_argument("--precision", default="exact", help="exact (default) or fast")
-    pack.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
+    pack.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
 
     predict = add_verb(verbs, "predict", _predict, "predict with a model file")
     predict.set_defaults(
         on_interrupt="With --blocks the same command goes on; else nothing was written."
     )
     predict.add_argument("model", **model)
-    predict.add_argument("inputs", metavar="INPUT.npy", help="an array with a row for each input")
     predict.add_argument(
-        "--out", metavar="PROBS.npy",
+        "inputs", metavar="INPUT.npy", type=path, help="an array with a row for each input"
+    )
+    predict.add_argument(
+        "--out", metavar="PROBS.npy", type=path,
         help="where probabilities go (of a regressor: columns of mean, aleatoric and epistemic variance)",
     )  # fmt: skip
     predict.add_argument(
-        "--blocks", metavar="DIR",
+        "--blocks", metavar="DIR", type=path,
         help="for arrays larger than memory: predict block by block into .npy files in this folder, and go "
         "on there if begun",
     )  # fmt: skip
@@ -51,7 +66,7 @@ def add_verbs(verbs: Any) -> None:
         "--part", type=_part, default=(0, 1), metavar="I/N",
         help="of N processes that share the blocks this is number I, from 0",
     )  # fmt: skip
-    predict.add_argument("--no-progress", action="store_true", help="no progress bar")
+    progress_option(predict)
     raw = predict.add_mutually_exclusive_group()
     raw.add_argument("--raw", action="store_true", help="preprocess; whole numbers are anyway")
     raw.add_argument("--as-is", action="store_true", help="do not, whole numbers neither")
@@ -61,8 +76,10 @@ def add_verbs(verbs: Any) -> None:
     unpack.set_defaults(on_interrupt="Nothing was written.")
     unpack.add_argument("model", **model)
     out = unpack.add_mutually_exclusive_group(required=True)
-    out.add_argument("--out", metavar="FILE", help="int8 arrays of -1 and +1: .npz or .safetensors")
-    out.add_argument("--onnx", metavar="FILE", help="the network as an ONNX graph")
+    out.add_argument(
+        "--out", metavar="FILE", type=path, help="int8 arrays of -1 and +1: .npz or .safetensors"
+    )
+    out.add_argument("--onnx", metavar="FILE", type=path, help="the network as an ONNX graph")
     which = unpack.add_mutually_exclusive_group()
     which.add_argument("--draw", type=int, default=0, metavar="I", help="one draw (default: 0)")
     which.add_argument("--all", action="store_true", help="all draws, along a first dimension")
@@ -84,7 +101,7 @@ def _pack(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.experiments import load_run, pack_run
     from bayesbin.predict import inspect
 
-    require_folder_of(arguments.out)
+    require_writable(arguments.out)
     path = pack_run(
         load_run(arguments.folder),
         arguments.out,
@@ -105,7 +122,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[Any, str]:
 
     if arguments.out:
         _require_ending(arguments.out, ".npy")
-        require_folder_of(arguments.out)
+        require_writable(arguments.out)
     _require_kernels()
     preprocess = True if arguments.raw else False if arguments.as_is else None
     if arguments.blocks:
@@ -143,6 +160,7 @@ def _predict_blocks(arguments: argparse.Namespace, preprocess: bool | None) -> t
 
     if arguments.out:
         raise ValueError("expected --out or --blocks, got both; blocks have a folder of their own.")
+    require_writable(arguments.blocks, "folder")
     found = predict_blocks(
         arguments.model,
         arguments.inputs,
@@ -151,7 +169,7 @@ def _predict_blocks(arguments: argparse.Namespace, preprocess: bool | None) -> t
         part=arguments.part,
         preprocess=preprocess,
         threads=arguments.threads,
-        progress=not arguments.no_progress,
+        progress=progress_of(arguments),
     )
     arrays = {name: list(array.shape) for name, array in found.arrays.items()}
     report = {
@@ -175,14 +193,14 @@ def _unpack(arguments: argparse.Namespace) -> tuple[Any, str]:
             raise ValueError("expected one draw for an ONNX graph; use --draw or --mode.")
         from bayesbin.predict.onnx_export import export_onnx
 
-        require_folder_of(arguments.onnx)
+        require_writable(arguments.onnx)
         try:
             path = export_onnx(arguments.model, arguments.onnx, draw)
         except ImportError as error:  # with its remedy
             raise OSError(str(error)) from error
         size = path.stat().st_size
         return {"out": str(path), "draw": draw, "bytes": size}, f"{path}: {which}, {size:,} bytes"
-    require_folder_of(arguments.out)
+    require_writable(arguments.out)
     arrays = unpack(arguments.model, draw)
     path = save_arrays(arguments.out, arrays)
     shapes = {name: list(array.shape) for name, array in arrays.items()}
@@ -215,18 +233,26 @@ def _table(columns: dict[str, list[Any]]) -> str:
 
 
 def _array(path: str) -> Any:
-    """The array in a file; nothing in it is unpickled."""
+    """The array in a .npy file; nothing in it is unpickled."""
     import numpy as np
 
+    with open(path, "rb") as file:
+        begin = file.read(6)
+    if begin != b"\x93NUMPY":
+        remedy = "save one array with numpy.save"
+        if Path(path).suffix.lower() in (".csv", ".tsv", ".txt", ".dat"):
+            remedy = (
+                "numpy.save('inputs.npy', numpy.loadtxt(..., delimiter=',')) makes one of a table"
+            )
+        raise ValueError(f"expected an array of numbers in {path}, got another file; {remedy}.")
     try:
         found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, SyntaxError) as error:
         raise ValueError(
             f"expected an array of numbers in {path}, got another file ({error})."
         ) from error
-    if not isinstance(found, np.ndarray):
-        found.close()
-        raise ValueError(f"expected one array in {path}, got an archive; save it as .npy.")
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"expected an array of numbers in {path}, got one of {found.dtype}.")
     return found
 
 

@@ -5,29 +5,43 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bayesbin.experiments.cli.verbs import DATA_HELP, add_verb, require_folder_of, say
-
-NAMES = ("cifar", "digits", "fashion-mnist", "idx", "mnist", "two-moons", "usps")
+from bayesbin.core.names import DATASETS, DEMOS
+from bayesbin.experiments.cli.streams import say
+from bayesbin.experiments.cli.verbs import (
+    DATA_HELP,
+    add_verb,
+    path,
+    progress_of,
+    progress_option,
+    require_writable,
+)
 
 
 def add_verbs(verbs: Any) -> None:
     """Add them to the parser."""
     demo = add_verb(verbs, "demo", _demo, "train on generated data and draw a picture of it")
     demo.set_defaults(on_interrupt="The same command starts anew.")
-    demo.add_argument("name", choices=("two-moons", "regression"))
+    demo.add_argument("name", choices=DEMOS)
     demo.add_argument(
-        "--out", metavar="PNG", help="the picture: .png, .pdf or .svg (default: NAME.png)"
+        "--out",
+        metavar="PNG",
+        type=path,
+        help="the picture: .png, .pdf or .svg (default: NAME.png)",
     )
     demo.add_argument("--epochs", type=int, help="training steps (default: what the picture needs)")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--no-progress", action="store_true", help="no progress bar")
+    progress_option(demo)
 
     train = add_verb(verbs, "train", _train, "train a binary network and save the run")
     train.set_defaults(on_interrupt="The same command continues from the last checkpoint.")
-    train.add_argument("dataset", metavar="DATASET", choices=NAMES, help=", ".join(NAMES))
-    train.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
+    train.add_argument("dataset", metavar="DATASET", choices=DATASETS, help=", ".join(DATASETS))
+    train.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
     train.add_argument(
-        "--out", metavar="DIR", required=True, help="folder of the run; continued if begun"
+        "--out",
+        metavar="DIR",
+        type=path,
+        required=True,
+        help="folder of the run; continued if begun",
     )
     train.add_argument(
         "--recipe", metavar="NAME",
@@ -64,25 +78,27 @@ def add_verbs(verbs: Any) -> None:
         "--num-samples", type=int, help="draws per training step (default: the estimator's own)"
     )
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--no-progress", action="store_true", help="no progress bar")
+    progress_option(train)
 
     evaluate = add_verb(verbs, "evaluate", _evaluate, "score a run on its test data")
     evaluate.set_defaults(on_interrupt="Nothing was changed.")
-    evaluate.add_argument("folder", metavar="DIR", help="what `bayesbin train --out DIR` wrote")
-    evaluate.add_argument("--data", metavar="FOLDER", help=DATA_HELP)
+    evaluate.add_argument(
+        "folder", metavar="DIR", type=path, help="what `bayesbin train --out DIR` wrote"
+    )
+    evaluate.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
     evaluate.add_argument("--num-samples", type=int, default=32, help="draws (default: 32)")
     evaluate.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[Any, str]:
+    out = arguments.out or f"{arguments.name.replace('-', '_')}.png"
+    require_writable(out)
     from bayesbin.experiments import demos
 
     demo = {"two-moons": demos.two_moons_demo, "regression": demos.regression_demo}[arguments.name]
     options = {} if arguments.epochs is None else {"epochs": arguments.epochs}
-    out = arguments.out or f"{arguments.name.replace('-', '_')}.png"
-    require_folder_of(out)
-    say(f"Training, then drawing {out} ...")
-    result = demo(seed=arguments.seed, out=out, progress=not arguments.no_progress, **options)
+    say(f"Training, then drawing {out} ...", arguments.quiet)
+    result = demo(seed=arguments.seed, out=out, progress=progress_of(arguments), **options)
     return result.to_dict(), str(result)
 
 
@@ -95,8 +111,9 @@ def _train(arguments: argparse.Namespace) -> tuple[Any, str]:
     config = RunConfig(
         **{f.name: given[f.name] for f in fields(RunConfig) if given.get(f.name) is not None}
     )
+    require_writable(arguments.out, "folder")
     run = train_run(
-        config, arguments.out, data_folder=arguments.data, progress=not arguments.no_progress
+        config, arguments.out, data_folder=arguments.data, progress=progress_of(arguments)
     )
     scores, record = run.record["validation"], run.record
     report = {

@@ -47,7 +47,7 @@ def train_full_batch(
     *,
     epochs: int,
     seed: int,
-    progress: bool,
+    progress: bool | None,
     lr: float,
     kl_weight: float,
     init_scale: float,

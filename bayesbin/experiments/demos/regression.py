@@ -27,7 +27,7 @@ def regression_demo(
     seed: int = 0,
     num_samples: int = 32,
     out: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> DemoResult:
     """Regression with binary weights and unknown noise, on a line with a gap in the data.
 

@@ -31,7 +31,7 @@ def two_moons_demo(
     seed: int = 0,
     num_samples: int = 10,
     out: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> DemoResult:
     """Two moons with binary weights: a straight-through point estimate beside the posterior.
 
