@@ -241,6 +241,15 @@ def test_public_names_resolve():
         bayesbin.nonsense  # noqa: B018
 
 
+@pytest.mark.parametrize("room", ["bayesbin", "bayesbin.experiments", "bayesbin.predict"])
+def test_no_module_shadows_a_public_name(room):
+    """Importing a module sets an attribute of its package, which may be the name of a function."""
+    package = importlib.import_module(room)
+    for name, home in package._NAMES.items():
+        home = home if home.startswith("bayesbin.") else f"{room}.{home}"
+        assert getattr(importlib.import_module(home), name) is getattr(package, name), name
+
+
 @pytest.mark.parametrize("module", public_modules())
 def test_public_objects_are_documented_and_public_names_resolve(module):
     loaded = importlib.import_module(module)

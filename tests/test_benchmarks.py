@@ -158,7 +158,7 @@ def test_estimators_training(tmp_path):
 
 def test_nested(tmp_path):
     arguments = ("--smoke", "--out", "results", "--network", "mlp", "--posteriors", "mean-field",
-                 "nested, no weight level", "random effects")  # fmt: skip
+                 "nested, no weight scope", "random effects")  # fmt: skip
     run("nested.py", *arguments, cwd=tmp_path)
     paths = sorted((tmp_path / "results").glob("*.json"))
     records = {r["posterior"]: r for r in (json.loads(path.read_text()) for path in paths)}
@@ -167,7 +167,7 @@ def test_nested(tmp_path):
     # Layers of 64-128-128-10: a parameter per weight; per layer and unit; location and scale of those.
     shared = 3 + 128 + 128 + 10
     assert sizes["mean-field"] == 64 * 128 + 128 * 128 + 128 * 10
-    assert sizes["nested, no weight level"] == shared
+    assert sizes["nested, no weight scope"] == shared
     assert sizes["random effects"] == sizes["mean-field"] + 2 * shared
     written = [path.stat().st_mtime_ns for path in paths]
     run("nested.py", *arguments, cwd=tmp_path)

@@ -11,7 +11,7 @@ import torch
 from bayesbin import data
 from bayesbin.core.files import CorruptFileError
 from bayesbin.experiments import RunConfig, environment, evaluate_run, load_run, train_run
-from bayesbin.experiments import training as training_module
+from bayesbin.experiments import train as training_module
 
 CONFIG = RunConfig("two-moons", width=8, depth=1, epochs=2, batch_size=64)
 
