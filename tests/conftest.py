@@ -6,8 +6,10 @@ import os
 import signal
 from collections.abc import Generator, Iterator
 
-# Read by matplotlib when it is imported, which any of the imports below may do.
+# Both are read by libraries when they are imported, which any of the imports below may do, and by the
+# processes that tests start. Tensors here are tiny: a second thread costs more than it brings.
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pyro
 import pytest
@@ -20,8 +22,7 @@ SEED = int(os.environ.get("BAYESBIN_TEST_SEED", "20"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tiny tensors: a second thread costs more than it brings, above all on a busy machine.
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)

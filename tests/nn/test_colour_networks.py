@@ -54,7 +54,8 @@ def test_they_train_and_packed_predictions_are_those_of_the_network(build, activ
     least = 1.0 if activation == "relu" else 0.95
     assert same.double().mean() >= least and agree.double().mean() >= least
     other = PackedPredictive(net, posterior, DRAWS, SEED + 1, backend="cpu").outputs(x)
-    assert not torch.isclose(other, expected, rtol=1e-4, atol=1e-4).all(-1).any()
+    # Behind signs the outputs are sums of a few: two draws may well agree on a row, never on most.
+    assert torch.isclose(other, expected, rtol=1e-4, atol=1e-4).all(-1).double().mean() < 0.5
 
 
 def test_a_resumed_run_sees_the_crops_that_one_run_sees(tmp_path):

@@ -90,10 +90,12 @@ def test_the_answers_are_those_of_the_predictor(backend, fast, draws):
         (probs_std, found.probs_std),
     ):
         assert one.dtype == torch.float64
-        if backend == "kernels":
-            assert torch.equal(one, other)
-        else:
+        if backend == "torch":
             torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
+        elif one is not probs_std:
+            assert torch.equal(one, other)  # sums of the same kernels
+        else:  # the root of a difference, by torch's exponential or numpy's: 1e-15 becomes 3e-8
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-7)
 
 
 @needs_kernels
