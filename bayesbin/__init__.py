@@ -1,8 +1,8 @@
 """Bayesian inference over binary weights, in Pyro.
 
 Public names are resolved when first used, so that ``import bayesbin`` stays light: modules by their
-name (``bayesbin.nn``, ``bayesbin.predict``), and ``BinaryPosterior``, ``fit``, ``TraceBinary_ELBO`` and
-``to_inference_data``.
+name (``bayesbin.nn``, ``bayesbin.predict``), and ``BinaryPosterior``, ``fit``, ``recipe``,
+``TraceBinary_ELBO`` and ``to_inference_data``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
     from bayesbin.guides import AutoSignBernoulli
     from bayesbin.infer import TraceBinary_ELBO, fit
     from bayesbin.posterior import BinaryPosterior
+    from bayesbin.recipes import recipe
 
 _NAMES = {
     "BinaryPosterior": "bayesbin.posterior",
@@ -42,6 +43,7 @@ _NAMES = {
     "AutoSignBernoulli": "bayesbin.guides",
     "TraceBinary_ELBO": "bayesbin.infer",
     "fit": "bayesbin.infer",
+    "recipe": "bayesbin.recipes",
     "to_inference_data": "bayesbin.arviz",
 }
 
@@ -65,6 +67,7 @@ __all__ = [
     "plots",
     "posterior",
     "predict",
+    "recipe",
     "recipes",
     "sklearn",
     "to_inference_data",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from bayesbin.continual.checkpoints import drop_if_all_damaged
@@ -18,12 +18,11 @@ from bayesbin.continual.task_model import TaskModel
 from bayesbin.data import Batches, Dataset
 from bayesbin.estimators import Estimator
 from bayesbin.guides.base import SignGuide
-from bayesbin.infer import fit, natural_rules
-from bayesbin.infer.setup import DEFAULT_ADAM_LR
+from bayesbin.infer import fit
+from bayesbin.optim import make_optimizers, training_groups
 
 MakeOptimizers = Callable[[Any, Any, int], Sequence[Optimizer]]
 MakeSchedulers = Callable[[Sequence[Optimizer], int], Sequence[Any]]
-DEFAULT_LR = 0.1  # the typical change of lambda in one step, at first
 
 
 class TaskBatches:
@@ -59,11 +58,7 @@ def cosine(optimizers: Sequence[Optimizer], epochs: int) -> list[Any]:
 
 def default_optimizers(guide: Any, model: Any, estimator: Estimator) -> list[Optimizer]:
     """The Bayesian learning rule in relative steps for the signs, Adam for all that is real."""
-    rest = [*guide.real_parameters(), *estimator.parameters()]
-    if isinstance(model, torch.nn.Module):
-        rest += model.parameters()
-    rest = [p for p in rest if p.requires_grad]
-    return [*natural_rules(guide, DEFAULT_LR), *([Adam(rest, lr=DEFAULT_ADAM_LR)] if rest else [])]
+    return make_optimizers(training_groups(guide, model, estimator))
 
 
 @dataclass(frozen=True)

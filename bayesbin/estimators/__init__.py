@@ -8,7 +8,7 @@ from bayesbin.estimators.exact import Enumerate, LocalExpectation
 from bayesbin.estimators.expected_weight import ExpectedWeight
 from bayesbin.estimators.gumbel_rao import GumbelRao
 from bayesbin.estimators.local_reparam import LocalReparameterization
-from bayesbin.estimators.named import named_estimator
+from bayesbin.estimators.named import named_estimator, names, register
 from bayesbin.estimators.pathwise import Concrete, StraightThrough
 from bayesbin.estimators.pseudo_reward import PseudoReward
 from bayesbin.estimators.score_function import ScoreFunction
@@ -35,4 +35,6 @@ __all__ = [
     "ScoreFunction",
     "StraightThrough",
     "named_estimator",
+    "names",
+    "register",
 ]

@@ -16,20 +16,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin import data
 from bayesbin.core.files import write_atomically
+from bayesbin.core.names import RECIPES as NAMES
 from bayesbin.diagnostics import evaluate, scores
 from bayesbin.experiments.flips import FlipCounter
 from bayesbin.experiments.record import environment
 from bayesbin.experiments.settings import EPOCHS
 from bayesbin.experiments.train import data_digest
-from bayesbin.guides import AutoSignDelta
 from bayesbin.infer import fit
 from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import mlp, recalibrate
 from bayesbin.predict import draw_log_probs
-from bayesbin.recipes import NAMES, Recipe, recipe
+from bayesbin.recipes import Recipe, recipe
 
 _CALIBRATION_DATA = 5000
-_NOT_KEPT = ("init", "pretrained", "args")  # settings that are tensors
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def train_and_score(
     )  # fmt: skip
     peak = _peak_megabytes()
     net, posterior = parts.model.net, parts.guide.posterior()
-    draws = 1 if isinstance(parts.guide, AutoSignDelta) else num_samples
+    draws = 1 if parts.guide.is_point else num_samples
     statistics_ = None
     if any(isinstance(module, _BatchNorm) for module in net.modules()):
         statistics_ = recalibrate(net, posterior, train.x[:_CALIBRATION_DATA], draws, seed)
@@ -187,7 +186,7 @@ def train_and_score(
     return {
         "recipe": parts.name,
         "seed": seed,
-        "settings": {k: v for k, v in parts.settings.items() if k not in _NOT_KEPT},
+        "settings": parts.settings,
         "history": history,
         "scores": evaluate(net, posterior, test.x, test.y, draws, seed, statistics_),
         "running": scores(running, test.y),

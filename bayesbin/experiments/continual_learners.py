@@ -30,10 +30,10 @@ from bayesbin.data import Splits
 from bayesbin.experiments.continual_settings import ContinualConfig
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.guides.base import SignGuide
-from bayesbin.infer import natural_rules
 from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, binary_sites
 from bayesbin.optim import BayesianLearningRule
+from bayesbin.optim.assembly import weight_groups, weight_optimizers
 from bayesbin.posterior import BinaryPosterior
 
 _REAL_LR = 3e-3  # of Adam for what is real: heads, and a learned scale
@@ -174,7 +174,7 @@ def _optimizers(config: ContinualConfig) -> Any:
         elif config.optimizer == "adam":
             made = [Adam(natural, lr=_lr(config))]
         else:
-            made = natural_rules(guide, _lr(config))
+            made = weight_optimizers(weight_groups(guide), "bayesian-learning-rule", lr=_lr(config))
         made = [Adam(rest, lr=_REAL_LR), *made] if rest else made
         assert config.batch_size is not None and config.epochs is not None
         if config.prior_policy != "leak":

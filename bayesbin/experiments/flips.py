@@ -10,9 +10,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bayesbin.core.files import write_atomically
-from bayesbin.core.numerics import sign_of
-from bayesbin.guides import AutoSignDelta
-from bayesbin.guides.base import SignGuide
 
 EVERY = 10  # steps; one of these is compared with the step before it
 
@@ -24,7 +21,7 @@ class FlipCounter:
     ``counter.finish_epoch`` is for ``fit``; with a path, the rates survive an interruption.
     """
 
-    def __init__(self, guide: SignGuide, optimizer: Optimizer, path: Path | None = None) -> None:
+    def __init__(self, guide: Any, optimizer: Optimizer, path: Path | None = None) -> None:
         self.guide, self.path = guide, path
         self.rates: list[float] = []
         if path is not None and path.is_file():
@@ -55,12 +52,6 @@ class FlipCounter:
         self._step += 1
 
 
-def likeliest(guide: SignGuide) -> list[Tensor]:
+def likeliest(guide: Any) -> list[Tensor]:
     """The likeliest sign or level of each weight, site by site."""
-    found = []
-    for name, site in guide.sites.items():
-        if site.is_binary:
-            natural = guide.natural_of(name).detach()
-            delta = isinstance(guide, AutoSignDelta)
-            found.append(guide.binarizer.hard(natural) if delta else sign_of(natural))
-    return found
+    return [distribution.mode for distribution in guide.posterior().values()]

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, fields
 
 from bayesbin import data
+from bayesbin.core.names import RECIPES
 from bayesbin.core.nesting import SCOPES
 from bayesbin.estimators.named import NAMED, named_estimator
-from bayesbin.recipes import NAMES as RECIPES
 
 GUIDES = ("mean-field", "nested", "random-effects")
 ESTIMATORS = tuple(NAMED)
@@ -78,7 +78,7 @@ class RunConfig:
         if not chosen or not chosen <= set(SCOPES) or len(chosen) < len(self.sharing):
             raise ValueError(
                 f"expected scopes from {', '.join(SCOPES)}, each at most once; got "
-                f"{', '.join(self.scopes) or 'none'}."
+                f"{', '.join(self.sharing) or 'none'}."
             )
         if self.guide == "mean-field" and chosen != set(SCOPES):
             raise ValueError("expected scopes with a nested guide only; add --guide nested.")
@@ -109,7 +109,7 @@ class RunConfig:
         for name, value in (("momentum", self.momentum), ("validation", self.validation)):
             if not 0 <= value < 1:
                 raise ValueError(f"expected {name} in [0, 1); got {value}.")
-        named_estimator(self.estimator, self.num_samples, self.temperature)  # refuses what it would
+        named_estimator(self.estimator, self.num_samples)  # refuses what it would
         if not self.validation:
             raise ValueError("expected validation to be a positive fraction; got 0.")
 

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from bayesbin import data
 from bayesbin.core.files import sha256
 from bayesbin.diagnostics import evaluate
-from bayesbin.estimators import Estimator, named_estimator
+from bayesbin.estimators.named import estimator_settings
 from bayesbin.experiments.record import (
     RECORD,
     RECORD_FILE,
@@ -27,15 +25,13 @@ from bayesbin.experiments.record import (
     save_run,
 )
 from bayesbin.experiments.settings import RunConfig
-from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
 from bayesbin.guides.base import SignGuide
-from bayesbin.infer import fit, natural_rules
+from bayesbin.infer import fit
 from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, Statistics, recalibrate
 from bayesbin.recipes import recipe
 
 CHECKPOINTS = "checkpoints"
-_ADAM_LR = 1e-2  # of biases, normalisation and output scale
 _CALIBRATION_DATA = 5000
 
 
@@ -86,7 +82,7 @@ def train_run(
         model = Classifier(net, dataset_size=len(train))
         epochs = config.epochs
         assert epochs is not None
-        guide, arguments = _method(config, model, len(train))
+        guide, arguments = _method(config, model)
         result = fit(
             model,
             guide,
@@ -154,45 +150,22 @@ def calibrated(run: Run, splits: data.Splits, num_samples: int, seed: int) -> St
     return recalibrate(run.net, run.posterior, inputs, num_samples=num_samples, seed=seed)
 
 
-def _method(config: RunConfig, model: nn.Module, size: int) -> tuple[SignGuide, dict[str, Any]]:
+def _method(config: RunConfig, model: nn.Module) -> tuple[SignGuide, dict[str, Any]]:
     """The guide, and what ``fit`` takes beside it: of a recipe, or of the configuration's own triple."""
     assert config.epochs is not None
     if config.recipe is not None:
         parts = recipe(config.recipe, model, epochs=config.epochs)
         return parts.guide, parts.arguments()
-    guide = _guide(config, model)
-    estimator = named_estimator(config.estimator, config.num_samples, config.temperature)
-    optimizers = _optimizers(config, guide, model, estimator, size)
-    return guide, {
-        "estimator": estimator,
-        "epochs": config.epochs,
-        "kl_weight": config.kl_weight,
-        "optimizers": optimizers,
-        "schedulers": [CosineAnnealingLR(optimizer, config.epochs) for optimizer in optimizers],
-    }
-
-
-def _guide(config: RunConfig, model: nn.Module) -> SignGuide:
-    if config.guide == "mean-field":
-        return AutoSignBernoulli(model, init_scale=config.init_scale)
-    kind = "shared" if config.guide == "nested" else config.guide
-    return AutoNestedSignBernoulli(model, config.sharing, kind, init_scale=config.init_scale)
-
-
-def _optimizers(
-    config: RunConfig, guide: SignGuide, model: nn.Module, estimator: Estimator, size: int
-) -> list[Optimizer]:
-    binary, lr = [*guide.natural_parameters(), *guide.offsets()], config.lr
-    assert lr is not None
-    first: list[Optimizer] = []
-    if binary and config.optimizer == "adam":
-        first.append(Adam(binary, lr=lr))
-    elif binary and config.optimizer == "sgd":
-        first.append(SGD(binary, lr=lr / size, momentum=config.momentum))
-    elif binary:
-        first += natural_rules(guide, lr, config.momentum)
-    learned = (p for p in estimator.parameters() if p.requires_grad)
-    return [*first, Adam([*model.parameters(), *guide.real_parameters(), *learned], lr=_ADAM_LR)]
+    nested = config.guide != "mean-field"
+    parts = recipe(
+        "bayesbin", model, epochs=config.epochs, guide=config.guide,
+        sharing=config.sharing if nested else None, estimator=config.estimator,
+        temperature=config.temperature if estimator_settings(config.estimator)["temperature"] else None,
+        num_samples=config.num_samples, optimizer=config.optimizer, lr=config.lr,
+        momentum=None if config.optimizer == "adam" else config.momentum,
+        kl_weight=config.kl_weight, init_scale=config.init_scale,
+    )  # fmt: skip
+    return parts.guide, parts.arguments()
 
 
 def _begun(folder: Path, config: RunConfig) -> Run | None:

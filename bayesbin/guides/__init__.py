@@ -4,6 +4,7 @@ from bayesbin.guides.combine import Combine, PolicyNetwork
 from bayesbin.guides.effects import with_effects
 from bayesbin.guides.low_bit import AutoLowBit
 from bayesbin.guides.mean_field import AutoSignBernoulli
+from bayesbin.guides.named import names, register
 from bayesbin.guides.nested import AutoNestedSignBernoulli
 from bayesbin.guides.pretrained import natural_from_latent, ternary_from_latent
 from bayesbin.guides.relaxed import AutoRelaxedSignBernoulli
@@ -17,7 +18,9 @@ __all__ = [
     "AutoSignDelta",
     "Combine",
     "PolicyNetwork",
+    "names",
     "natural_from_latent",
+    "register",
     "ternary_from_latent",
     "with_effects",
 ]

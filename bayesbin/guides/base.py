@@ -15,14 +15,15 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from bayesbin.distributions import Support, unconstrained_normal
+from bayesbin.distributions import SignBernoulli, Support, unconstrained_normal
 from bayesbin.distributions.wrappers import sign_distribution
 from bayesbin.guides.announcing import announce
 from bayesbin.guides.prototype import run_once
-from bayesbin.guides.starting_point import Init, starting_point
+from bayesbin.optim.assembly import DEFAULTS, TrainingGroup
 from bayesbin.posterior import BinaryPosterior, RealPosterior
 
 Read = Callable[[str, str], Tensor]
+Init = nn.Module | Mapping[str, Any] | BinaryPosterior | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class SignGuide(AutoGuide):
         *,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-        init_scale: float = 0.1,
+        init_scale: float = DEFAULTS["init_scale"],
         init: Init = None,
         real_scale: float = 0.1,
         create_plates: Callable[..., Any] | None = None,
@@ -165,6 +166,17 @@ class SignGuide(AutoGuide):
         """Everything else the guide learns: locations and log scales of the real-valued sites."""
         binary = {id(p) for p in (*self.natural_parameters(), *self.offsets())}
         return (p for p in self.parameters() if id(p) not in binary)
+
+    def training_groups(self) -> Iterator[TrainingGroup]:
+        """What trains the guide, for ``fit`` and recipes: natural gradients for the natural parameters
+        and Adam for the rest. A guide of other parameters overrides it."""
+        yield TrainingGroup(tuple(self.natural_parameters()), "natural-gradient", "natural")
+        yield TrainingGroup(tuple(self.real_parameters()))
+
+    @property
+    def is_point(self) -> bool:
+        """Whether every draw of the guide is the same network."""
+        return False
 
     def posterior(self) -> BinaryPosterior:
         """The guide's distribution as a frozen :class:`BinaryPosterior`, by value."""
@@ -271,3 +283,35 @@ class SignGuide(AutoGuide):
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         vars(new).update(_model=self._model)
         return new
+
+
+def starting_point(init: Init, init_scale: float) -> Callable[[str, Tensor], Tensor]:
+    """The function from a binary site's name and prototype to its initial natural parameters."""
+    if init is None:
+        return lambda name, like: init_scale * torch.randn_like(like)
+    if isinstance(init, BinaryPosterior):
+        return lambda name, like: _found(init, name, like, "posterior").natural.to(like).clone()
+    weights = init.state_dict() if isinstance(init, nn.Module) else init
+
+    def from_weights(name: str, like: Tensor) -> Tensor:
+        # The sign of each pretrained weight, with a confidence proportional to its size: the root
+        # mean square of the natural parameters is init_scale.
+        weight = torch.as_tensor(_found(weights, name, like, "pretrained network")).to(like)
+        size = weight.square().mean().sqrt()
+        return init_scale * weight.detach() / size.clamp(min=torch.finfo(like.dtype).tiny)
+
+    return from_weights
+
+
+def _found(source: Mapping[str, Any], name: str, like: Tensor, what: str) -> Any:
+    if name not in source:
+        raise ValueError(
+            f"The {what} given as init has no weight {name!r}; it has {', '.join(source) or 'none'}."
+        )
+    entry = source[name]
+    shape = tuple(entry.natural.shape if isinstance(entry, SignBernoulli) else entry.shape)
+    if shape != tuple(like.shape):
+        raise ValueError(
+            f"The {what} given as init has {name!r} of shape {shape}; the model's is {tuple(like.shape)}."
+        )
+    return entry

@@ -12,6 +12,7 @@ from bayesbin.distributions import LowBitCategorical
 from bayesbin.distributions.low_bit import TERNARY, checked_levels
 from bayesbin.distributions.wrappers import sign_distribution, weight_distribution
 from bayesbin.guides.base import ParameterTree, Read, SignGuide
+from bayesbin.optim.assembly import DEFAULTS, TrainingGroup
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior
 
 
@@ -59,7 +60,8 @@ class AutoLowBit(SignGuide):
         self, model: Callable[..., Any], levels: Sequence[float] = TERNARY, **options: Any
     ) -> None:
         # Before torch's constructor, in which the sites are built.
-        vars(self).update(levels=checked_levels(levels), _init_scale=options.get("init_scale", 0.1))
+        scale = options.get("init_scale", DEFAULTS["init_scale"])
+        vars(self).update(levels=checked_levels(levels), _init_scale=scale)
         init = options.get("init")
         if isinstance(init, BinaryPosterior):
             raise ValueError(
@@ -133,6 +135,13 @@ class AutoLowBit(SignGuide):
         """Locations and log scales of the real-valued sites."""
         weights = {id(p) for p in self.logits()}
         return (p for p in self.parameters() if id(p) not in weights)
+
+    def training_groups(self) -> Iterator[TrainingGroup]:
+        """The logits by their natural gradient, the rest by Adam."""
+        yield TrainingGroup(
+            tuple(self.logits()), "natural-gradient", "logits", self.natural_gradient
+        )
+        yield TrainingGroup(tuple(self.real_parameters()))
 
     def natural_gradient(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         r"""Natural gradients in the logits from plain ones, for ``BayesianLearningRule(preconditioner=)``.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bayesbin.distributions import LowBitCategorical
 from bayesbin.guides.base import ParameterTree, Read, SignGuide
-from bayesbin.nn.binarizers import Binarizer, SignSTE
+from bayesbin.nn.binarizers import Binarizer, Signs, SignSTE
+from bayesbin.optim.assembly import TrainingGroup
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior
 
 CERTAIN = 40.0  # |lambda| of a sign that is not to change: P(the other one) = 2e-35, never drawn
@@ -90,6 +91,21 @@ class AutoSignDelta(SignGuide):
         """Locations and log scales of the real-valued sites."""
         latents = {id(p) for p in self.latents()}
         return (p for p in self.parameters() if id(p) not in latents)
+
+    def training_groups(self) -> Iterator[TrainingGroup]:
+        """The latents by Adam, clipped where the binarizer says so, or, where they are the signs
+        themselves, by a rule that flips them; the rest by Adam."""
+        if isinstance(self.binarizer, Signs):
+            yield TrainingGroup(tuple(self.latents()), "flips", "latents")
+        else:
+            bound = self.binarizer.latent_bound
+            yield TrainingGroup(tuple(self.latents()), "adam", "latents", bound=bound)
+        yield TrainingGroup(tuple(self.real_parameters()))
+
+    @property
+    def is_point(self) -> bool:
+        """A single network: True, but for a binarizer that draws."""
+        return True
 
     def prior_levels(self) -> dict[str, tuple[float, ...]]:
         levels = self.binarizer.levels

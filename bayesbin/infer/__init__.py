@@ -10,7 +10,6 @@ from bayesbin.infer.mcmc import (
     MixedKernel,
     run_mcmc,
 )
-from bayesbin.infer.setup import natural_rules
 from bayesbin.infer.training_run import EpochReport
 
 __all__ = [
@@ -23,6 +22,5 @@ __all__ = [
     "Terms",
     "TraceBinary_ELBO",
     "fit",
-    "natural_rules",
     "run_mcmc",
 ]

@@ -13,13 +13,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from bayesbin.estimators import Estimator, LocalReparameterization
+from bayesbin.core.checks import real_number, whole_number
+from bayesbin.estimators import Estimator, named_estimator
 from bayesbin.infer.batches import length, require_batches
 from bayesbin.infer.checkpoint import checkpoints, load_latest
 from bayesbin.infer.elbo import TraceBinary_ELBO
 from bayesbin.infer.interruption import deferred_interrupt
-from bayesbin.infer.setup import describe, resolve_dataset_size, resolve_optimizers
+from bayesbin.infer.setup import (
+    checked_optimizers,
+    default_training,
+    describe,
+    resolve_dataset_size,
+)
 from bayesbin.infer.training_run import EpochReport, Run, training_modes
+from bayesbin.optim import DEFAULTS
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
@@ -63,7 +70,7 @@ def fit(
     *,
     estimator: Estimator | None = None,
     epochs: int,
-    kl_weight: float | Callable[[int], float] = 1.0,
+    kl_weight: float | Callable[[int], float] | None = None,
     num_particles: int = 1,
     dataset_size: int | None = None,
     optimizers: Optimizer | Iterable[Optimizer] | None = None,
@@ -92,13 +99,18 @@ def fit(
     :param data: an iterable of batches that can be iterated anew at each epoch: tuples, lists are
         passed as ``model(*batch)``, dicts as keywords, a tensor as the one argument, all on the
         device of the parameters. A DataLoader's own generator is reseeded at each epoch.
+    Without ``optimizers`` it trains as ``recipe("bayesbin", model, epochs=epochs)`` does, to the bit, with
+    any guide: the Bayesian learning rule in relative steps for what the guide's ``training_groups()`` give
+    it, Adam for every other parameter, and a cosine for both.
+
     :param estimator: of the gradient; LocalReparameterization() by default.
     :param epochs: passes over ``data``, the ones before a resume included.
-    :param kl_weight: beta, or a function of the epoch (1, 2, ...).
+    :param kl_weight: beta, or a function of the epoch (1, 2, ...); 1 is the ELBO. The default is that of the
+        recipe, ``bayesbin.optim.DEFAULTS["kl_weight"]``.
     :param dataset_size: N; by default ``model.dataset_size``. Never inferred from a batch.
-    :param optimizers: by default ``BayesianLearningRule(lr=0.05, momentum=0.9, normalize=True)`` for
-        the guide's natural parameters and Adam(lr=3e-3) for every other trainable parameter.
-    :param schedulers: stepped once per epoch; ReduceLROnPlateau with the validation nll if any.
+    :param optimizers: by default those of the recipe "bayesbin", with its cosine schedules.
+    :param schedulers: stepped once per epoch; ReduceLROnPlateau with the validation nll if any. Without
+        ``optimizers`` they are stepped beside the cosines.
     :param validation: batches as ``data``, scored each ``validate_every`` epochs.
     :param checkpoint_dir: gets a checkpoint after every epoch; the newest two are kept.
     :param resume: continue from the newest valid checkpoint there; False refuses to mix runs.
@@ -125,24 +137,18 @@ def fit(
 
     Source: Khan and Rue 2023, arXiv 2107.04562 (natural gradients for the signs, others by Adam).
     """
-    for batches in (data, *([] if validation is None else [validation])):
-        require_batches(batches)
-    if min(epochs, validate_every) < 1:
-        came = f"epochs={epochs}, validate_every={validate_every}"
-        raise ValueError(
-            f"expected epochs and validate_every of at least 1, got {came}; raise them."
-        )
-    if patience is not None and (validation is None or patience < 1):
-        came = f"patience={patience} and {'no ' if validation is None else ''}validation data"
-        raise ValueError(f"expected patience of at least 1 and validation data, got {came}.")
-    if not resume and checkpoint_dir is not None and checkpoints(checkpoint_dir):
-        came = f"those of another run in {checkpoint_dir}; delete them, or name another folder."
-        raise FileExistsError(f"expected no checkpoints with resume=False, got {came}")
-    weight = kl_weight if callable(kl_weight) else lambda epoch: kl_weight
-    estimator = LocalReparameterization() if estimator is None else estimator
+    _check(data, validation, epochs, validate_every, patience, checkpoint_dir, resume)
+    estimator = named_estimator(DEFAULTS["estimator"]) if estimator is None else estimator
+    weight = _kl_weights(kl_weight)
     elbo = TraceBinary_ELBO(estimator=estimator, kl_weight=weight(1), num_particles=num_particles)
     module = elbo(model, guide)
     size = resolve_dataset_size(dataset_size, model)
+    schedules = [schedulers] if isinstance(schedulers, LRScheduler) else list(schedulers)
+    if optimizers is None:
+        stepped, cosines = default_training(model, guide, estimator, epochs)
+        schedules = [*cosines, *schedules]
+    else:
+        stepped = checked_optimizers(optimizers, module)
     run = Run(
         module=module,
         elbo=elbo,
@@ -152,8 +158,8 @@ def fit(
         validate_every=validate_every,
         dataset_size=size,
         kl_weight=weight,
-        optimizers=resolve_optimizers(optimizers, module, guide),
-        schedulers=[schedulers] if isinstance(schedulers, LRScheduler) else list(schedulers),
+        optimizers=stepped,
+        schedulers=schedules,
         callbacks=list(callbacks),
         checkpoint_dir=checkpoint_dir,
         seed=seed,
@@ -161,7 +167,7 @@ def fit(
     run.configuration = {
         "seed": str(seed),
         "dataset size": str(size),
-        "KL weight": "a function" if callable(kl_weight) else str(float(kl_weight)),
+        "KL weight": "a function" if callable(kl_weight) else str(weight(1)),
         "particles": str(num_particles),
         "batches per epoch": str(length(data)),
         "estimator": repr(estimator),
@@ -169,6 +175,11 @@ def fit(
     }
     if checkpoint_dir is not None and (state := load_latest(checkpoint_dir)) is not None:
         run.restore(state)
+    return _train(run, epochs, patience, progress)
+
+
+def _train(run: Run, epochs: int, patience: int | None, progress: bool | None) -> FitResult:
+    """The epochs that are left, until the last one, a callback or patience ends it."""
     stopped = patience is not None and run.progress.waited >= patience
     bar = tqdm(
         total=epochs,
@@ -176,7 +187,7 @@ def fit(
         disable=None if progress is None else not progress,
         bar_format=_BAR,
     )
-    with bar, training_modes(module), deferred_interrupt() as interrupt:
+    with bar, training_modes(run.module), deferred_interrupt() as interrupt:
         while run.progress.epoch < epochs and not stopped:
             bar.set_description_str(f"epoch {run.progress.epoch + 1}/{epochs}", refresh=False)
             run.train_epoch(bar, interrupt)
@@ -186,3 +197,37 @@ def fit(
             raise KeyboardInterrupt("Interrupted at the end of an epoch.")
     done = run.progress
     return FitResult(done.history, done.epoch, done.step, stopped_early=stopped)
+
+
+def _kl_weights(given: float | Callable[[int], float] | None) -> Callable[[int], float]:
+    """The KL weight as a function of the epoch; a number, once checked, is the same in every epoch."""
+    if given is not None and callable(given):
+        return given
+    weight = DEFAULTS["kl_weight"] if given is None else given
+    weight = real_number("kl_weight", weight, at_least=0)
+    return lambda epoch: weight
+
+
+def _check(
+    data: Any,
+    validation: Any,
+    epochs: int,
+    validate_every: int,
+    patience: int | None,
+    checkpoint_dir: str | PathLike[str] | None,
+    resume: bool,
+) -> None:
+    """Refuse what cannot be trained, before anything is built."""
+    for batches in (data, *([] if validation is None else [validation])):
+        require_batches(batches)
+    whole_number("epochs", epochs, at_least=1)
+    whole_number("validate_every", validate_every, at_least=1)
+    if patience is not None:
+        whole_number("patience", patience, at_least=1)
+        if validation is None:
+            raise ValueError(
+                f"patience={patience} waits for a better validation score; pass validation=."
+            )
+    if not resume and checkpoint_dir is not None and checkpoints(checkpoint_dir):
+        came = f"those of another run in {checkpoint_dir}; delete them, or name another folder."
+        raise FileExistsError(f"expected no checkpoints with resume=False, got {came}")

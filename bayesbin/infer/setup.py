@@ -8,18 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from bayesbin.guides.low_bit import AutoLowBit
-from bayesbin.guides.nested import AutoNestedSignBernoulli
-from bayesbin.optim import BayesianLearningRule
-
-# Natural gradients of different models and layers differ by orders of magnitude (five, between a linear
-# regression and the hidden layers of an MLP), so the default steps are relative: lr is the typical
-# change of lambda in one step.
-DEFAULT_LR = 0.05
-DEFAULT_MOMENTUM = 0.9
-DEFAULT_ADAM_LR = 3e-3
+from bayesbin.core.checks import whole_number
+from bayesbin.optim import make_optimizers, make_schedules, training_groups
 
 
 def claimed(optimizers: Iterable[Optimizer]) -> list[Tensor]:
@@ -34,58 +27,36 @@ def resolve_dataset_size(argument: int | None, model: Any) -> int:
         )
         raise ValueError(f"expected one number of training data, got {came}")
     size = own if argument is None else argument
-    if not isinstance(size, int) or size < 1:
-        came = f"{size!r}; pass dataset_size=, at least 1 (a batch does not tell)."
-        raise ValueError(f"expected the number of training data, got {came}")
-    return size
-
-
-def natural_rules(guide: Any, lr: float, momentum: float = 0.9) -> list[Optimizer]:
-    """The Bayesian learning rule for what a guide computes its signs' distributions from, in relative steps.
-
-    One rule for natural parameters, or for the offsets of a nested guide or the logits of weights with a
-    few levels, with their natural gradient; none for a guide that has neither.
-
-    :param lr: the typical change of lambda in one step, see ``normalize`` of the rule.
-    """
-    rules: list[Optimizer] = []
-    if natural := [p for p in guide.natural_parameters() if p.requires_grad]:
-        rules.append(BayesianLearningRule(natural, lr, momentum, normalize=True))
-    if isinstance(guide, AutoNestedSignBernoulli) and (by_site := guide.offsets_by_site()):
-        # Offsets of a site add up: they share one size, and their step in lambda stays natural.
-        groups = [{"params": offsets} for offsets in by_site.values()]
-        gradient = guide.natural_gradient
-        rules.append(
-            BayesianLearningRule(groups, lr, momentum, normalize="group", preconditioner=gradient)
+    if size is None:
+        raise ValueError(
+            "expected the number of training data, which the model does not say; pass dataset_size=, at "
+            "least 1 (a batch does not tell)."
         )
-    if isinstance(guide, AutoLowBit):
-        gradient = guide.natural_gradient
-        rules.append(
-            BayesianLearningRule(
-                guide.logits(), lr, momentum, normalize=True, preconditioner=gradient
-            )
+    return whole_number("dataset_size", size, at_least=1)
+
+
+def default_training(
+    model: Any, guide: Any, estimator: Any, epochs: int
+) -> tuple[list[Optimizer], list[Any]]:
+    """The optimizers and schedules of the default recipe."""
+    optimizers = make_optimizers(training_groups(guide, model, estimator))
+    if not optimizers:
+        raise TypeError(
+            "expected a guide with parameters to train, found none in the guide, the model and the "
+            "estimator; pass optimizers= that hold them."
         )
-    return rules
+    return optimizers, list(make_schedules(optimizers, epochs))
 
 
-def resolve_optimizers(
-    given: Optimizer | Iterable[Optimizer] | None, module: nn.Module, guide: Any
+def checked_optimizers(
+    given: Optimizer | Iterable[Optimizer], module: nn.Module
 ) -> list[Optimizer]:
-    """The optimizers given, or the default ones; an error where two hold the same parameter."""
-    trainable = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
-    if given is None:
-        rules = natural_rules(guide, DEFAULT_LR, DEFAULT_MOMENTUM)
-        taken = {id(p) for p in claimed(rules)}
-        rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-        optimizers: list[Optimizer] = [
-            *rules,
-            *([Adam(rest, lr=DEFAULT_ADAM_LR)] if rest else []),
-        ]
-    else:
-        optimizers = [given] if isinstance(given, Optimizer) else list(given)
+    """The optimizers given; an error where two hold the same parameter, a warning for those left out."""
+    optimizers = [given] if isinstance(given, Optimizer) else list(given)
     if not optimizers or not all(isinstance(optimizer, Optimizer) for optimizer in optimizers):
-        came = ", ".join(type(o).__name__ for o in optimizers) or "none, or nothing to train"
+        came = ", ".join(type(o).__name__ for o in optimizers) or "none"
         raise TypeError(f"expected optimizers of torch.optim's kind, got {came}.")
+    trainable = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
     held = [id(p) for p in claimed(optimizers)]
     twice = sorted({trainable.get(i, "a parameter") for i in held if held.count(i) > 1})
     if twice:
@@ -98,7 +69,7 @@ def resolve_optimizers(
         warnings.warn(
             f"No optimizer trains {', '.join(left[:5])}{more}; add them to one, or set "
             "requires_grad_(False) where that is meant.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return optimizers
 
@@ -119,7 +90,14 @@ def describe(
             entries[what] = f"{type(optimizer).__name__}, lr {lr:.12g}"
             owned = [names.get(id(p), str(tuple(p.shape))) for p in group["params"]]
             entries[f"{what} parameters"] = ", ".join(owned)
-    return entries | {f"scheduler {i}": type(s).__name__ for i, s in enumerate(schedulers)}
+    return entries | {f"scheduler {i}": _schedule(s) for i, s in enumerate(schedulers)}
+
+
+def _schedule(scheduler: Any) -> str:
+    # A cosine ends at the last epoch: a longer run has another one from its first epoch on.
+    if isinstance(scheduler, CosineAnnealingLR):
+        return f"CosineAnnealingLR over {scheduler.T_max} epochs"
+    return type(scheduler).__name__
 
 
 def require_configuration(saved: Mapping[str, str], now: Mapping[str, str]) -> None:

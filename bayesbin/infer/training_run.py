@@ -134,27 +134,8 @@ class Run:
     def finish_epoch(self, bar: tqdm[Any]) -> bool:
         """Validation, history, schedulers, callbacks, checkpoint; whether a callback ends it."""
         now, epoch = self.progress, self.progress.epoch + 1
-        means = [total / now.batch / self.dataset_size for total in now.sums]
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            **dict(zip(TERMS, means, strict=True)),
-            "kl_weight": float(self.elbo.kl_weight),
-            "lr": [_lr(optimizer) for optimizer in self.optimizers],
-            "seconds": now.seconds,
-        }
-        if self.validation is not None and epoch % self.validate_every == 0:
-            row |= {
-                f"validation_{name}": value
-                for name, value in self._validate(self.validation, epoch).items()
-            }
-            better = row["validation_nll"] < now.best
-            now.best = row["validation_nll"] if better else now.best
-            now.waited = 0 if better else now.waited + 1
-        for scheduler in self.schedulers:
-            if not isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step()
-            elif self.validation is None or "validation_nll" in row:
-                scheduler.step(row.get("validation_nll", row["loss"]))
+        row = self._history_row(epoch)
+        self._step_schedulers(row)
         self.progress = Progress(
             epoch, step=now.step, best=now.best, waited=now.waited, history=[*now.history, row]
         )
@@ -167,6 +148,32 @@ class Run:
         finally:  # after the callbacks, which may set a learning rate, and even if one fails
             if self.checkpoint_dir is not None:
                 self.save()
+
+    def _history_row(self, epoch: int) -> dict[str, Any]:
+        """The terms of the epoch per datum, and validation scores where they are due."""
+        now = self.progress
+        means = [total / now.batch / self.dataset_size for total in now.sums]
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            **dict(zip(TERMS, means, strict=True)),
+            "kl_weight": float(self.elbo.kl_weight),
+            "lr": [_lr(optimizer) for optimizer in self.optimizers],
+            "seconds": now.seconds,
+        }
+        if self.validation is not None and epoch % self.validate_every == 0:
+            found = self._validate(self.validation, epoch)
+            row |= {f"validation_{name}": value for name, value in found.items()}
+            better = row["validation_nll"] < now.best
+            now.best = row["validation_nll"] if better else now.best
+            now.waited = 0 if better else now.waited + 1
+        return row
+
+    def _step_schedulers(self, row: Mapping[str, Any]) -> None:
+        for scheduler in self.schedulers:
+            if not isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step()
+            elif self.validation is None or "validation_nll" in row:
+                scheduler.step(row.get("validation_nll", row["loss"]))
 
     def _validate(self, validation: Iterable[Any], epoch: int) -> dict[str, float]:
         # Not every run needs what it imports.

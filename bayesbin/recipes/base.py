@@ -1,111 +1,237 @@
-"""What a recipe is, and how the parts that all methods share are put together."""
+"""Recipes: a method by its parts, and how the parts that all methods share are put together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyro.nn import PyroModule
-from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch import nn
+from torch.optim import Optimizer
 
+from bayesbin.core.checks import one_of, shown, whole_number
 from bayesbin.estimators import Estimator
-from bayesbin.guides.base import SignGuide
+from bayesbin.infer import FitResult, fit
 from bayesbin.nn import Classifier, binary_sites, to_binary_
 from bayesbin.nn.convert import linear_and_convolution_weights
+from bayesbin.optim import DEFAULTS, make_optimizers, make_schedules, training_groups
+from bayesbin.recipes.settings import Setting, digest_of, number, positive, require_json
 
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """A method by its parts, ready for ``fit(recipe.model, recipe.guide, data, **recipe.arguments())``.
+    """A method put together for a model: ``recipe.fit(data)`` trains it.
 
-    :param model: the model given, or the classifier made of a plain network.
-    :param schedules: stepped once per epoch; made for ``epochs`` epochs.
-    :param kl_weight: what the method has before its KL term; point estimates have none to weigh.
-    :param settings: every number that went in, overrides included.
+    :param name: the method's. :param model: the model given, or the classifier made of a plain network.
+    :param guide: the posterior. :param estimator: of the gradient.
+    :param optimizers: those of the weights first. :param schedules: stepped once per epoch; they end at
+        ``epochs``.
+    :param kl_weight: what the loss has before its KL term; point estimates have no such term, and 0.
+    :param epochs: passes over the data.
+    :param settings: every setting, in plain JSON: ``recipe(name, model, epochs=epochs, **settings)`` is the
+        same recipe. None: the setting does not apply, or the part was given as an object.
+    :param given: the names of the settings and objects that the caller gave.
+    :param objects: what was given that is no setting (``init``, ``args``, ``pretrained``; a guide or
+        estimator itself): name -> class and digest.
+    :param dataset_size: number of training data.
     :param source: where it was published. :param note: what of it is ours.
     """
 
     name: str
     model: Any
-    guide: SignGuide
+    guide: Any
     estimator: Estimator
     optimizers: tuple[Optimizer, ...]
     schedules: tuple[Any, ...]
     kl_weight: float
     epochs: int
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
+    given: tuple[str, ...]
+    objects: dict[str, str]
+    dataset_size: int
     source: str
     note: str
 
     def arguments(self) -> dict[str, Any]:
-        """The keywords of ``fit``: estimator, optimizers, schedulers, kl_weight and epochs."""
+        """The keywords of ``fit``: estimator, optimizers, schedulers, kl_weight, epochs, dataset_size."""
         return {
             "estimator": self.estimator,
             "optimizers": self.optimizers,
             "schedulers": self.schedules,
             "kl_weight": self.kl_weight,
             "epochs": self.epochs,
+            "dataset_size": self.dataset_size,
         }
+
+    def fit(self, data: Iterable[Any], **keywords: Any) -> FitResult:
+        """Train: ``fit(recipe.model, recipe.guide, data, **recipe.arguments(), **keywords)``.
+
+        :param data: batches, as of :func:`bayesbin.infer.fit`.
+        :param keywords: of ``fit``, such as ``validation``, ``checkpoint_dir``, ``seed``, ``progress``.
+        :raises ValueError: for a keyword that the recipe decides, such as ``kl_weight``.
+        """
+        decided = self.arguments()
+        if twice := [name for name in keywords if name in decided]:
+            raise ValueError(
+                f"The recipe decides {', '.join(twice)}; give it to recipe({self.name!r}, ...) instead."
+            )
+        return fit(self.model, self.guide, data, **decided, **keywords)
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a method is built from.
+
+    :param model: the Pyro model. :param settings: all settings, checked. :param objects: what was given that
+        is no setting. :param dataset_size: number of training data. :param epochs: passes over them.
+    """
+
+    model: Any
+    settings: Mapping[str, Any]
+    objects: Mapping[str, Any]
+    dataset_size: int
+    epochs: int
+
+    def guide_options(self) -> dict[str, Any]:
+        """The keywords that all guides take: init_scale, and init and args where they were given."""
+        given = {name: self.objects[name] for name in ("init", "args") if name in self.objects}
+        return {"init_scale": self.settings["init_scale"], **given}
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a method makes of a model; the real parameters are added to it."""
+    """What a method makes of its ingredients; the real parameters are added to it.
 
-    guide: SignGuide
+    :param guide: the posterior. :param estimator: of the gradient.
+    :param optimizers: of the weights; parameters that none of them holds go to Adam at ``real_lr``.
+    :param schedules: beside the cosine of learning rates, which every optimizer gets.
+    """
+
+    guide: Any
     estimator: Estimator
     optimizers: list[Optimizer]
-    schedules: list[Any]
+    schedules: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A published method: its settings, and how it is built from them.
+    """A method: its settings, and how it is built from them.
 
-    :param build: from (model, settings, dataset_size, epochs) to the parts.
+    :param build: from :class:`Ingredients` to :class:`Parts`.
+    :param settings: name -> :class:`Setting`, or a default of the type that the setting has.
+    :param source: where it was published. :param note: what of it is not as published.
+    :param presets: name -> values of settings, for ``recipe(name, model, settings="published")``.
+    :param objects: names of arguments that are no settings, beside ``init`` and ``args``.
+    :param resolve: completes settings that depend on others, and refuses what does not fit: from (settings,
+        names given) to settings.
     """
 
-    build: Callable[[Any, dict[str, Any], int, int], Parts]
+    build: Callable[[Ingredients], Parts]
     settings: Mapping[str, Any]
-    source: str
-    note: str
+    source: str = ""
+    note: str = ""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    objects: tuple[str, ...] = ()
+    resolve: Callable[[dict[str, Any], frozenset[str]], dict[str, Any]] | None = None
+
+    def all_settings(self) -> dict[str, Setting]:
+        """The settings, those included that every method has: real_lr and init_scale."""
+        return {
+            **{name: Setting.like(default) for name, default in self.settings.items()},
+            **{name: setting for name, setting in _SHARED.items() if name not in self.settings},
+        }
 
 
-# real_lr is of biases, normalisation and output scale; the others are the guide's.
-SHARED: Mapping[str, Any] = {"real_lr": 3e-3, "init_scale": 0.1, "init": None, "args": ()}
+_SHARED: Mapping[str, Setting] = {
+    "real_lr": positive(DEFAULTS["real_lr"]),  # Adam's, for biases, normalisation and scale
+    "init_scale": number(DEFAULTS["init_scale"], at_least=0),
+}
+_OBJECTS = ("init", "args")
+PRESET = "settings"
 
 
-def assemble(name: str, method: Method, model: Any, size: int, epochs: int, given: Any) -> Recipe:
-    """The recipe of a method; ``given`` are overrides of its settings."""
-    known = {"kl_weight": 0.0, **SHARED, **method.settings}
-    if unknown := [key for key in given if key not in known]:
+def resolved(name: str, method: Method, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a method, with overrides, checked and in plain JSON."""
+    known = method.all_settings()
+    allowed = (*([PRESET] if method.presets else []), *known)
+    if unknown := [key for key in overrides if key not in allowed]:
         raise ValueError(
-            f"The recipe {name!r} has the settings {', '.join(known)}; got {', '.join(unknown)}."
+            f"The recipe {name!r} has the settings {', '.join(allowed)}; got {', '.join(unknown)}."
         )
-    settings = known | given
-    parts = method.build(model, settings, size, epochs)
-    taken = {id(p) for o in parts.optimizers for group in o.param_groups for p in group["params"]}
-    rest = [p for p in _trainable(model, parts) if id(p) not in taken]
-    optimizers, schedules = list(parts.optimizers), list(parts.schedules)
-    if rest:
-        optimizers.append(Adam(rest, lr=settings["real_lr"]))
-        schedules.append(annealed(optimizers[-1], epochs))
+    settings: dict[str, Any] = {key: setting.default for key, setting in known.items()}
+    if method.presets:
+        preset = one_of(PRESET, overrides.get(PRESET, "ours"), ("ours", *method.presets))
+        settings = {PRESET: preset, **settings, **method.presets.get(preset, {})}
+    for key, value in overrides.items():
+        if key != PRESET:
+            settings[key] = known[key].checked(key, value)
+    given = frozenset(key for key, value in overrides.items() if value is not None)
+    if method.resolve is not None:
+        settings = method.resolve(settings, given)
+    require_json(settings)
+    return settings
+
+
+def assemble(
+    name: str,
+    method: Method,
+    model: Any,
+    dataset_size: int,
+    epochs: int,
+    overrides: Mapping[str, Any],
+) -> Recipe:
+    """The recipe of a method for a model; ``overrides`` are settings and objects."""
+    takes = (*_OBJECTS, *method.objects)
+    settings_given, objects = split_objects(overrides, takes)
+    settings = resolved(name, method, settings_given)
+    for key in takes:
+        if key in settings and settings[key] is None and key not in objects:
+            raise ValueError(
+                f"The setting {key!r} is None, which stands for one that was given as an object; pass "
+                f"{key}=."
+            )
+    parts = method.build(Ingredients(model, settings, objects, dataset_size, epochs))
+    _require_parts(name, parts)
+    held = {id(p) for o in parts.optimizers for group in o.param_groups for p in group["params"]}
+    left = [
+        group
+        for group in training_groups(parts.guide, model, parts.estimator)
+        if not any(id(p) in held for p in group.parameters)
+    ]
+    optimizers = [*parts.optimizers, *make_optimizers(left, real_lr=settings["real_lr"])]
     return Recipe(
         name=name,
         model=model,
         guide=parts.guide,
         estimator=parts.estimator,
         optimizers=tuple(optimizers),
-        schedules=tuple(schedules),
-        kl_weight=float(settings["kl_weight"]),
+        schedules=(*make_schedules(optimizers, epochs), *parts.schedules),
+        kl_weight=float(settings.get("kl_weight", 0.0)),
         epochs=epochs,
         settings=settings,
+        given=tuple(key for key, value in overrides.items() if value is not None),
+        objects={key: digest_of(value) for key, value in objects.items()},
+        dataset_size=dataset_size,
         source=method.source,
         note=method.note,
     )
+
+
+def split_objects(
+    overrides: Mapping[str, Any], takes: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The overrides that are settings, and those that are objects; a setting given so becomes None."""
+    settings, objects = dict(overrides), {}
+    for key in takes:
+        value = settings.get(key)
+        if value is not None and not isinstance(value, str):
+            objects[key] = value
+        if key in _OBJECTS or key == "pretrained":
+            settings.pop(key, None)
+        elif key in objects:
+            settings[key] = None
+    return settings, objects
 
 
 def resolve_model(model: Any, dataset_size: int | None) -> tuple[Any, int]:
@@ -119,35 +245,46 @@ def resolve_model(model: Any, dataset_size: int | None) -> tuple[Any, int]:
                     "recipe takes a Pyro model, such as bayesbin.nn.Classifier(net, dataset_size), or a "
                     f"network and dataset_size=; got a {type(model).__name__} alone."
                 )
-            model = Classifier(model, dataset_size)
+            model = Classifier(model, whole_number("dataset_size", dataset_size, at_least=1))
     own = getattr(model, "dataset_size", None)
-    if own is not None and dataset_size not in (None, own):
+    if own is not None and dataset_size is not None and dataset_size != own:
         raise ValueError(
             f"expected one number of training data, got dataset_size={dataset_size} and "
             f"model.dataset_size={own}; leave the first out."
         )
     size = dataset_size if own is None else own
-    if not isinstance(size, int) or size < 1:
+    if size is None:
         raise ValueError(
-            f"expected the number of training data, at least 1, got {size!r}; pass dataset_size=."
+            "expected the number of training data, which the model does not say; pass dataset_size=."
         )
-    return model, size
-
-
-def annealed(optimizer: Optimizer, epochs: int) -> LRScheduler:
-    """A cosine from the learning rate to 0, step by step over the epochs."""
-    return CosineAnnealingLR(optimizer, epochs)
-
-
-def guide_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("init_scale", "init", "args")}
-
-
-def _trainable(model: Any, parts: Parts) -> Iterable[Tensor]:
-    modules = [m for m in (model, parts.guide, parts.estimator) if isinstance(m, nn.Module)]
-    found = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-    return found.values()
+    return model, whole_number("dataset_size", size, at_least=1)
 
 
 def _has_layers(network: nn.Module) -> bool:
     return any(linear_and_convolution_weights("weight", module) for module in network.modules())
+
+
+def _require_parts(name: str, parts: Any) -> None:
+    if not isinstance(parts, Parts):
+        raise ValueError(
+            f"expected the recipe {name!r} to build bayesbin.recipes.Parts(guide, estimator, optimizers); "
+            f"got {shown(parts)}."
+        )
+    if not callable(parts.guide):
+        raise ValueError(
+            f"expected the recipe {name!r} to build a guide; got {shown(parts.guide)}."
+        )
+    if not isinstance(parts.estimator, Estimator):
+        raise ValueError(
+            f"expected the recipe {name!r} to build a bayesbin.estimators.Estimator; got "
+            f"{shown(parts.estimator)}."
+        )
+    if not all(isinstance(optimizer, Optimizer) for optimizer in parts.optimizers):
+        raise ValueError(
+            f"expected the recipe {name!r} to build optimizers of torch.optim's kind; got "
+            f"{shown(parts.optimizers)}."
+        )
+    if not all(callable(getattr(schedule, "step", None)) for schedule in parts.schedules):
+        raise ValueError(
+            f"expected each schedule of the recipe {name!r} to have step(); got {shown(parts.schedules)}."
+        )

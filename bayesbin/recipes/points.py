@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 
 from bayesbin.estimators import StraightThrough
 from bayesbin.guides import AutoSignDelta
@@ -22,81 +22,85 @@ from bayesbin.optim import (
     Bop,
     Schedule,
     SecondOrderBop,
-    clip_after_step,
     exponential,
     linear,
     recu_tau,
+    training_groups,
 )
-from bayesbin.recipes.base import Method, Parts, annealed, guide_options
+from bayesbin.optim.assembly import weight_optimizers
+from bayesbin.recipes.base import Ingredients, Method, Parts
+from bayesbin.recipes.settings import choice, flag, number, numbers, positive
 
-Settings = dict[str, Any]
+Settings = Mapping[str, Any]
 
 
-def _latent(binarizer: Callable[[Settings], Binarizer]) -> Callable[..., Parts]:
-    """A guide of latents under Adam or SGD, clipped where the method does, annealed."""
+def _latent(binarizer: Callable[[Settings], Binarizer]) -> Callable[[Ingredients], Parts]:
+    """A guide of latents under Adam or SGD, clipped where the method does."""
 
-    def build(model: Any, settings: Settings, size: int, epochs: int) -> Parts:
-        guide = AutoSignDelta(model, binarizer=binarizer(settings), **guide_options(settings))
-        latents = list(guide.latents())
-        optimizer = _optimizer(latents, settings, size)
-        if guide.binarizer.latent_bound is not None:
-            clip_after_step(optimizer, latents, guide.binarizer.latent_bound)
-        return Parts(guide, _nothing_to_estimate(), [optimizer], [annealed(optimizer, epochs)])
+    def build(given: Ingredients) -> Parts:
+        settings = given.settings
+        guide = AutoSignDelta(given.model, binarizer=binarizer(settings), **given.guide_options())
+        latents = [group for group in training_groups(guide) if group.role == "latents"]
+        made: list[Optimizer]
+        if "weight_decay" not in settings:
+            made = weight_optimizers(latents, "adam", lr=settings["lr"])
+        else:  # published for a mean loss; ours is in nats over the data set
+            made = weight_optimizers(
+                latents,
+                "sgd",
+                lr=settings["lr"],
+                momentum=settings["momentum"],
+                weight_decay=settings["weight_decay"],
+                dataset_size=given.dataset_size,
+            )
+        return Parts(guide, _nothing_to_estimate(), made)
 
     return build
 
 
-def _recu(model: Any, settings: Settings, size: int, epochs: int) -> Parts:
-    parts = _latent(lambda s: ReCU(s["tau"], quantile=s["quantile"]))(model, settings, size, epochs)
-    tau = recu_tau(epochs, settings["tau"], settings["last_tau"])
+def _recu(given: Ingredients) -> Parts:
+    settings = given.settings
+    parts = _latent(lambda s: ReCU(s["tau"], quantile=s["quantile"]))(given)
+    tau = recu_tau(given.epochs, settings["tau"], settings["last_tau"])
     return _with_schedule(parts, "tau", tau)
 
 
-def _slb(model: Any, settings: Settings, size: int, epochs: int) -> Parts:
-    build = _latent(lambda s: SLB(s["levels"], s["sharpness"]))
+def _slb(given: Ingredients) -> Parts:
+    settings = given.settings
+    parts = _latent(lambda s: SLB(tuple(s["levels"]), s["sharpness"]))(given)
+    begin, end = settings["hold"]
     sharpness = exponential(
-        settings["sharpness"], settings["last_sharpness"], epochs, settings["hold"]
+        settings["sharpness"], settings["last_sharpness"], given.epochs, (begin, end)
     )
-    return _with_schedule(build(model, settings, size, epochs), "sharpness", sharpness)
+    return _with_schedule(parts, "sharpness", sharpness)
 
 
-def _bop(model: Any, settings: Settings, size: int, epochs: int) -> Parts:
-    guide = AutoSignDelta(model, binarizer=Signs(), **guide_options(settings))
+def _bop(given: Ingredients) -> Parts:
+    settings = given.settings
+    guide = AutoSignDelta(given.model, binarizer=Signs(), **given.guide_options())
     bop = Bop(
         guide.latents(),
-        threshold=settings["threshold"] * size,
+        threshold=settings["threshold"] * given.dataset_size,
         gamma=settings["gamma"],
         fan_in_scaling=settings["fan_in_scaling"],
     )
-    gamma = exponential(settings["gamma"], settings["last_gamma"], epochs)
+    gamma = exponential(settings["gamma"], settings["last_gamma"], given.epochs)
     return Parts(guide, _nothing_to_estimate(), [bop], [Schedule(bop, "gamma", gamma)])
 
 
-def _bop2(model: Any, settings: Settings, size: int, epochs: int) -> Parts:
-    guide = AutoSignDelta(model, binarizer=Signs(), **guide_options(settings))
-    names = ("threshold", "gamma", "sigma")
-    bop = SecondOrderBop(guide.latents(), **{name: settings[name] for name in names})
+def _bop2(given: Ingredients) -> Parts:
+    settings = given.settings
+    guide = AutoSignDelta(given.model, binarizer=Signs(), **given.guide_options())
+    scheduled = ("threshold", "gamma", "sigma")
+    bop = SecondOrderBop(guide.latents(), **{name: settings[name] for name in scheduled})
     schedules = [
-        Schedule(bop, name, linear(settings[name], settings[f"last_{name}"], epochs))
-        for name in names
+        Schedule(bop, name, linear(settings[name], settings[f"last_{name}"], given.epochs))
+        for name in scheduled
     ]
     return Parts(guide, _nothing_to_estimate(), [bop], schedules)
 
 
-def _optimizer(latents: list[Any], settings: Settings, size: int) -> Optimizer:
-    if "momentum" not in settings:
-        return Adam(latents, lr=settings["lr"])
-    # Published for a mean loss; ours is in nats over the data set, and so is the decay beside it.
-    return SGD(
-        latents,
-        lr=settings["lr"] / size,
-        momentum=settings["momentum"],
-        weight_decay=settings["weight_decay"] * size,
-    )
-
-
 def _with_schedule(parts: Parts, name: str, function: Callable[[int], float]) -> Parts:
-    assert isinstance(parts.guide, AutoSignDelta)
     parts.schedules.append(Schedule(parts.guide.binarizer, name, function))
     return parts
 
@@ -107,42 +111,43 @@ def _nothing_to_estimate() -> StraightThrough:
 
 
 _ANNEALED = "Adam in place of SGD, annealed by a cosine, whatever the number of epochs"
+_RATE = {"above": 0, "at_most": 1}
 
 POINTS: dict[str, Method] = {
     "ste": Method(
         _latent(lambda s: SignSTE(s["clip"])),
-        {"lr": 1e-2, "clip": None},
+        {"lr": positive(1e-2), "clip": positive(None, optional=True)},
         "Bengio, Leonard and Courville 2013, arXiv 1308.3432; with Adam as in Meng, Bachmann and Khan "
         "2020, arXiv 2002.10778, section 4",
         "latents are not clipped: with SGD it is the Bayesian learning rule with s = 1",
     ),
     "binaryconnect": Method(
         _latent(lambda s: BinaryConnect()),
-        {"lr": 1e-2},
+        {"lr": positive(1e-2)},
         "Courbariaux, Bengio and David 2015, arXiv 1511.00363",
         f"{_ANNEALED}; cross entropy in place of the squared hinge",
     ),
     "binaryconnect-stochastic": Method(
         _latent(lambda s: BinaryConnect(stochastic=True)),
-        {"lr": 0.1},
+        {"lr": positive(0.1)},
         "Courbariaux, Bengio and David 2015, arXiv 1511.00363",
         f"{_ANNEALED}; predicts with the signs, where the paper tests on the real latents",
     ),
     "ternaryconnect": Method(
         _latent(lambda s: TernaryConnect(s["stochastic"])),
-        {"lr": 1e-2, "stochastic": True},
+        {"lr": positive(1e-2), "stochastic": flag(True)},
         "Lin, Courbariaux, Memisevic and Bengio 2016, arXiv 1510.03009",
         f"{_ANNEALED}; three levels; predicts with the rounded latents",
     ),
     "recu": Method(
         _recu,
         {
-            "lr": 0.1,
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "tau": 0.85,
-            "last_tau": 0.99,
-            "quantile": "laplace",
+            "lr": positive(0.1),
+            "momentum": number(0.9, at_least=0, below=1),
+            "weight_decay": number(5e-4, at_least=0),
+            "tau": number(0.85, above=0.5, below=1),
+            "last_tau": number(0.99, above=0.5, below=1),
+            "quantile": choice("laplace", lambda: ("laplace", "empirical")),
         },
         "Xu et al. 2021, arXiv 2103.12369",
         "no scale per filter: the layers have one of their own",
@@ -150,18 +155,23 @@ POINTS: dict[str, Method] = {
     "slb": Method(
         _slb,
         {
-            "lr": 1e-2,
-            "levels": (-1.0, 1.0),
-            "sharpness": 1.0,
-            "last_sharpness": 100.0,
-            "hold": (0.2, 0.9),
+            "lr": positive(1e-2),
+            "levels": numbers((-1.0, 1.0)),
+            "sharpness": positive(1.0),
+            "last_sharpness": positive(100.0),
+            "hold": numbers((0.2, 0.9), at_least=0, at_most=1),
         },
         "Yang et al. 2020, arXiv 2009.08695",
         f"{_ANNEALED}; the sharpness grows by one factor per epoch, to 100 whatever their number",
     ),
     "bop": Method(
         _bop,
-        {"threshold": 1e-6, "gamma": 1e-4, "last_gamma": 1e-5, "fan_in_scaling": True},
+        {
+            "threshold": number(1e-6, at_least=0),
+            "gamma": number(1e-4, **_RATE),
+            "last_gamma": number(1e-5, **_RATE),
+            "fan_in_scaling": flag(True),
+        },
         "Helwegen, Widdicombe, Geiger, Liu, Cheng and Nusselder 2019, arXiv 1906.02107",
         "published: threshold 1e-8, the same for each layer, gamma times 0.1 every 100 epochs of 500, with "
         "batch normalisation. Here the threshold is divided by the root of the fan-in, as the layers' "
@@ -170,12 +180,12 @@ POINTS: dict[str, Method] = {
     "bop2": Method(
         _bop2,
         {
-            "threshold": 0.3,
-            "last_threshold": 0.1,
-            "gamma": 1e-2,
-            "last_gamma": 1e-2,
-            "sigma": 1e-2,
-            "last_sigma": 1e-2,
+            "threshold": number(0.3, at_least=0),
+            "last_threshold": number(0.1, at_least=0),
+            "gamma": number(1e-2, **_RATE),
+            "last_gamma": number(1e-2, **_RATE),
+            "sigma": number(1e-2, **_RATE),
+            "last_sigma": number(1e-2, **_RATE),
         },
         "Suarez-Ramirez, Gonzalez-Mendoza, Chang, Ochoa-Ruiz and Duran-Vega 2021, arXiv 2104.05124",
         "published: threshold 1e-5 to 1e-8, gamma 1e-2 to 1e-5, sigma 1e-7 to 1e-2, linear, with batch "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -16,17 +16,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import Tensor, nn
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from bayesbin.data import Batches
-from bayesbin.estimators import Estimator, named_estimator
-from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import fit, natural_rules
+from bayesbin.estimators import Estimator
 from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, Regressor, mlp, to_binary_
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import predict, predict_regression
+from bayesbin.recipes import recipe as make_recipe
 from bayesbin.sklearn.encoding import PiecewiseLinearEncoder
 
 __all__ = ["BinaryNetworkClassifier", "BinaryNetworkRegressor"]
@@ -41,6 +38,7 @@ class _BinaryNetwork(BaseEstimator):
     net_: nn.Module
     posterior_: BinaryPosterior
     transformer_: Pipeline
+    settings_: dict[str, Any]
     seed_: int
     _default_hidden: tuple[int, ...] = (128,)
 
@@ -50,27 +48,31 @@ class _BinaryNetwork(BaseEstimator):
         *,
         num_bins: int = 16,
         activation: str = "relu",
-        estimator: str | Estimator = "local-reparameterization",
-        lr: float = 0.1,
-        real_lr: float = 0.03,
+        recipe: str = "bayesbin",
+        estimator: str | Estimator | None = None,
+        lr: float | None = None,
+        real_lr: float | None = None,
+        kl_weight: float | None = None,
+        init_scale: float | None = None,
+        settings: Mapping[str, Any] | None = None,
         epochs: int = 100,
-        kl_weight: float = 0.1,
         batch_size: int | None = None,
         num_samples: int = 32,
-        init_scale: float = 0.1,
         random_state: Any = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.num_bins = num_bins
         self.activation = activation
+        self.recipe = recipe
         self.estimator = estimator
         self.lr = lr
         self.real_lr = real_lr
-        self.epochs = epochs
         self.kl_weight = kl_weight
+        self.init_scale = init_scale
+        self.settings = settings
+        self.epochs = epochs
         self.batch_size = batch_size
         self.num_samples = num_samples
-        self.init_scale = init_scale
         self.random_state = random_state
 
     def _fit(
@@ -99,30 +101,24 @@ class _BinaryNetwork(BaseEstimator):
             )
             net = to_binary_(layers)
             model = likelihood(net, dataset_size=size)
-            guide = AutoSignBernoulli(model, init_scale=self.init_scale)
-            estimator = (
-                copy.deepcopy(self.estimator)  # some learn parameters of their own
-                if isinstance(self.estimator, Estimator)
-                else named_estimator(self.estimator)
-            )
-            real = [*model.parameters(), *guide.real_parameters(), *estimator.parameters()]
-            optimizers = [*natural_rules(guide, self.lr), Adam(real, lr=self.real_lr)]
-            result = fit(
-                model,
-                guide,
-                Batches((x, targets), batch_size),
-                estimator=estimator,
-                epochs=self.epochs,
-                kl_weight=self.kl_weight,
-                optimizers=optimizers,
-                schedulers=[CosineAnnealingLR(each, self.epochs) for each in optimizers],
-                seed=seed,
-                progress=False,
-            )
+            method = make_recipe(self.recipe, model, epochs=self.epochs, **self._overrides())
+            result = method.fit(Batches((x, targets), batch_size), seed=seed, progress=False)
         self.net_ = net.eval()
-        self.posterior_ = guide.posterior()
+        self.posterior_ = method.guide.posterior()
+        self.settings_ = method.settings
         self.history_ = result.history
         self.seed_ = seed
+
+    def _overrides(self) -> dict[str, Any]:
+        """The recipe's settings that were given here: those of ``settings``, and those with a name."""
+        names = ("estimator", "lr", "real_lr", "kl_weight", "init_scale")
+        named = {name: value for name in names if (value := getattr(self, name)) is not None}
+        further = {} if self.settings is None else dict(self.settings)
+        if twice := [name for name in further if name in named]:
+            raise ValueError(f"{', '.join(twice)} is given twice; leave it out of settings.")
+        if isinstance(self.estimator, Estimator):  # some learn parameters of their own
+            named["estimator"] = copy.deepcopy(self.estimator)
+        return further | named
 
     def _transformed(self, X: np.ndarray) -> Tensor:
         return torch.from_numpy(self.transformer_.transform(X))
@@ -146,20 +142,23 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
         pixels, and for classes that planes divide: a first layer of signs weighs all its inputs alike, and
         few other functions are such sums.
     :param activation: "relu", "tanh" or "sign".
-    :param estimator: of the gradient, an :class:`Estimator` or its name, see ``named_estimator``.
+    :param recipe: the method of training, one of ``bayesbin.recipes.names()``.
+    :param estimator: of the gradient, an :class:`Estimator` or its name; for the recipe "bayesbin".
     :param lr: of the natural parameters: the typical change of lambda in one step. :param real_lr: of
         everything else, by Adam. Both fall to 0 by a cosine.
+    :param kl_weight: beta in loss = E_q[-log p(y|x,w)] + beta KL(q||p); 1 is the ELBO. Smaller ones fit
+        closer, and are too sure where there is much noise.
+    :param init_scale: standard deviation of the initial natural parameters.
+    :param settings: further settings of the recipe by name, see ``bayesbin.recipes.settings_of``. None, for
+        this and for the five settings before it, takes the recipe's own.
     :param epochs: passes over the data. :param batch_size: None: 200, or all data if they are fewer.
-    :param kl_weight: beta in loss = E_q[-log p(y|x,w)] + beta KL(q||p); 1 is the ELBO. The default
-        fits small data sets closer than the ELBO does; 0.01 is better yet where there is little noise,
-        and far too sure where there is much.
     :param num_samples: draws that a prediction averages; 0 predicts with the mode, which is poor where
         the posterior is wide.
-    :param init_scale: standard deviation of the initial natural parameters.
     :param random_state: a number or RandomState makes fits repeatable and leaves other generators
         alone; None draws a seed from numpy's global generator, as scikit-learn does.
     :ivar classes_: labels, of any kind. :ivar posterior_: the ``BinaryPosterior`` of the weights of
         ``net_``, whose inputs are what ``transformer_`` makes of X. :ivar history_: a row per epoch.
+    :ivar settings_: all settings of the recipe that was trained.
     :raises ValueError: at ``fit``, for settings out of range and whatever scikit-learn refuses in data.
 
     There is no ``sample_weight``: the likelihoods of the package do not weigh data.

@@ -31,8 +31,9 @@ from bayesbin.data import Batches, Splits, load
 from bayesbin.diagnostics import evaluate
 from bayesbin.estimators import LocalReparameterization
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli, PolicyNetwork
-from bayesbin.infer import fit, natural_rules
+from bayesbin.infer import fit
 from bayesbin.nn import Classifier, conv_net, mlp, recalibrate, to_binary_
+from bayesbin.optim.assembly import weight_groups, weight_optimizers
 from bayesbin.plots import plot_sharing, save_figure
 from bayesbin.predict import predict
 
@@ -101,7 +102,9 @@ def parts(
             model, **options, combine=combine, init_scale=settings["init_scale"]
         )
     rest = [*model.parameters(), *guide.real_parameters()]
-    rules = natural_rules(guide, settings["lr"], MOMENTUM)
+    rules = weight_optimizers(
+        weight_groups(guide), "bayesian-learning-rule", lr=settings["lr"], momentum=MOMENTUM
+    )
     return guide, [*rules, torch.optim.Adam(rest, lr=settings["adam_lr"])]
 
 

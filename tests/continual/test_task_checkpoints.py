@@ -19,9 +19,9 @@ from bayesbin.continual import learner as learner_module
 from bayesbin.continual.coresets import RandomCoreset
 from bayesbin.continual.priors import EveryNSteps, LeakyPrior, RelaxedPrior
 from bayesbin.continual.training import Training
-from bayesbin.infer import natural_rules
 from bayesbin.infer.checkpoint import CheckpointWarning
 from bayesbin.nn import Classifier
+from bayesbin.optim import make_optimizers, training_groups
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "exact": {},
@@ -41,7 +41,7 @@ def make(kind: str, folder: Path | None = None, **more: Any) -> ContinualLearner
 
 
 def slower(guide: Any, model: Any, dataset_size: int) -> Any:
-    return natural_rules(guide, 0.01)
+    return make_optimizers(training_groups(guide), lr=0.01)
 
 
 def scores_equal(left: Any, right: Any) -> bool:

@@ -15,7 +15,7 @@ from bayesbin.core.nesting import SCOPES
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import Enumerate, PseudoReward
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
-from bayesbin.guides.nested_fisher import nested_natural_gradient
+from bayesbin.guides.nested import nested_natural_gradient
 from bayesbin.infer import TraceBinary_ELBO, fit
 from bayesbin.nn import BinaryConv2d, BinaryLinear, Classifier
 from bayesbin.optim import BayesianLearningRule
@@ -61,7 +61,7 @@ def shapes(guide: AutoNestedSignBernoulli) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(
-    "shape, scopes, expected",
+    "shape, sharing, expected",
     [
         ((4, 2, 3, 3), SCOPES, [(1, 1, 1, 1), (4, 1, 1, 1), (4, 2, 1, 1), (4, 2, 3, 3)]),
         ((4, 2, 5), SCOPES, [(1, 1, 1), (4, 1, 1), (4, 2, 1), (4, 2, 5)]),
@@ -123,7 +123,7 @@ def test_a_given_start_is_projected_on_the_scopes():
     "sharing", [(), ("filters",), ("layer", "layer"), "layer", ("weight", "unit")], ids=str
 )
 def test_scopes_that_do_not_exist_are_refused(sharing):
-    with pytest.raises(ValueError, match="scopes are some of layer, filter, kernel, weight"):
+    with pytest.raises(ValueError, match="sharing is some of layer, filter, kernel, weight"):
         AutoNestedSignBernoulli(plain_model(2, 2), sharing)
 
 

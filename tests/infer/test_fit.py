@@ -32,9 +32,8 @@ from bayesbin.infer.checkpoint import CheckpointWarning, checkpoints, read_check
 from bayesbin.infer.fit import EpochReport, FitResult
 from bayesbin.infer.fit import fit as fit_with_bar
 from bayesbin.infer.noise import STEP_NOISE, NoiseStream, counter_word, ordered_batches
-from bayesbin.infer.setup import DEFAULT_ADAM_LR, DEFAULT_LR
 from bayesbin.nn import Classifier, to_binary_
-from bayesbin.optim import BayesianLearningRule
+from bayesbin.optim import DEFAULTS, BayesianLearningRule
 
 N = 22  # batches of 6, 6, 6, 4
 
@@ -177,7 +176,7 @@ def test_default_optimizers() -> None:
     model, guide, data = problem()
     before = snapshot(model, guide)
     result = fit(model, guide, data, epochs=1)
-    assert result.history[0]["lr"] == [DEFAULT_LR, DEFAULT_ADAM_LR]
+    assert result.history[0]["lr"] == [DEFAULTS["lr"], DEFAULTS["real_lr"]]
     trained = [p for p in (*model.parameters(), *guide.parameters())]
     assert not any(any(p.shape == b.shape and torch.equal(p, b) for b in before) for p in trained)
 

@@ -23,9 +23,10 @@ from bayesbin.core import fused, numerics
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import Enumerate, PseudoReward
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
-from bayesbin.infer import TraceBinary_ELBO, natural_rules
+from bayesbin.infer import TraceBinary_ELBO
 from bayesbin.nn import BinaryLinear, Classifier
-from bayesbin.optim import BayesianLearningRule
+from bayesbin.optim import BayesianLearningRule, make_optimizers
+from bayesbin.optim.assembly import weight_groups
 from bayesbin.posterior import BinaryPosterior
 
 
@@ -344,7 +345,7 @@ def test_normalized_offsets_step_as_mean_field_does():
     before = nested.posterior()["weight"].natural
     for guide in (nested, mean_field):
         torch.manual_seed(0)
-        (rule,) = natural_rules(guide, lr=0.05)
+        (rule,) = make_optimizers(weight_groups(guide), lr=0.05)
         TraceBinary_ELBO(PseudoReward())(model, guide)(x, y).backward()
         rule.step()
     step, expected = (

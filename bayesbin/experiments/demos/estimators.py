@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesbin.estimators import Estimator
-from bayesbin.estimators.named import NAMED, WITHOUT_DRAWS, named_estimator
+from bayesbin.estimators import names as estimator_names
+from bayesbin.estimators.named import estimator_settings, named_estimator
 from bayesbin.experiments.demos.full_batch import seeded
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer.checks import EstimatorReport, estimator_report
@@ -82,8 +83,8 @@ def compare_estimators(
 ) -> EstimatorComparison:
     """Bias, variance and cost of gradient estimators on :func:`logistic_model`.
 
-    :param names: of :data:`bayesbin.estimators.named.NAMED`; None: all that are affordable at this
-        number of weights. :param num_weights: D.
+    :param names: of ``bayesbin.estimators.names()``, registered ones included; None: all that are affordable
+        at this number of weights. :param num_weights: D.
     :param num_samples: draws per gradient; an estimator is left out where it cannot have that many
         (pairs at odd numbers, leave-one-out at one).
     :param lambda_scales: standard deviations of the natural parameters, one report each.
@@ -102,7 +103,9 @@ def compare_estimators(
         came = f"{num_weights} weights and lambda scales {list(lambda_scales)}"
         raise ValueError(f"expected at least one weight and scales of at least 0; got {came}.")
     if names is None:
-        names = [name for name in NAMED if num_weights <= _AFFORDABLE.get(name, num_weights)]
+        names = [
+            name for name in estimator_names() if num_weights <= _AFFORDABLE.get(name, num_weights)
+        ]
     estimators = _instances(names, num_samples)
     reports = {}
     with seeded(seed):
@@ -129,10 +132,9 @@ def _instances(
     found: dict[tuple[str, str], Estimator] = {}
     refusals = []
     for name in names:
-        if NAMED.get(name) in WITHOUT_DRAWS:
+        if estimator_settings(name)["num_samples"] is None:
             found[name, ""] = named_estimator(name)
             continue
-        named_estimator(name)  # an unknown name is an error, a number that does not fit is not
         for count in num_samples:
             try:
                 found[name, str(count)] = named_estimator(name, count)

@@ -13,7 +13,6 @@ from torch import Tensor
 from bayesbin.estimators import Enumerate, StraightThrough
 from bayesbin.estimators.base import checked_count
 from bayesbin.estimators.exact import all_signs
-from bayesbin.guides.base import SignGuide
 from bayesbin.guides.effects import with_effects
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.checks.importance import CHECK_NOISE
@@ -159,7 +158,7 @@ def evidence_gap(
     args, kwargs = called_with(data)
     log_evidence = evidence(model, data, max_weights)
     elbo = TraceBinary_ELBO(Enumerate(max_weights))
-    if isinstance(guide, SignGuide) and guide.prior_levels():
+    if getattr(guide, "prior_levels", dict)():
         raise ValueError(
             f"expected a guide of signs, got {type(guide).__name__} with other levels; the sum is over signs."
         )
