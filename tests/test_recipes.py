@@ -136,7 +136,7 @@ def test_a_pyro_model_without_a_network_is_as_good():
 
     parts = recipe("bayesbin", model, dataset_size=N, epochs=1, args=(X, X[:, 0]))
     data = Batches((X, X[:, 0]), 20)
-    fit(model, parts.guide, data, dataset_size=N, progress=False, **parts.arguments())
+    parts.fit(data, progress=False)
     assert parts.model is model and list(parts.guide.posterior()) == ["w"]
     with pytest.raises(ValueError, match="pass dataset_size="):
         recipe("bayesbin", model)

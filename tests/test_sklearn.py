@@ -202,11 +202,11 @@ def test_history_and_settings():
         ({"num_bins": None}, "got None"),
         ({"num_samples": -1}, "num_samples is a whole number of draws, 0 for the mode; got -1"),
         ({"num_samples": 2.5}, "got 2.5"),
-        ({"estimator": "guess"}, "expected an estimator among"),
+        ({"estimator": "guess"}, "expected estimator to be one of"),
         ({"activation": "step"}, "activation is one of"),
         ({"hidden_layer_sizes": (0,)}, "Layer sizes"),
         ({"batch_size": 0}, "batch size of at least 1"),
-        ({"kl_weight": -1.0}, "kl_weight is at least 0"),
+        ({"kl_weight": -1.0}, "expected kl_weight to be a number of at least 0; got -1.0"),
     ],
 )
 def test_settings_out_of_range(settings, message):

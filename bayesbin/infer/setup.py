@@ -109,7 +109,13 @@ def require_configuration(saved: Mapping[str, str], now: Mapping[str, str]) -> N
     ]
     if different:
         more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
+        remedy = "Use the same, or another checkpoint_dir."
+        if all(line.startswith("scheduler ") and " epochs" in line for line in different):
+            remedy = (
+                "A schedule that ends with the training cannot be lengthened: give epochs as before, or "
+                "begin with optimizers= and no schedule of a fixed length."
+            )
         raise ValueError(
             "expected the configuration that the checkpoint was saved with, but these differ: "
-            f"{'; '.join(different[:5])}{more}. Use the same, or another checkpoint_dir."
+            f"{'; '.join(different[:5])}{more}. {remedy}"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bayesbin.core.checks import shown, whole_number
+from bayesbin.core.names import RECIPES
 from bayesbin.core.registry import Registry
 from bayesbin.nn import Classifier, to_binary_
 from bayesbin.recipes.base import (
@@ -66,7 +67,10 @@ def _check(name: str, method: Any) -> None:
 
 
 METHODS: Registry[Method] = Registry(
-    "recipe", POSTERIORS | POINTS, group="bayesbin.recipes", check=_check
+    "recipe",
+    {name: (POSTERIORS | POINTS)[name] for name in RECIPES},
+    group="bayesbin.recipes",
+    check=_check,
 )
 
 

@@ -26,13 +26,14 @@ import torch
 from methods_twins import TWINS, train_twin, twin_log_probs
 
 from bayesbin.core import numerics
+from bayesbin.core.names import RECIPES as NAMES
 from bayesbin.data import Splits, load
 from bayesbin.diagnostics import scores
 from bayesbin.estimators import Concrete
 from bayesbin.experiments import comparison_table, summary_rows, train_and_score
 from bayesbin.nn import mlp
 from bayesbin.plots import plot_small_temperature, save_figure
-from bayesbin.recipes import NAMES, recipe
+from bayesbin.recipes import recipe
 
 KINDS = ("recipe", "twin")
 CALIBRATION_DATA = 5000

@@ -209,16 +209,17 @@ def test_names_and_truth_values():
 def test_the_lists_of_names_are_those_of_the_registries():
     from bayesbin import data, recipes
     from bayesbin.estimators.named import NAMED
-    from bayesbin.experiments import continual_settings, settings
+    from bayesbin.experiments import continual_settings
+    from bayesbin.guides.named import NAMED as GUIDES
     from bayesbin.nn.architectures import ACTIVATIONS
+    from bayesbin.optim.assembly import LEARNING_RATES
 
     assert names.DATASETS == data.NAMES
-    assert names.RECIPES == recipes.NAMES
-    assert set(names.RECIPES) == set(recipes.METHODS)
+    assert names.RECIPES == tuple(recipes.METHODS.own)
     assert tuple(NAMED) == names.ESTIMATORS
+    assert tuple(GUIDES) == names.GUIDES
+    assert tuple(LEARNING_RATES) == names.OPTIMIZERS
     assert tuple(ACTIVATIONS) == names.ACTIVATIONS
-    assert names.GUIDES == settings.GUIDES
-    assert tuple(settings.LEARNING_RATES) == names.OPTIMIZERS
     assert names.CONTINUAL_DATASETS == continual_settings.DATASETS
     assert names.STREAMS == continual_settings.STREAMS
     assert names.LEARNERS == continual_settings.METHODS

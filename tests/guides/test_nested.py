@@ -18,7 +18,7 @@ from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
 from bayesbin.guides.nested import nested_natural_gradient
 from bayesbin.infer import TraceBinary_ELBO, fit
 from bayesbin.nn import BinaryConv2d, BinaryLinear, Classifier
-from bayesbin.optim import BayesianLearningRule
+from bayesbin.optim import DEFAULTS, BayesianLearningRule
 from bayesbin.posterior import BinaryPosterior
 
 
@@ -353,7 +353,7 @@ def test_fit_trains_offsets_by_their_natural_gradient():
     result = fit(model, guide, [conv_batch()], epochs=3, estimator=PseudoReward(), progress=False)
     assert all(not torch.equal(p, q) for p, q in zip(before, guide.offsets(), strict=True))
     # Two optimizers: the rule for the offsets, Adam for the biases.
-    assert len(result.history[0]["lr"]) == 2 and result.history[0]["lr"][0] == 0.05
+    assert len(result.history[0]["lr"]) == 2 and result.history[0]["lr"][0] == DEFAULTS["lr"]
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["global", "local"])

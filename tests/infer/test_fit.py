@@ -33,7 +33,7 @@ from bayesbin.infer.fit import EpochReport, FitResult
 from bayesbin.infer.fit import fit as fit_with_bar
 from bayesbin.infer.noise import STEP_NOISE, NoiseStream, counter_word, ordered_batches
 from bayesbin.nn import Classifier, to_binary_
-from bayesbin.optim import DEFAULTS, BayesianLearningRule
+from bayesbin.optim import DEFAULTS, BayesianLearningRule, make_optimizers, training_groups
 
 N = 22  # batches of 6, 6, 6, 4
 
@@ -67,6 +67,11 @@ def both_optimizers(model: Any, guide: Any) -> dict[str, Any]:
             torch.optim.lr_scheduler.MultiStepLR(adam, [3, 4], gamma=0.5),
         ],
     }
+
+
+def constant(model: Any, guide: Any, *others: Any) -> dict[str, Any]:
+    """The default optimizers without their cosines, for runs that are to be lengthened."""
+    return {"optimizers": make_optimizers(training_groups(guide, model, *others))}
 
 
 def snapshot(*modules: nn.Module) -> list[Tensor]:
@@ -367,12 +372,13 @@ def test_resume_within_one_process_and_same_objects(tmp_path: Path) -> None:
 
 def test_finished_run_returns_at_once_with_its_state(tmp_path: Path) -> None:
     model, guide, data = problem()
-    done = fit(model, guide, data, epochs=3, checkpoint_dir=tmp_path)
+    done = fit(model, guide, data, epochs=3, checkpoint_dir=tmp_path, **constant(model, guide))
     expected = snapshot(model, guide)
     model, guide, data = problem()
     with at_step(1, lambda: pytest.fail("trained on")):
         for epochs in (3, 2):
-            again = fit(model, guide, data, epochs=epochs, checkpoint_dir=tmp_path)
+            settings = constant(model, guide)
+            again = fit(model, guide, data, epochs=epochs, checkpoint_dir=tmp_path, **settings)
             assert again == done
     assert same(snapshot(model, guide), expected)
 
@@ -394,11 +400,16 @@ def test_a_run_is_not_mixed_with_another(tmp_path: Path) -> None:
     fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path)
     with pytest.raises(FileExistsError, match="resume=False"):
         fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path, resume=False)
+    with pytest.raises(ValueError, match=r"over 1 epochs in the .* over 2 epochs now.* lengthened"):
+        fit(model, guide, data, epochs=2, checkpoint_dir=tmp_path)
     for change, message in (
         ({"seed": 1}, "seed: 0 in the checkpoint, 1 now"),
-        ({"kl_weight": 0.5}, r"KL weight: 1\.0 in the checkpoint, 0\.5 now"),
+        ({"kl_weight": 0.5}, r"KL weight: 0\.03 in the checkpoint, 0\.5 now"),
         ({"estimator": StraightThrough()}, "estimator: LocalRep.* in the checkpoint, Straight"),
-        (both_optimizers(model, guide), "optimizer 0 group 0: .*; scheduler 0: none in the check"),
+        (
+            both_optimizers(model, guide),
+            "optimizer 0 group 0: .*; scheduler 0: .* checkpoint, StepLR now",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             fit(model, guide, data, epochs=2, checkpoint_dir=tmp_path, **change)
@@ -489,7 +500,7 @@ def test_interrupted_in_a_callback(tmp_path: Path, epochs: int) -> None:
 
 def test_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     model, guide, data = problem()
-    fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path)
+    fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path, **constant(model, guide))
     expected = snapshot(model, guide)
     after = []
 
@@ -500,10 +511,10 @@ def test_second_interrupt_stops_at_once(tmp_path: Path) -> None:
         after.append("second")
 
     with at_step(2, twice), pytest.raises(KeyboardInterrupt, match="twice"):
-        fit(model, guide, data, epochs=3, checkpoint_dir=tmp_path)
+        fit(model, guide, data, epochs=3, checkpoint_dir=tmp_path, **constant(model, guide))
     assert after == ["first"]
     model, guide, data = problem()
-    fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path)
+    fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path, **constant(model, guide))
     assert same(snapshot(model, guide), expected)
 
 
@@ -558,7 +569,7 @@ def test_other_threads_and_ignored_signals() -> None:
 def test_validation_and_patience(tmp_path: Path, validation_scores: list[dict[str, float]]) -> None:
     def run(epochs: int, patience: int | None = 2, **kwargs: Any) -> FitResult:
         model, guide, data = problem(dropout=0.3)
-        settings = {"validation": data, "patience": patience, **kwargs}
+        settings = {"validation": data, "patience": patience, **constant(model, guide), **kwargs}
         result = fit(model, guide, data, epochs=epochs, **settings)
         finals.append(snapshot(model, guide))
         return result
@@ -647,7 +658,7 @@ def test_dataset_size() -> None:
     def plain(x: Tensor, y: Tensor) -> Any:
         return model(x, y)
 
-    with pytest.raises(ValueError, match="got None; pass dataset_size="):
+    with pytest.raises(ValueError, match="which the model does not say; pass dataset_size="):
         fit(plain, guide, data, epochs=1)
 
 
@@ -677,10 +688,13 @@ def test_optimizers_are_checked() -> None:
 def test_settings_are_checked() -> None:
     model, guide, data = problem()
     for settings, message in (
-        ({"epochs": 0}, "epochs=0"),
-        ({"epochs": 1, "validate_every": 0}, "validate_every=0"),
-        ({"epochs": 1, "patience": 3}, "no validation data"),
-        ({"epochs": 1, "patience": 0, "validation": data}, "patience=0"),
+        ({"epochs": 0}, "epochs to be a whole number of at least 1; got 0"),
+        ({"epochs": 1, "validate_every": 0}, "validate_every to be .*; got 0"),
+        ({"epochs": 1, "patience": 3}, "patience=3 waits for .* pass validation="),
+        (
+            {"epochs": 1, "patience": 0, "validation": data},
+            "patience to be a whole number of at least 1; got 0",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             fit(model, guide, data, **settings)
@@ -688,7 +702,7 @@ def test_settings_are_checked() -> None:
 
 def test_loss_that_is_not_finite(tmp_path: Path) -> None:
     model, guide, data = problem()
-    fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path)
+    fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path, **constant(model, guide))
     expected = snapshot(model, guide)
 
     def poison() -> None:
@@ -699,9 +713,9 @@ def test_loss_that_is_not_finite(tmp_path: Path) -> None:
     with warnings.catch_warnings(), pyro.validation_enabled(False), at_step(1, poison):
         warnings.simplefilter("ignore")  # Pyro warns of NaN in its own words
         with pytest.raises(FloatingPointError, match=message):
-            fit(model, guide, data, epochs=3, checkpoint_dir=tmp_path)
+            fit(model, guide, data, epochs=3, checkpoint_dir=tmp_path, **constant(model, guide))
     model, guide, data = problem()
-    fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path)
+    fit(model, guide, data, epochs=1, checkpoint_dir=tmp_path, **constant(model, guide))
     assert same(snapshot(model, guide), expected)
 
 
@@ -739,7 +753,11 @@ def test_estimator_parameters_are_trained_and_kept(tmp_path: Path) -> None:
         for end in epochs:
             model, guide, data = problem()
             estimator = Scaled()
-            fit(model, guide, data, epochs=end, estimator=estimator, checkpoint_dir=folder)
+            settings = constant(model, guide, estimator)
+            fit(
+                model, guide, data, epochs=end, estimator=estimator, checkpoint_dir=folder,
+                **settings,
+            )  # fmt: skip
         return estimator.scale.detach()
 
     whole, parts = run(4, folder=tmp_path / "a"), run(2, 4, folder=tmp_path / "b")
