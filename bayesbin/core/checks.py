@@ -63,7 +63,7 @@ def real_number(
     Traceback (most recent call last):
     ValueError: expected momentum to be a number of at least 0 and below 1; got 1.0.
     """
-    number = _plain(value)
+    number, found = _plain(value), 0.0
     if isinstance(number, Real) and not isinstance(number, bool):
         try:
             found = float(number)
@@ -84,10 +84,9 @@ def real_number(
         for words, limit in limits
         if limit is not None and math.isfinite(limit)
     )
-    raise ValueError(
-        f"expected {name} to be a {'' if bounds else 'finite '}number{' ' * bool(bounds)}{bounds}; "
-        f"got {shown(value)}."
-    )
+    finite = "finite " if not bounds or not math.isfinite(found) else ""
+    kind = f"{finite}number {bounds}".rstrip()
+    raise ValueError(f"expected {name} to be a {kind}; got {shown(value)}.")
 
 
 def whole_numbers(name: str, values: Any, at_least: int = 1) -> tuple[int, ...]:

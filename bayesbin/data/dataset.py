@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesbin.core.arrays import as_tensor
+from bayesbin.core.checks import real_number, shown, whole_number
 from bayesbin.core.preprocessing import Preprocessing
 
 
@@ -19,8 +21,9 @@ class DataError(ValueError):
 class Dataset:
     """Floats x (N, ...) and y: int64 labels (N,), or floats (N, ...) where num_classes is None.
 
-    Raises DataError if N is 0, the lengths differ, a number is NaN or infinite, or a label is not
-    in 0 .. num_classes - 1.
+    Both may be given as tensors, numpy arrays or lists of numbers, and labels as whole numbers of any
+    type. Raises ValueError for anything else, and DataError if N is 0, the lengths differ, a number is
+    NaN or infinite, or a label is not in 0 .. num_classes - 1.
 
     >>> len(Dataset(torch.zeros(3, 2), torch.tensor([0, 1, 1]), name="three", num_classes=2))
     3
@@ -32,6 +35,14 @@ class Dataset:
     num_classes: int | None
 
     def __post_init__(self) -> None:
+        for part in ("x", "y"):
+            found = as_tensor(f"{part} of {self.name}", getattr(self, part))
+            if part == "y" and self.num_classes is not None and not found.is_floating_point():
+                found = found.long()
+            object.__setattr__(self, part, found)
+        if self.num_classes is not None:
+            count = whole_number("num_classes", self.num_classes, at_least=1)
+            object.__setattr__(self, "num_classes", count)
         require_pairs(self.x, self.y, self.name)
         for values in (self.x, self.y) if self.num_classes is None else (self.x,):
             bad = int((~values.isfinite()).sum())
@@ -92,14 +103,16 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Splits:
     """The rest and a ``fraction`` of the data set, stratified where there are classes."""
     from sklearn.model_selection import train_test_split
 
+    seed = whole_number("seed", seed, at_most=2**32 - 1)
     labels = None if dataset.num_classes is None else dataset.y.numpy()
     try:
+        share = real_number("fraction", fraction, above=0.0, below=1.0)
         pieces = train_test_split(
-            np.arange(len(dataset)), test_size=float(fraction), random_state=seed, stratify=labels
+            np.arange(len(dataset)), test_size=share, random_state=seed, stratify=labels
         )
     except ValueError as error:
         wanted = f"{dataset.name}: expected a fraction that leaves each class on both sides"
-        came = f"{fraction} of {len(dataset)} examples ({error})"
+        came = f"{shown(fraction)} of {len(dataset)} examples ({error})"
         raise DataError(f"{wanted}, got {came}; change it or use more data") from error
     rest, part = (replace(dataset, x=dataset.x[i], y=dataset.y[i]) for i in pieces)
     return Splits(rest, part)

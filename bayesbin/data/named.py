@@ -6,15 +6,13 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
-from bayesbin.data.colour import cifar_folder
+from bayesbin.core.checks import one_of
+from bayesbin.core.names import DATASETS
+from bayesbin.data.built_in import digits, two_moons
 from bayesbin.data.dataset import DataError, Splits, split
-from bayesbin.data.folders import data_folder
-from bayesbin.data.generated import two_moons
-from bayesbin.data.handwritten import digits
-from bayesbin.data.idx import idx_folder
-from bayesbin.data.usps import usps_folder
+from bayesbin.data.files import data_folder
+from bayesbin.data.images import cifar_folder, idx_folder, usps_folder
 
-NAMES = ("cifar", "digits", "fashion-mnist", "idx", "mnist", "two-moons", "usps")
 # CRC-32 of the training labels: these two have the same file names, only the content tells which.
 _LABEL_CHECKSUMS = {0xBA07E8EF: "mnist", 0x2ED6E46A: "fashion-mnist"}
 
@@ -22,7 +20,7 @@ _LABEL_CHECKSUMS = {0xBA07E8EF: "mnist", 0x2ED6E46A: "fashion-mnist"}
 def load(
     name: str, folder: str | Path | None = None, seed: int = 0, *, flatten: bool = True
 ) -> Splits:
-    """The data set called ``name``, one of NAMES: x (N, features), y (N,).
+    """The data set called ``name``, one of ``bayesbin.core.names.DATASETS``: x (N, features), y (N,).
 
     "two-moons" (200 + 200 points) and "digits" come from ``seed`` alone; "mnist", "fashion-mnist"
     are idx files, "usps" an npz file, "cifar" binary batches or an npz file, in ``folder`` (see
@@ -34,8 +32,7 @@ def load(
     >>> load("two-moons", "usps").train.x.shape
     torch.Size([200, 2])
     """
-    if name not in NAMES:
-        raise ValueError(f"expected a data set name, got {name!r}; use one of {', '.join(NAMES)}")
+    one_of("name", name, DATASETS)
     if name == "two-moons":
         return split(two_moons(400, seed=seed), 0.5, seed)
     if name == "digits":

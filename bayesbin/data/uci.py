@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bayesbin.data.dataset import DataError, Dataset, Splits
-from bayesbin.data.folders import data_folder, file_in
+from bayesbin.data.files import data_folder, file_in
 
 
 def uci_folder(folder: str | Path, split: int = 0) -> Splits:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin import data
 from bayesbin.core.files import write_atomically
+from bayesbin.core.names import DATASETS
 from bayesbin.core.names import RECIPES as NAMES
 from bayesbin.diagnostics import evaluate, scores
 from bayesbin.experiments.flips import FlipCounter
@@ -33,7 +34,7 @@ _CALIBRATION_DATA = 5000
 
 @dataclass(frozen=True)
 class ComparisonConfig:
-    """Which recipes, on what: one multilayer perceptron on one of ``bayesbin.data.NAMES``.
+    """Which recipes, on what: one multilayer perceptron on one of ``bayesbin.core.names.DATASETS``.
 
     :param recipes: names; "all" alone: every one. :param seeds: how many, from 0.
     :param epochs: None: those of a run on that data. :param num_samples: draws of a posterior.
@@ -60,8 +61,8 @@ class ComparisonConfig:
             raise ValueError(f"expected recipes from all, {', '.join(NAMES)}; got {unknown[0]!r}.")
         if not chosen:
             raise ValueError("expected at least one recipe, or all; got none.")
-        if self.dataset not in data.NAMES:
-            known = ", ".join(data.NAMES)
+        if self.dataset not in DATASETS:
+            known = ", ".join(DATASETS)
             raise ValueError(f"expected dataset to be one of {known}; got {self.dataset!r}.")
         object.__setattr__(self, "recipes", chosen)
         if self.epochs is None:

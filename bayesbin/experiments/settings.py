@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from bayesbin import data
-from bayesbin.core.names import RECIPES
+from bayesbin.core.names import DATASETS, RECIPES
 from bayesbin.core.nesting import SCOPES
 from bayesbin.estimators.named import NAMED, named_estimator
 
@@ -26,7 +25,7 @@ _OF_RECIPES = (
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What to train, and how: one binary multilayer perceptron on one of ``bayesbin.data.NAMES``.
+    """What to train, and how: one binary multilayer perceptron on one of ``bayesbin.core.names.DATASETS``.
 
     :param guide: one of GUIDES. :param sharing: of a nested guide: layer, filter, kernel, weight.
     :param lr: learning rate of the natural parameters; None: that of LEARNING_RATES.
@@ -66,7 +65,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("dataset", data.NAMES),
+            ("dataset", DATASETS),
             ("guide", GUIDES),
             ("estimator", ESTIMATORS),
             ("optimizer", LEARNING_RATES),

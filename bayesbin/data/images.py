@@ -1,19 +1,25 @@
-"""Colour images in CIFAR's layouts: five binary batches and a test batch, or one npz file."""
+"""Images from files: idx files (MNIST), an npz file (USPS), CIFAR's binary batches or an npz file."""
 
 from __future__ import annotations
 
+import gzip
+import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bayesbin.core.preprocessing import Preprocessing
-from bayesbin.data.dataset import DataError, Dataset, Splits
-from bayesbin.data.folders import data_folder, file_in
-from bayesbin.data.npz import REMEDY, read_npz
+from bayesbin.data.dataset import DataError, Dataset, Splits, standardize
+from bayesbin.data.files import REMEDY, data_folder, file_in, read_npz
 
+USPS_FILE = "usps.npz"
+# That file holds brightness times this: whole numbers, where [0, 1] would be rounded.
+USPS_WHITE = 2000
 TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_FILE = "test_batch.bin"
 _IMAGE = (3, 32, 32)
@@ -21,6 +27,104 @@ _RECORD = 1 + 3 * 32 * 32  # bytes: the label, then red, green and blue row by r
 _WHITE = 255.0
 
 _Pairs = tuple[np.ndarray, np.ndarray]
+
+
+def idx_folder(
+    folder: str | Path,
+    *,
+    normalize: bool = True,
+    flatten: bool = True,
+    num_classes: int | None = None,
+) -> Splits:
+    """The images and labels of the four idx files of MNIST's layout, each gzipped (.gz) or not.
+
+    x is (N, rows * columns), with ``flatten=False`` (N, rows, columns): brightness in [0, 1], if
+    ``normalize`` shifted and scaled by its mean and standard deviation over all training pixels.
+    ``num_classes`` None: the largest training label + 1. Raises DataError, naming the file, if one
+    is missing, damaged, truncated, too long or of another kind, or images and labels differ in
+    number. Source: Y. LeCun et al., Gradient-based learning applied to document recognition, 1998.
+    """
+    root = data_folder(Path(folder))
+    sets = []
+    for part in ("train", "t10k"):
+        images = _read_idx(root, f"{part}-images-idx3-ubyte", num_dims=3)
+        labels = _read_idx(root, f"{part}-labels-idx1-ubyte", num_dims=1).long()
+        if len(images) != len(labels):
+            came = f"{len(images)} images and {len(labels)} labels; take both from one source"
+            raise DataError(f"expected one label per image in {root}/{part}-*, got {came}")
+        num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
+        x = images.to(torch.float32).div_(_WHITE)
+        sets.append(Dataset(x.flatten(1) if flatten else x, labels, root.name, num_classes))
+    return standardize(Splits(*sets), _WHITE) if normalize else Splits(*sets)
+
+
+def _read_idx(folder: Path, stem: str, num_dims: int) -> Tensor:
+    """The bytes of an idx file: 0 0 8 num_dims, a big-endian uint32 per dimension, the content."""
+    path = file_in(folder, f"{stem}.gz", stem)
+    remedy = "check that it is the right file, or download it again"
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"expected {path} to be a whole file, got {error}; {remedy}") from error
+    header, magic = 4 + 4 * num_dims, bytes([0, 0, 8, num_dims])
+    if len(content) < header or content[:4] != magic:
+        came = f"{len(content)} bytes that begin with 0x{content[:4].hex()}"
+        wanted = f"the magic number 0x{magic.hex()} in a header of {header} bytes"
+        raise DataError(f"expected {path} to begin with {wanted}, got {came}; {remedy}")
+    sizes = np.frombuffer(content[4:header], dtype=">u4").tolist()
+    if 0 in sizes or len(content) != header + math.prod(sizes):
+        wanted = f"{header} bytes of header and {' x '.join(map(str, sizes))} (not 0) of content"
+        raise DataError(f"expected {path} to hold {wanted}, got {len(content)} in all; {remedy}")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(sizes)
+
+
+def usps_folder(folder: str | Path, *, normalize: bool = True, flatten: bool = True) -> Splits:
+    """The handwritten digits of 16 x 16 pixels in a folder's ``usps.npz``: y in 0 .. 9.
+
+    The file holds x_train, x_test: uint16 (N, 16, 16) or (N, 256), brightness in [0, 1] times 2000,
+    and y_train, y_test: uint8 (N,). x is (N, 256), with ``flatten=False`` (N, 16, 16): brightness in
+    [0, 1], if ``normalize`` shifted and scaled by its mean and standard deviation over all training
+    pixels. Raises DataError, naming the file, if it is missing, damaged, lacks an array or holds one
+    of another type, shape or range, or images and labels differ in number. Source: J. J. Hull, A
+    database for handwritten text recognition research, IEEE PAMI 16, 1994.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> x, y = np.full((2, 16, 16), 500, np.uint16), np.array([3, 8], np.uint8)
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/usps.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    ...     splits = usps_folder(folder, normalize=False)
+    >>> splits.train.x.shape, splits.train.x[0, 0].item()
+    (torch.Size([2, 256]), 0.25)
+    """
+    path = file_in(data_folder(Path(folder)), USPS_FILE)
+    arrays = read_npz(path)
+    sets = []
+    for part in ("train", "test"):
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        _require_array(path, f"x_{part}", images, np.uint16, ((16, 16), (256,)))
+        _require_array(path, f"y_{part}", labels, np.uint8, ((),))
+        for what, values, largest in (("x", images, USPS_WHITE), ("y", labels, 9)):
+            if (came := int(values.max())) > largest:
+                wanted = f"{what}_{part} in 0 .. {largest}"
+                raise DataError(f"expected {path} to hold {wanted}, got {came}; {REMEDY}")
+        if len(images) != len(labels):
+            wanted = f"one of y_{part} for each of x_{part}"
+            came = f"{len(labels)} for {len(images)}"
+            raise DataError(f"expected {path} to hold {wanted}, got {came}; {REMEDY}")
+        x = torch.from_numpy(images.astype(np.float32)).div_(USPS_WHITE).reshape(-1, 16, 16)
+        y = torch.from_numpy(labels.astype(np.int64))
+        sets.append(Dataset(x.flatten(1) if flatten else x, y, "usps", num_classes=10))
+    return standardize(Splits(*sets), USPS_WHITE) if normalize else Splits(*sets)
+
+
+def _require_array(
+    path: Path, key: str, array: np.ndarray, kind: type, shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    if array.dtype != kind or array.ndim == 0 or not len(array) or array.shape[1:] not in shapes:
+        layouts = " or ".join("(" + ", ".join(["N", *map(str, shape)]) + ")" for shape in shapes)
+        wanted = f"{key} of type {np.dtype(kind)} and shape {layouts}, N at least 1"
+        came = f"{array.dtype} {array.shape}"
+        raise DataError(f"expected {path} to hold {wanted}, got {came}; {REMEDY}")
 
 
 def cifar_folder(
