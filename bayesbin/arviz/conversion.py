@@ -36,6 +36,8 @@ def to_inference_data(
 ) -> Any:
     r"""Posterior draws as ArviZ takes them: ``InferenceData``, from ArviZ 1 on ``xarray.DataTree``.
 
+    Both have ``to_netcdf``, which needs the extra ``bayesbin[netcdf]`` (ArviZ before 1 brings it along).
+
     The groups; those with a star need a model and its data:
 
     - ``posterior``: signs as int8, real sites in their support, (chain, draw, ...). A site of more than

@@ -6,6 +6,7 @@ import math
 import warnings
 
 import arviz as az
+import arviz_api
 import oracles
 import pyro
 import pyro.distributions as dist
@@ -36,7 +37,8 @@ from bayesbin.infer.checks import (
     replicate,
     restarts_as_chains,
 )
-from bayesbin.infer.checks.importance import observed_log_prob, pareto_smoothed, traces_at_draws
+from bayesbin.infer.checks.importance import observed_log_prob, traces_at_draws
+from bayesbin.infer.checks.pareto import pareto_smoothed
 from bayesbin.nn import BinaryLinear, Classifier
 
 D, N, SLOPE = 6, 12, 0.35
@@ -195,13 +197,40 @@ def test_khat_passes_the_exact_guide_and_flags_an_overconfident_one():
     assert pareto_khat(*good) < 0.5
 
 
-def test_khat_is_that_of_arviz_and_draws_too_few_are_refused():
-    weights = torch.randn(3, 200).mul(2.0)
+@pytest.mark.parametrize("draws", [50, 200, 1000])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])
+def test_khat_is_that_of_arviz(draws, spread):
+    weights = torch.randn(3, draws).mul(spread)
     smoothed, khat = pareto_smoothed(weights)
-    expected, shape = az.psislw(weights.numpy())
-    torch.testing.assert_close(smoothed, torch.from_numpy(expected), rtol=0.0, atol=1e-8)
-    torch.testing.assert_close(khat, torch.from_numpy(shape), rtol=1e-6, atol=1e-6)
+    expected, shape = arviz_api.psislw(weights.numpy())
+    if arviz_api.MAJOR >= 1:  # its tail has the cutoff's equals, here the largest of the others
+        agree = torch.from_numpy(shape).isfinite()
+        torch.testing.assert_close(khat[agree], torch.from_numpy(shape)[agree], rtol=0.3, atol=0.1)
+    else:
+        torch.testing.assert_close(smoothed, torch.from_numpy(expected), rtol=0.0, atol=1e-8)
+        torch.testing.assert_close(khat, torch.from_numpy(shape), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(smoothed.logsumexp(-1), torch.zeros(3))
+
+
+@pytest.mark.parametrize("states", [1, 2, 3, 5, 16, 64])
+@pytest.mark.parametrize("draws", [25, 30, 200])
+def test_equal_weights_have_a_shape_or_none_but_never_nan(states, draws):
+    """Binary weights visit the same states again, so the tail has ties or is a single value."""
+    values = torch.randn(states)
+    row = values[torch.randint(states, (draws,))] + 1e-14 * torch.randn(draws)
+    smoothed, khat = pareto_smoothed(row)
+    assert not khat.isnan() and smoothed.isfinite().all() and khat.dtype == torch.float64
+    torch.testing.assert_close(smoothed.logsumexp(-1), torch.tensor(0.0))
+    larger = row[:, None] > row + 1e-9
+    assert (smoothed[:, None] - smoothed)[larger].ge(-1e-9).all()  # smoothing keeps the order
+    if states == 1:
+        assert khat == -math.inf
+    torch.testing.assert_close(pareto_smoothed(row.flip(0))[1], khat)
+    both = pareto_smoothed(torch.stack([row, row]))
+    assert torch.equal(both[0][1], smoothed) and torch.equal(both[1], khat.expand(2))
+
+
+def test_draws_that_no_tail_can_be_fitted_to_are_refused():
     with pytest.raises(ValueError, match="at least 25 draws to fit a tail to, got 20"):
         pareto_khat(torch.zeros(20), torch.zeros(20))
     with pytest.raises(ValueError, match="finite log weights"):
@@ -282,6 +311,7 @@ def test_loo_meets_exact_loo_where_the_uncorrected_one_does_not():
     assert f"over {N} data" in str(right)
 
 
+@arviz_api.needs_no_equal_weights
 def test_uncorrected_loo_is_that_of_arviz():
     result = psis_loo(
         independent, guide_at(MANY + 0.5, independent), num_samples=200, correct=False
@@ -289,13 +319,13 @@ def test_uncorrected_loo_is_that_of_arviz():
     guide = guide_at(MANY + 0.5, independent)
     rows = [observed_log_prob(t) for t, _ in traces_at_draws(independent, guide, (), 200, 0)]
     each = torch.stack(rows)[None].numpy()
-    idata = az.from_dict(posterior={"w": each[..., 0]}, log_likelihood={"y": each})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Estimated shape parameter")
-        other = az.loo(idata, reff=1.0)
-    assert result.elpd == pytest.approx(other.elpd_loo, abs=1e-6)
-    assert result.standard_error == pytest.approx(other.se, abs=1e-6)
-    assert result.p_loo == pytest.approx(other.p_loo, abs=1e-6)
+        other = arviz_api.loo({"w": each[..., 0]}, {"y": each})
+    near = 1e-6 if arviz_api.MAJOR < 1 else 0.05 * other.se  # see infer/checks/pareto.py
+    assert result.elpd == pytest.approx(other.elpd, abs=near)
+    assert result.standard_error == pytest.approx(other.se, abs=near)
+    assert result.p_loo == pytest.approx(other.p, abs=near)
     assert result.good_khat == pytest.approx(other.good_k)
 
 
@@ -383,7 +413,9 @@ def test_convergence_is_that_of_arviz_and_constants_count_for_nothing():
     found = convergence(chains)
     column = chains[..., 0].numpy()
     assert found.rhat[0].item() == az.rhat(column) and found.worst_rhat == found.rhat[0]
-    assert found.ess_tail[0].item() == az.ess(column, method="tail")
+    assert found.ess_bulk[0].item() == az.ess(column, method="bulk")
+    quantiles = [az.ess(column, method="quantile", prob=prob) for prob in (0.05, 0.95)]
+    assert found.ess_tail[0].item() == min(quantiles)
     assert found.rhat[1].isnan() and found.ess_bulk[1].isnan()
     one = convergence(chains[:1])
     assert one.rhat.isnan().all() and one.ess_bulk[0] > 10 and math.isnan(one.worst_rhat)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 
+import arviz as az
+import arviz_api
 import matplotlib.pyplot as plt
 import numpy as np
 import oracles
@@ -352,35 +354,31 @@ def restarts(num_samples=200, **options):
 
 
 def test_a_file_keeps_everything(tmp_path):
-    import arviz as az
-
     found = restarts()
-    found.to_netcdf(tmp_path / "x.nc")
-    loaded = az.from_netcdf(tmp_path / "x.nc")
-    assert loaded.groups() == found.groups()
-    for group in found.groups():
-        assert loaded[group].identical(found[group]), group
-        for name in found[group]:
-            assert loaded[group][name].dtype == found[group][name].dtype
+    found.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    loaded = az.from_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    groups = arviz_api.groups_of(found)
+    assert arviz_api.groups_of(loaded) == groups
+    for group in groups:
+        before, after = (arviz_api.dataset_of(data, group) for data in (found, loaded))
+        assert after.identical(before), group
+        assert all(after[name].dtype == before[name].dtype for name in before)
     assert loaded.attrs == found.attrs
 
 
 # ArviZ 0.23 calls matplotlib 3.11 in a way that it is about to give up.
 @pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")
 def test_arviz_summarises_and_plots_without_warnings(caplog):
-    import arviz as az
-
     found = restarts()
     summary = az.summary(found)
     assert list(summary.index) == ["w[0]", "w[1]", "w[2]", "w[3]"]
-    assert (summary["r_hat"] < 1.2).all()
+    assert (summary["r_hat"].astype(float) < 1.2).all()
     means = torch.stack([inexact_posterior(s)["w"].mean for s in (0.1, -0.1)]).mean(0)
     draws = torch.from_numpy(found.posterior["w"].values.reshape(-1, 4)).double()
-    np.testing.assert_allclose(summary["mean"], draws.mean(0), atol=1e-3)
+    places = 5e-3 if arviz_api.MAJOR < 1 else 0.1  # 1.0 rounds to the digits that are certain
+    np.testing.assert_allclose(summary["mean"].astype(float), draws.mean(0), atol=places)
     assert_within_standard_errors(draws, means)
-    az.plot_trace(found)
-    az.plot_ppc(found)
-    az.plot_loo_pit(found, "y")
+    arviz_api.plot_all(found, "y")
     plt.close("all")
     az.summary(converted(), kind="stats")
     assert not caplog.records
@@ -399,14 +397,15 @@ def exact_loo():
 
 # With sixteen different states the tail has no shape worth the name, and may be found too heavy.
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
+@arviz_api.needs_no_equal_weights
 def test_leave_one_out_of_arviz_meets_the_exact_one():
-    import arviz as az
-
-    found = [az.loo(converted(num_samples=200, seed=10 * i)).elpd_loo for i in range(12)]
+    found = [arviz_api.loo_of(converted(num_samples=200, seed=10 * i)).elpd for i in range(12)]
     assert_within_standard_errors(torch.tensor(found), exact_loo())
     wrong = exact_posterior()["w"].natural * 0.0
     blunt = [
-        az.loo(converted(BinaryPosterior({"w": wrong}), num_samples=200, seed=10 * i)).elpd_loo
+        arviz_api.loo_of(
+            converted(BinaryPosterior({"w": wrong}), num_samples=200, seed=10 * i)
+        ).elpd
         for i in range(12)
     ]
     assert exceeds_standard_errors(torch.tensor(blunt), exact_loo())
@@ -415,9 +414,8 @@ def test_leave_one_out_of_arviz_meets_the_exact_one():
 # ArviZ 0.23 calls pandas 3.1 in a way that it is about to give up.
 @pytest.mark.filterwarnings("ignore:The inplace keyword")
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
+@arviz_api.needs_no_equal_weights
 def test_models_are_compared():
-    import arviz as az
-
     def narrow(x, y):
         w = pyro.sample("w", SignBernoulli(natural=PRIOR).to_event(1))
         with pyro.plate("data", len(x)):
@@ -437,9 +435,9 @@ def test_from_version_1_on_it_is_a_datatree(tmp_path, monkeypatch):
     )
     found = restarts(num_samples=5)
     assert isinstance(found, xarray.DataTree)
-    assert set(found.children) == set(before.groups())
-    for group in before.groups():
-        assert found[group].to_dataset().identical(before[group]), group
+    assert set(found.children) == set(arviz_api.groups_of(before))
+    for group in found.children:
+        assert found[group].to_dataset().identical(arviz_api.dataset_of(before, group)), group
     assert found.attrs == before.attrs
     found.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
     with xarray.open_datatree(tmp_path / "x.nc", engine="h5netcdf") as loaded:

@@ -14,6 +14,7 @@ from bayesbin.estimators.base import checked_count
 from bayesbin.posterior import BinaryPosterior
 
 _LEAST_DRAWS = 4  # of which ArviZ makes two half chains
+_TAILS = (0.05, 0.95)  # the default of ArviZ 0.23; from 1.0 on arrays come without one
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ def convergence(values: Tensor) -> Convergence:
             continue
         table[0, i] = az.rhat(column) if chains > 1 else math.nan
         table[1, i] = az.ess(column, method="bulk")
-        table[2, i] = az.ess(column, method="tail")
+        table[2, i] = az.ess(column, method="tail", prob=_TAILS)
     rhat, bulk, tail = torch.from_numpy(table).reshape(3, *shape)
     return Convergence(rhat, bulk, tail)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -19,12 +18,12 @@ from bayesbin.estimators.base import checked_count
 from bayesbin.guides.announcing import LocalParameters
 from bayesbin.guides.effects import with_effects
 from bayesbin.guides.prototype import normalisation_kept
+from bayesbin.infer.checks.pareto import pareto_smoothed
 from bayesbin.infer.mcmc.log_joint import called_with, log_prob_of, require_whole_data
 from bayesbin.infer.noise import NoiseStream
 from bayesbin.infer.sites import latent_sites, run_at
 
 CHECK_NOISE = 5  # stream number, apart from those of training, reports and MCMC
-_LEAST_DRAWS = 25  # whose largest fifth has the five draws that ArviZ fits a tail to
 
 
 class WeightedDraws(NamedTuple):
@@ -130,50 +129,6 @@ def pareto_khat(log_p: Tensor, log_q: Tensor) -> float:
             f"{tuple(log_q.shape)}; take them from log_joint_and_guide."
         )
     return pareto_smoothed(log_p - log_q)[1].item()
-
-
-def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalised log weights with a smoothed tail, and k-hat, by ArviZ; along the last dimension.
-
-    :param log_weights: (..., S), S at least 25.
-    :returns: log weights (..., S), k-hat (...).
-    :raises ValueError: for fewer draws, or values that are not finite.
-    """
-    if log_weights.shape[-1] < _LEAST_DRAWS:
-        raise ValueError(
-            f"expected at least {_LEAST_DRAWS} draws to fit a tail to, got {log_weights.shape[-1]}; raise "
-            "num_samples."
-        )
-    if not bool(torch.isfinite(log_weights).all()):
-        raise ValueError(
-            "expected finite log weights, got NaN or infinity; the guide draws what the model excludes, "
-            "or the reverse."
-        )
-    shifted = log_weights.detach().double().cpu()
-    shifted = shifted - shifted.amax(-1, keepdim=True)
-    # Equal weights that differ by rounding would be fitted as if that were their tail.
-    grain = 1e-10 * log_weights.abs().amax().clamp(min=1.0).item()
-    shifted = (shifted / grain).round() * grain
-    smoothed, khat = _psis(shifted.numpy())
-    weights, shape = torch.from_numpy(smoothed), torch.from_numpy(np.asarray(khat))
-    # ArviZ reports inf for fewer than five draws above the largest fifth; there are none at all where
-    # those weights are equal, and that tail is no tail.
-    count = int(np.ceil(min(shifted.shape[-1] / 5.0, 3.0 * shifted.shape[-1] ** 0.5)))
-    equal = shifted.topk(count + 1).values[..., -1] == 0.0
-    return weights, torch.where(equal, -torch.inf, shape)
-
-
-def _psis(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pareto smoothed importance sampling of (..., S), by whichever ArviZ is installed."""
-    import arviz as az  # takes long to load
-
-    if int(az.__version__.split(".")[0]) < 1:
-        found: Any = az.psislw(log_weights)
-        return found
-    from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
-
-    smoothed, khat = array_stats.psislw(-log_weights)  # from 1.0 on it takes log-likelihoods
-    return smoothed, khat
 
 
 def _require_density(guided: dict[str, Any]) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from bayesbin.infer.checks.importance import (
     log_prob_of,
     observed_log_prob,
-    pareto_smoothed,
     traces_at_draws,
 )
+from bayesbin.infer.checks.pareto import pareto_smoothed
 
 
 @dataclass(frozen=True, eq=False)
