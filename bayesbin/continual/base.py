@@ -1,4 +1,4 @@
-"""What every learner of a sequence of tasks has in common: reports, scores, and files to resume from."""
+"""What every learner of a sequence of tasks has in common: labels, heads, reports, scores, and files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bayesbin.continual.answers import (
+    SCORES,
+    classification_scores,
+    gaussian_scores,
+    kind_of,
+    network_of,
+    predicted,
+)
 from bayesbin.continual.checkpoints import folder_of, load_task, save_task
-from bayesbin.continual.networks import MultiHead
+from bayesbin.continual.networks import GrowingHead, MultiHead
 from bayesbin.continual.normalization import Normalization
 from bayesbin.continual.reports import TaskReport
+from bayesbin.continual.task_data import listed
 from bayesbin.continual.tasks import Task
-from bayesbin.diagnostics import scores
-from bayesbin.posterior import BinaryPosterior
+from bayesbin.core.checks import shown, true_or_false, whole_number
+from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.posterior.summary import SummaryRow
-from bayesbin.predict import PackedPredictive, Prediction, predict
+from bayesbin.predict import PackedPredictive, Prediction, RegressionPrediction
 from bayesbin.predict.program import steps_of
-
-SCORES = ("accuracy", "nll", "ece")
 
 
 class Learner(ABC):
@@ -32,31 +39,52 @@ class Learner(ABC):
     A subclass says how it learns (:meth:`learn_task`), which network and posterior answer for a task
     (:meth:`predictive`), what its state is, and its settings.
 
-    :param net: the network; None for a model without one, which can learn but not be scored.
-    :param normalization: one of NORMALIZATIONS. :param num_samples: posterior draws per prediction, 0:
-        the mode. :param seed: of training noise, order of the data and draws.
-    :param checkpoint_dir: gets a file after each task. ``observe`` of a task that is there already
-        restores its state instead: the same script, started again, continues where it was.
+    Labels of a task that does not say itself which output stands for which are counted in the order in
+    which they come, for each head by itself. Where a task is the first one for its head, the network gets
+    that head; a :class:`GrowingHead` gets outputs for new labels.
+
+    :param model: a ``Classifier`` or ``Regressor``; any other Pyro model can learn but not be scored.
+    :param epochs: passes over each task. :param batch_size: of its minibatches.
+    :param num_samples: posterior draws per prediction, 0: the mode. A learner without a posterior
+        predicts the same with any number.
+    :param normalization: one of ``core.names.NORMALIZATIONS``.
+    :param seed: of training noise, order of the data, new heads and draws.
+    :param checkpoint_dir: gets a file after each task, and checkpoints within it. ``observe`` of a task
+        that is there already restores its state instead: the same script, started again, continues where
+        it was.
     :param progress: whether to show progress bars; None: where standard error is a terminal.
+    :raises ValueError: for a number out of range, or a network without a model around it.
     """
 
     def __init__(
         self,
-        net: nn.Module | None,
+        model: Any,
         *,
-        normalization: str = "layer",
+        epochs: int = 10,
+        batch_size: int = 100,
         num_samples: int = 32,
+        normalization: str = "layer",
         seed: int = 0,
         checkpoint_dir: str | PathLike[str] | None = None,
         progress: bool | None = None,
     ) -> None:
-        if not isinstance(num_samples, int) or num_samples < 0:
-            raise ValueError(f"num_samples is at least 0 (0: the mode); got {num_samples!r}.")
-        self.net, self.num_samples, self.seed, self.progress = net, num_samples, seed, progress
+        net = network_of(model)
+        if not callable(model) or (net is None and type(model).__module__.startswith("torch.nn")):
+            raise ValueError(
+                f"expected a model, such as Classifier(net, dataset_size=1) or Regressor; got "
+                f"{type(model).__name__}."
+            )
+        self.model, self.net, self.kind = model, net, kind_of(model)
+        self.epochs = whole_number("epochs", epochs, at_least=1)
+        self.batch_size = whole_number("batch_size", batch_size, at_least=1)
+        self.num_samples = whole_number("num_samples", num_samples)
+        self.seed = whole_number("seed", seed)
+        self.progress = None if progress is None else true_or_false("progress", progress)
         self.normalization = Normalization(normalization, net or nn.Identity())
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.reports: list[TaskReport] = []
-        self._packs = net is not None and _has_kernels(net)
+        self._labels: dict[int | None, tuple[Any, ...]] = {}
+        self._packs = self.kind == "classification" and net is not None and _has_kernels(net)
         self._packed: tuple[Any, PackedPredictive] | None = None
 
     # What a learner is
@@ -65,18 +93,19 @@ class Learner(ABC):
     def learn_task(
         self, task: Task, seed: int, folder: Path | None
     ) -> tuple[list[dict[str, Any]], tuple[SummaryRow, ...]]:
-        """Train on a task; the history and what became of each site of signs.
+        """Train on a task; the history and the summary of each site of signs.
 
+        :param task: with its labels as outputs of the network.
         :param seed: of this task. :param folder: for checkpoints within it, if any.
         """
 
     @abstractmethod
-    def predictive(self, task: Task) -> tuple[nn.Module, BinaryPosterior]:
+    def predictive(self, task: Task) -> tuple[nn.Module, Any]:
         """The network and the posterior over its signs that answer for a task."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Everything that learning has changed, but for the reports and the normalization."""
+        """Everything that learning has changed, but for what this class keeps itself."""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -84,14 +113,17 @@ class Learner(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, str]:
-        """What a resumed run has to agree on."""
+        """What a resumed run has to agree on, beside what this class says itself."""
 
     def at_rest(self) -> tuple[SummaryRow, ...]:
         """The rows of a report on a task without data: none, where there is no posterior."""
         return ()
 
+    def grown(self) -> None:  # noqa: B027  most learners have nothing that depends on it
+        """Called when the network has got another head."""
+
     def remember(self, task: Task) -> None:  # noqa: B027  most learners keep no data
-        """Told of each task that has been learned or restored."""
+        """Called with each task that has been learned or restored."""
 
     # What it does
 
@@ -100,77 +132,116 @@ class Learner(ABC):
 
         A task without training data leaves everything as it is.
 
-        :raises ValueError: for a head that the network does not have, or a checkpoint of other tasks
-            or settings. :raises KeyboardInterrupt: after a checkpoint; the same call continues.
+        :raises ValueError: for a task that does not fit the model, or a checkpoint of other tasks or
+            settings. :raises KeyboardInterrupt: after a checkpoint; the same call continues.
         """
-        self._select(task)
+        self._require_fit(task)
+        self._require_head(task)
         index, digest, folder = len(self.reports), task.fingerprint(), self.checkpoint_dir
         configuration = self._configuration(task, digest)
         if folder is not None and (saved := load_task(folder, index, configuration)) is not None:
             self.load_state_dict(saved)
-            self.remember(task)
+            self.remember(self._as_outputs(task))
             return self.reports[-1]
         history: list[dict[str, Any]] = []
         layers = self.at_rest()
-        if task.train is not None:
+        outputs = self._as_outputs(task) if task.train is None else self._made_room(task)
+        if outputs.train is not None:
             word = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
             within = None if folder is None else folder_of(folder, index)
-            history, layers = self.learn_task(task, word, within)
+            self._select(task)
+            history, layers = self.learn_task(outputs, word, within)
             self._changed()
             if self.normalization.keeps:
                 net, posterior = self.answering(task)
                 self.normalization.learned(
-                    task.name, net, posterior, task.train.x, self.num_samples, self.seed
+                    task.name, net, posterior, outputs.train.x, self.num_samples, self.seed
                 )
         seconds = sum(row.get("seconds", 0.0) for row in history)
         self.reports.append(
             TaskReport(index, task.name, digest, task.size, history, layers, seconds)
         )
-        self.remember(task)
+        self.remember(outputs)
         if folder is not None:
             save_task(folder, index, self.state_dict(), configuration)
         return self.reports[-1]
 
-    def predict(self, x: Tensor, task: Task) -> Prediction:
+    def predict(self, x: Any, task: Task) -> Prediction | RegressionPrediction:
         """The prediction for inputs (B, ...) of a task, averaged over draws of the learner's seed.
 
-        Of the task, its head counts, and under normalisation per task its name.
+        Of the task, its head counts, and under normalisation per task its name. What an output stands
+        for is :meth:`labels_of` the task.
 
+        :param x: an array or tensor.
         :raises ValueError: for a model without a network, or a head that the network does not have.
         """
         net, posterior = self.answering(task)
+        x = self._as_input(x)
         statistics = self.normalization.statistics(
             task.name, net, posterior, x, self.num_samples, self.seed
         )
         with torch.no_grad():
             if not self._packs or x.is_cuda:
-                return predict(net, posterior, x, self.num_samples, self.seed, statistics)
+                return predicted(
+                    self.model, net, posterior, x, self.num_samples, self.seed, statistics
+                )
             key = (net, posterior, statistics)
             if self._packed is None or any(
                 a is not b for a, b in zip(key, self._packed[0], strict=True)
             ):
-                self._packed = (
-                    key,
-                    PackedPredictive(
-                        net, posterior, self.num_samples, self.seed, statistics=statistics
-                    ),
+                packed = PackedPredictive(
+                    net, posterior, self.num_samples, self.seed, statistics=statistics
                 )
-            prediction = self._packed[1].predict(x)
-            assert isinstance(prediction, Prediction)
-            return prediction
+                self._packed = key, packed
+            return self._packed[1].predict(x)
+
+    def predict_labels(self, x: Any, task: Task) -> list[Any]:
+        """The most probable label of each input of a task, in the user's own labels.
+
+        :raises ValueError: as :meth:`predict`, and for a task of regression or one whose labels the
+            learner does not know yet.
+
+        Example: see :class:`ContinualLearner`.
+        """
+        labels = self.labels_of(task)
+        prediction = self.predict(x, task)
+        assert isinstance(prediction, Prediction)
+        best = prediction.log_probs[:, : len(labels)].argmax(1)
+        return [labels[index] for index in best.tolist()]
+
+    def labels_of(self, task: Task) -> tuple[Any, ...]:
+        """What the outputs of the network stand for when it answers for a task, in their order.
+
+        :raises ValueError: for a task of regression, or labels that the learner does not know yet.
+        """
+        if task.labels is None:
+            raise ValueError(f"expected a task with labels; {task.name!r} is one of regression.")
+        if task.by_place:
+            return task.labels
+        known = self._labels.get(task.head, ())
+        if missing := set(task.labels) - set(known):
+            raise ValueError(
+                f"expected a task whose labels have been learned; {task.name!r} has {listed(missing)} as "
+                "well."
+            )
+        return known
 
     def evaluate(self, tasks: Iterable[Task]) -> dict[str, np.ndarray]:
-        """Test scores of each task, one array over tasks per score: accuracy, nll (nats), ece."""
-        rows = [scores(self.predict(task.test.x, task).log_probs, task.test.y) for task in tasks]
-        return {name: np.array([row[name] for row in rows]) for name in SCORES}
+        """Test scores of each task, one array over tasks per score.
 
-    def answering(self, task: Task) -> tuple[nn.Module, BinaryPosterior]:
+        Of classification accuracy, nll (nats) and ece; of regression rmse (in the unit of the targets)
+        and nll. NaN for a task that the learner cannot answer yet, as its head or labels are new.
+
+        :raises ValueError: for a model without a network.
+        """
+        rows = [self._scores(task) for task in tasks]
+        return {name: np.array([row[name] for row in rows]) for name in SCORES[self._scorable()]}
+
+    def answering(self, task: Task) -> tuple[nn.Module, Any]:
         """The network, with the task's head selected, and the posterior that answer for a task."""
-        if self.net is None:
-            raise ValueError(
-                "expected a Classifier, whose network predicts; got a model of another kind, which "
-                "can be trained on tasks but not be scored."
-            )
+        self._scorable()
+        self._require_fit(task)
+        self._require_head(task)
         self._select(task)
         net, posterior = self.predictive(task)
         if isinstance(net, MultiHead) and task.head is not None:
@@ -179,9 +250,12 @@ class Learner(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, in containers of tensors and numbers, by value."""
+        grown = self.net.grown if isinstance(self.net, (MultiHead, GrowingHead)) else ()
         return {
             "reports": [report.to_dict() for report in self.reports],
             "normalization": self.normalization.state_dict(),
+            "labels": [[head, list(labels)] for head, labels in self._labels.items()],
+            "heads": list(grown),
             "state": _by_value(self.state()),
         }
 
@@ -189,8 +263,148 @@ class Learner(ABC):
         """Take over the state that :meth:`state_dict` gave, of a learner made in the same way."""
         self.reports = [TaskReport.from_dict(report) for report in state["reports"]]
         self.normalization.load_state_dict(state["normalization"])
+        self._labels = {head: tuple(labels) for head, labels in state["labels"]}
+        if isinstance(self.net, (MultiHead, GrowingHead)):
+            for num_outputs in state["heads"][len(self.net.grown) :]:
+                self._grow(num_outputs)
         self.restore(_by_value(state["state"]))
         self._changed()
+
+    # Labels and heads
+
+    def _made_room(self, task: Task) -> Task:
+        """Get the head and the outputs that a task needs; the task with its labels as outputs."""
+        net, head = self.net, task.head
+        if task.labels is not None and not task.by_place:
+            known = self._labels.get(head, ())
+            new = tuple(label for label in task.labels if label not in known)
+            self._labels[head] = known + new
+        if isinstance(net, MultiHead) and head == len(net.heads):
+            self._grow(1 if task.labels is None else len(self.labels_of(task)))
+        if isinstance(net, GrowingHead) and task.labels is not None:
+            missing = len(self.labels_of(task)) - net.num_outputs
+            if missing > 0:
+                self._grow(missing)
+        task = self._as_outputs(task)
+        self._require_outputs(task)
+        return task
+
+    def _grow(self, num_outputs: int) -> None:
+        assert isinstance(self.net, (MultiHead, GrowingHead))
+        word = np.random.SeedSequence([self.seed, len(self.net.heads), 1]).generate_state(1)[0]
+        self.net.grow_(num_outputs, seed=int(word))
+        self._packs = self._packs and _has_kernels(self.net)
+        self.grown()
+
+    def _as_outputs(self, task: Task) -> Task:
+        """A task whose targets are outputs of the network, and whose inputs are of its type."""
+        if task.labels is not None and not task.by_place:
+            task = task.with_outputs(self.labels_of(task))
+        like = _floating(self.net)
+        return task if like is None else task.in_type(like.dtype)
+
+    def _require_outputs(self, task: Task) -> None:
+        """Refuse a classification whose labels are more than the network has outputs."""
+        net = self.net
+        if net is None or task.labels is None or task.train is None:
+            return
+        self._select(task)
+        modes = {part: part.training for part in net.modules()}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), normalisation_kept():
+            outputs = net.train()(task.train.x[:2].to(_device(net)))
+        for part, training in modes.items():
+            part.training = training
+        if outputs.ndim == 2 and outputs.shape[1] < len(task.labels):
+            raise ValueError(
+                f"expected an output of the network for each of the {len(task.labels)} labels known after "
+                f"{task.name!r}; got {outputs.shape[1]} outputs. Give it more, a head for each task "
+                "(MultiHead with make_head=), or one head that grows (GrowingHead)."
+            )
+
+    def _require_fit(self, task: Task) -> None:
+        if self.kind is not None and task.regression != (self.kind == "regression"):
+            has, needs = ("numbers", "Regressor") if task.regression else ("labels", "Classifier")
+            raise ValueError(
+                f"expected a {needs} for {task.name!r}, whose targets are {has}; got "
+                f"{type(self.model).__name__}."
+            )
+        if task.by_place and task.labels is not None and self._labels.get(task.head):
+            raise ValueError(
+                f"expected tasks of one head that all name their labels, or none; {task.name!r} does, and "
+                "tasks before it did not. Give labels= to all of them."
+            )
+        if not isinstance(self.net, MultiHead) and task.head is not None and self.net is not None:
+            raise ValueError(
+                f"expected a MultiHead network for {task.name!r}, which has a head; got "
+                f"{type(self.net).__name__}. Build one with continual_network(..., heads=1)."
+            )
+
+    def _require_head(self, task: Task) -> None:
+        net = self.net
+        if not isinstance(net, MultiHead):
+            return
+        if task.head is None:
+            raise ValueError(
+                f"expected a task with a head, for a network of {len(net.heads)}; got "
+                f"{task.name!r} without one."
+            )
+        if task.head > len(net.heads):
+            raise ValueError(
+                f"expected heads in their order; {task.name!r} asks for head {task.head}, the network has "
+                f"{len(net.heads)}, and the next one is {len(net.heads)}."
+            )
+
+    def _select(self, task: Task) -> None:
+        if isinstance(self.net, MultiHead) and task.head is not None:
+            self.net.select(task.head)
+
+    # Answers
+
+    def _scorable(self) -> str:
+        if self.kind is None:
+            raise ValueError(
+                "expected a Classifier or Regressor, whose network predicts; got a model of another kind, "
+                "which can be trained on tasks but not be scored."
+            )
+        return self.kind
+
+    def _answers(self, task: Task) -> bool:
+        """Whether the network has the head and the labels of a task."""
+        net = self.net
+        if isinstance(net, MultiHead) and task.head is not None and task.head >= len(net.heads):
+            return False
+        if isinstance(net, GrowingHead) and task.labels is not None and task.by_place:
+            return len(task.labels) <= net.num_outputs
+        if task.labels is None or task.by_place:
+            return True
+        return set(task.labels) <= set(self._labels.get(task.head, ()))
+
+    def _scores(self, task: Task) -> dict[str, float]:
+        kind = self._scorable()
+        self._require_fit(task)
+        if not self._answers(task):
+            return dict.fromkeys(SCORES[kind], float("nan"))
+        y = self._as_outputs(task).test.y
+        if kind == "classification":
+            prediction = self.predict(task.test.x, task)
+            assert isinstance(prediction, Prediction)
+            return classification_scores(prediction, y)
+        net, posterior = self.answering(task)
+        x = self._as_input(task.test.x)
+        statistics = self.normalization.statistics(
+            task.name, net, posterior, x, self.num_samples, self.seed
+        )
+        return gaussian_scores(
+            self.model, net, posterior, x, y, self.num_samples, self.seed, statistics
+        )
+
+    def _as_input(self, x: Any) -> Tensor:
+        """Inputs as a tensor of the network's own type, on its device."""
+        given = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+        if given.ndim == 0 or given.is_complex():
+            raise ValueError(f"expected inputs (B, ...) of real numbers; got {shown(x)}.")
+        like = _floating(self.net)
+        return given if like is None else given.to(like.dtype)
 
     def _changed(self) -> None:
         self._packed = None
@@ -200,6 +414,8 @@ class Learner(ABC):
         tasks = [*done, (task.name, digest)]
         return {
             "learner": type(self).__name__,
+            "epochs": str(self.epochs),
+            "batch size": str(self.batch_size),
             "seed": str(self.seed),
             "draws": str(self.num_samples),
             "normalization": self.normalization.kind,
@@ -207,19 +423,15 @@ class Learner(ABC):
             **{f"task {i + 1}": f"{name} ({text[:12]})" for i, (name, text) in enumerate(tasks)},
         }
 
-    def _select(self, task: Task) -> None:
-        if isinstance(self.net, MultiHead):
-            if task.head is None:
-                raise ValueError(
-                    f"expected a task with a head, for a network of {len(self.net.heads)}; got "
-                    f"{task.name!r} without one."
-                )
-            self.net.select(task.head)
-        elif task.head is not None and self.net is not None:
-            raise ValueError(
-                f"expected a MultiHead network for {task.name!r}, which has a head; got "
-                f"{type(self.net).__name__}. Build one with continual_network(..., heads=...)."
-            )
+
+def _floating(net: nn.Module | None) -> Tensor | None:
+    tensors = () if net is None else (*net.parameters(), *net.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def _device(net: nn.Module) -> torch.device:
+    like = _floating(net)
+    return torch.device("cpu") if like is None else like.device
 
 
 def _has_kernels(net: nn.Module) -> bool:

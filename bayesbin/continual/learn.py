@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bayesbin.continual.base import SCORES, Learner
+from bayesbin.continual.answers import SCORES
+from bayesbin.continual.base import Learner
 from bayesbin.continual.result import ContinualResult
 from bayesbin.continual.streams import TaskStream
 from bayesbin.continual.tasks import Task
@@ -28,7 +29,8 @@ def learn(
 
     :param stream: tasks; any iterable, whose tasks are only asked for when it is their turn.
     :param forward: whether to score tasks not learned yet as well, and the learner before the first;
-        the stream is then a sequence (it has a length, and can be indexed).
+        the stream is then a sequence (it has a length, and can be indexed). A task whose head or labels
+        the learner does not know yet has the score NaN.
     :param progress: whether to show a bar over tasks; None: where standard error is a terminal.
     :raises ValueError: for a stream without tasks, a learner that has learned some already, or
         ``forward`` with a stream that is not a sequence.
@@ -37,10 +39,9 @@ def learn(
 
         >>> from bayesbin.continual import ContinualLearner, PermutedPixels, continual_network
         >>> from bayesbin.data import digits
-        >>> from bayesbin.guides import AutoSignBernoulli
         >>> from bayesbin.nn import Classifier
         >>> model = Classifier(continual_network(64, (16,)), dataset_size=1)
-        >>> learner = ContinualLearner(model, AutoSignBernoulli(model), epochs=1, progress=False)
+        >>> learner = ContinualLearner(model, epochs=1, progress=False)
         >>> result = learn(learner, PermutedPixels(digits(), 2, seed=0), progress=False)
         >>> result.R.shape, bool(np.isnan(result.R[0, 1]))
         ((2, 2), True)
@@ -68,19 +69,22 @@ def learn(
                 row = learner.evaluate(exams)
                 kept.add(index, report.to_dict(), row)
             rows.append(row)
-            seen = row["accuracy"][: index + 1].mean()
-            bar.set_postfix(accuracy=f"{seen:.4f}", refresh=False)
+            main = next(iter(row))
+            seen = row[main][: index + 1].mean()
+            bar.set_postfix({main: f"{seen:.4f}"}, refresh=False)
             bar.update()
     if not rows:
         raise ValueError("expected at least one task, got a stream without any.")
     size = len(rows)
     missing = np.full(size, np.nan)
+    names = SCORES[learner.kind or "classification"]
     return ContinualResult(
         tuple(report.name for report in learner.reports),
         tuple(report.digest for report in learner.reports),
-        {name: np.stack([_padded(row[name], size) for row in rows]) for name in SCORES},
-        {name: missing if untrained is None else untrained[name] for name in SCORES},
+        {name: np.stack([_padded(row[name], size) for row in rows]) for name in names},
+        {name: missing if untrained is None else untrained[name] for name in names},
         tuple(learner.reports),
+        tuple(task.labels for task in exams),
     )
 
 
@@ -116,7 +120,8 @@ class _Kept:
             return None
         entry = self.entries[index]
         # The seconds in a report are those of the very training: no other state has the same.
-        if entry["forward"] != self.forward or entry["report"] != json.loads(json.dumps(report)):
+        same = json.dumps(entry["report"]) == json.dumps(report)  # as text: NaN is not NaN
+        if entry["forward"] != self.forward or not same:
             return None
         return {name: np.array(row) for name, row in entry["scores"].items()}
 

@@ -57,6 +57,43 @@ class TaskReport:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> TaskReport:
-        """What :meth:`to_dict` was made from."""
-        rows = (SummaryRow(**{**row, "shape": tuple(row["shape"])}) for row in state["layers"])
-        return cls(**{**state, "layers": tuple(rows)})
+        """The report that :meth:`to_dict` was made from, through JSON as well."""
+        rows = (
+            SummaryRow(**{**_numbers(row), "shape": tuple(row["shape"])}) for row in state["layers"]
+        )
+        history = [_numbers(row) for row in state["history"]]
+        seconds = from_json(state["seconds"])
+        return cls(**{**state, "history": history, "layers": tuple(rows), "seconds": seconds})
+
+
+def for_json(value: Any) -> Any:
+    """Return a value as JSON has it: NaN as None, infinities as "inf" and "-inf".
+
+    >>> for_json({"nll": [0.5, math.nan, math.inf]})
+    {'nll': [0.5, None, 'inf']}
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: for_json(part) for key, part in value.items()}
+    return [for_json(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def from_json(value: Any) -> Any:
+    """Return numbers that :func:`for_json` wrote, in lists of any depth.
+
+    >>> from_json([0.5, None, "inf"])
+    [0.5, nan, inf]
+    """
+    if isinstance(value, list):
+        return [from_json(part) for part in value]
+    if value is None:
+        return math.nan
+    return float(value) if value in ("inf", "-inf") else value
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its numbers back; an entry of a list may be None on its own account."""
+    return {
+        key: value if isinstance(value, list) else from_json(value) for key, value in row.items()
+    }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from bayesbin.continual.answers import SCORES
 from bayesbin.continual.metrics import (
     average_accuracies,
     average_accuracy,
@@ -18,7 +18,7 @@ from bayesbin.continual.metrics import (
     forward_transfer,
     learning_accuracy,
 )
-from bayesbin.continual.reports import TaskReport
+from bayesbin.continual.reports import TaskReport, for_json, from_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +26,17 @@ class ContinualResult:
     """Scores on every task after every task.
 
     :param tasks: names of the tasks learned. :param digests: of what made them.
-    :param scores: "accuracy", "nll" (nats per datum) and "ece", each (T, T): row i after learning task
-        i, column j on task j; NaN where a task not learned yet was not scored.
+    :param scores: each (T, T): row i after learning task i, column j on task j; NaN where a task not
+        learned yet was not scored. Of classification "accuracy", "nll" (nats per datum) and "ece"; of
+        regression "rmse" (in the unit of the targets) and "nll".
     :param untrained: the same scores before anything was learned, (T,) each, NaN if not computed.
     :param reports: of the single tasks.
+    :param labels: the labels of each task, as the user has them; None for a task of regression.
+
+    >>> R = np.array([[0.9, np.nan], [0.7, 0.8]])
+    >>> result = ContinualResult(("a", "b"), ("", ""), {"accuracy": R}, {})
+    >>> result.score, result.metrics()["average_accuracy"]
+    ('accuracy', 0.75)
     """
 
     tasks: tuple[str, ...]
@@ -37,37 +44,63 @@ class ContinualResult:
     scores: Mapping[str, np.ndarray]
     untrained: Mapping[str, np.ndarray]
     reports: tuple[TaskReport, ...] = field(default=())
+    labels: tuple[tuple[Any, ...] | None, ...] = field(default=())
+
+    @property
+    def score(self) -> str:
+        """The main score, that metrics are of: "accuracy" or "rmse"."""
+        return next(iter(self.scores))
 
     @property
     def R(self) -> np.ndarray:
-        """The accuracies, (T, T)."""
-        return self.scores["accuracy"]
+        """The main scores, (T, T)."""
+        return self.scores[self.score]
 
     def metrics(self) -> dict[str, float]:
         """The summary numbers of :mod:`bayesbin.continual.metrics`, by name."""
-        R = self.R
+        averages = {
+            f"average_{name}": average_accuracy(matrix)
+            for name, matrix in self.scores.items()
+            if name != self.score
+        }
         return {
-            "average_accuracy": average_accuracy(R),
-            "learning_accuracy": learning_accuracy(R),
-            "backward_transfer": backward_transfer(R),
-            "forward_transfer": forward_transfer(R, self.untrained["accuracy"]),
-            "forgetting_final": forgetting(R, "final"),
-            "forgetting_max_past": forgetting(R, "max_past"),
-            "average_nll": average_accuracy(self.scores["nll"]),
-            "average_ece": average_accuracy(self.scores["ece"]),
+            f"average_{self.score}": average_accuracy(self),
+            f"learning_{self.score}": learning_accuracy(self),
+            "backward_transfer": backward_transfer(self),
+            "forward_transfer": forward_transfer(self),
+            "forgetting_final": forgetting(self, "final"),
+            "forgetting_max_past": forgetting(self, "max_past"),
+            **averages,
         }
 
+    def __str__(self) -> str:
+        """The main scores as a table: a row after each task, with the average over the tasks seen."""
+        percent = self.score == "accuracy"
+        factor, digits = (100.0, 1) if percent else (1.0, 3)
+        width = max(map(len, self.tasks))
+        lines = [
+            f"{self.score}{' in per cent' if percent else ''}, after each task",
+            "  ".join([f"{'':<{width}}", "average", *(f"{j + 1:>6}" for j in range(len(self.R)))]),
+        ]
+        averages = average_accuracies(self)
+        for i, (name, mean) in enumerate(zip(self.tasks, averages, strict=True)):
+            cells = [f"{factor * value:>6.{digits}f}" for value in self.R[i, : i + 1]]
+            lines.append("  ".join([f"{name:<{width}}", f"{factor * mean:>7.{digits}f}", *cells]))
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON has it: NaN and infinity become None."""
-        return _for_json(
+        """Everything, as JSON has it: NaN becomes None, and infinity "inf" or "-inf"."""
+        others = {n: m.tolist() for n, m in self.scores.items() if n != self.score}
+        return for_json(
             {
                 "tasks": list(self.tasks),
                 "digests": list(self.digests),
+                "labels": [None if each is None else list(each) for each in self.labels],
+                "score": self.score,
                 **self.metrics(),
-                "average_accuracies": average_accuracies(self.R).tolist(),
+                "average_accuracies": average_accuracies(self).tolist(),
                 "R": self.R.tolist(),
-                "nll": self.scores["nll"].tolist(),
-                "ece": self.scores["ece"].tolist(),
+                **others,
                 "untrained": {name: row.tolist() for name, row in self.untrained.items()},
                 "reports": [report.to_dict() for report in self.reports],
             }
@@ -79,14 +112,18 @@ class ContinualResult:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ContinualResult:
-        """What :meth:`to_dict` was made from."""
-        names = {"accuracy": "R", "nll": "nll", "ece": "ece"}
+        """The result that :meth:`to_dict` was made from, with its NaN and infinities."""
+        main = content.get("score", "accuracy")
+        kind = "regression" if main == "rmse" else "classification"
+        names = {main: "R", **{name: name for name in SCORES[kind] if name in content}}
+        labels = content.get("labels", ())
         return cls(
             tuple(content["tasks"]),
             tuple(content["digests"]),
-            {name: np.array(content[key], dtype=float) for name, key in names.items()},
-            {name: np.array(row, dtype=float) for name, row in content["untrained"].items()},
+            {name: _array(content[key]) for name, key in names.items()},
+            {name: _array(row) for name, row in content["untrained"].items()},
             tuple(TaskReport.from_dict(report) for report in content["reports"]),
+            tuple(None if each is None else tuple(each) for each in labels),
         )
 
     def to_dataset(self) -> Any:
@@ -117,9 +154,5 @@ class ContinualResult:
         return table
 
 
-def _for_json(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _for_json(part) for key, part in value.items()}
-    return [_for_json(part) for part in value] if isinstance(value, list) else value
+def _array(values: Any) -> np.ndarray:
+    return np.array(from_json(values), dtype=float)

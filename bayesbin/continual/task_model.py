@@ -9,11 +9,11 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from bayesbin.continual.answers import network_of
 from bayesbin.continual.networks import MultiHead
 from bayesbin.distributions import SignBernoulli, unconstrained_normal
 from bayesbin.distributions.wrappers import sign_distribution
 from bayesbin.guides.prototype import run_once
-from bayesbin.nn import Classifier, Regressor
 from bayesbin.posterior import RealPosterior
 
 
@@ -72,7 +72,7 @@ class TaskModel(nn.Module):
         net = network_of(self.model)
         if isinstance(net, MultiHead) and head is not None:
             net.select(head)
-        if isinstance(self.model, (Classifier, Regressor)):
+        if net is not None:
             size = self.dataset_size
             if self.per_step is not None and batch:
                 size = self.per_step * len(batch[0])
@@ -121,11 +121,6 @@ class _Priors(Messenger):
                 f"{tuple(old.shape())}; build the guide from this model."
             )
         msg["fn"] = distribution
-
-
-def network_of(model: Any) -> nn.Module | None:
-    """The network inside a model of ours; None for any other model."""
-    return model.net if isinstance(model, (Classifier, Regressor)) else None
 
 
 def own_priors(

@@ -165,6 +165,17 @@ class Task:
             train=mapped(self.train), test=mapped(self.test), labels=wanted, by_place=True
         )
 
+    def in_type(self, dtype: torch.dtype) -> Task:
+        """The task with its inputs, and the targets of a regression, as floats of a type."""
+
+        def cast(data: Dataset | None) -> Dataset | None:
+            if data is None or (data.x.dtype == dtype and data.y.dtype in (dtype, torch.int64)):
+                return data
+            y = data.y if data.num_classes is not None else data.y.to(dtype)
+            return Dataset(data.x.to(dtype), y, data.name, data.num_classes)
+
+        return self._but(train=cast(self.train), test=cast(self.test))
+
     def fingerprint(self) -> str:
         """The digest, or that of all its data and labels where none was given."""
         if self.digest is not None:

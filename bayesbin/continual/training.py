@@ -1,28 +1,31 @@
-"""Training on one task, or on several together: ``fit`` with snapshots as priors."""
+"""Training on one task, or on several together: a recipe and ``fit``, with snapshots as priors."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from bayesbin.continual.checkpoints import drop_if_all_damaged
-from bayesbin.continual.priors import Boundary, Naturals, PriorPolicy
+from bayesbin.continual.priors import AtTaskEnd, Boundary, ExactPrior, Naturals, PriorPolicy
 from bayesbin.continual.task_model import TaskModel
 from bayesbin.data import Batches, Dataset
 from bayesbin.estimators import Estimator
 from bayesbin.guides.base import SignGuide
 from bayesbin.infer import fit
-from bayesbin.optim import make_optimizers, training_groups
+from bayesbin.optim import cosine_by_step_
+from bayesbin.recipes.base import Method, Recipe, assemble
 
 MakeOptimizers = Callable[[Any, Any, int], Sequence[Optimizer]]
 MakeSchedulers = Callable[[Sequence[Optimizer], int], Sequence[Any]]
+Parts = Sequence[tuple[Dataset, int | None]]
 
 
 class TaskBatches:
@@ -31,7 +34,7 @@ class TaskBatches:
     :param parts: (data set, head) pairs; a batch is (x, y), or (x, y, head) where there is a head.
     """
 
-    def __init__(self, parts: Sequence[tuple[Dataset, int | None]], batch_size: int) -> None:
+    def __init__(self, parts: Parts, batch_size: int) -> None:
         self.parts = [(Batches((data.x, data.y), batch_size), head) for data, head in parts]
         self.dataset_size = sum(batches.dataset_size for batches, _ in self.parts)
 
@@ -51,77 +54,137 @@ class TaskBatches:
         return (*next(iterators[owner]), *(() if head is None else (head,)))
 
 
-def cosine(optimizers: Sequence[Optimizer], epochs: int) -> list[Any]:
-    """From the first learning rate down to nearly 0 over the epochs of a task."""
-    return [CosineAnnealingLR(optimizer, epochs) for optimizer in optimizers]
+@dataclass(frozen=True)
+class Start:
+    """What one task is trained with, made anew for it."""
 
-
-def default_optimizers(guide: Any, model: Any, estimator: Estimator) -> list[Optimizer]:
-    """The Bayesian learning rule in relative steps for the signs, Adam for all that is real."""
-    return make_optimizers(training_groups(guide, model, estimator))
+    guide: Any
+    estimator: Estimator
+    optimizers: list[Optimizer]
+    schedules: list[Any]
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a task is trained on, the same for all: arguments as of ``ContinualLearner``."""
+    """How each task is trained: a recipe with its overrides, or parts that the caller makes.
 
-    estimator: Estimator | Callable[[], Estimator]
-    prior_policy: PriorPolicy
+    :param name: of the recipe. :param method: the recipe itself.
+    :param overrides: its settings, and objects in their place.
+    :param given_guide: whether the guide is the caller's own, and goes on from task to task.
+    :param estimator: of the caller's own, or a function that makes one for each task.
+    :param kl_weight: or a function of the epoch in a task.
+    :param optimizers: makes those of a task, in place of the recipe's.
+    :param schedulers: makes those of a task; None: a cosine by the step.
+    """
+
+    name: str
+    method: Method
+    overrides: Mapping[str, Any]
     batch_size: int
     kl_weight: float | Callable[[int], float]
-    optimizers: MakeOptimizers | None
-    schedulers: MakeSchedulers
+    given_guide: bool = False
+    estimator: Estimator | Callable[[], Estimator] | None = None
+    optimizers: MakeOptimizers | None = None
+    schedulers: MakeSchedulers | None = None
+    policy: PriorPolicy = field(default_factory=ExactPrior)
+
+    def assembled(self, model: Any, guide: Any, size: int, epochs: int, seed: int) -> Recipe:
+        """The recipe for a model as it is now, going on from ``guide`` (None: from the start)."""
+        overrides = dict(self.overrides)
+        if self.given_guide:
+            overrides["guide"] = guide
+        if self.estimator is not None:
+            made = self.estimator
+            overrides["estimator"] = made if isinstance(made, Estimator) else made()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            recipe = assemble(self.name, self.method, model, size, epochs, overrides)
+        if guide is not None and recipe.guide is not guide:
+            # A state of fewer sites is that of a network with fewer heads: the new ones stay as made.
+            recipe.guide.load_state_dict({**recipe.guide.state_dict(), **guide.state_dict()})
+        return recipe
 
     def run(
         self,
         model: Any,
-        guide: SignGuide,
-        task_model: TaskModel,
-        parts: Sequence[tuple[Dataset, int | None]],
-        initial: Naturals,
+        guide: Any,
+        task_model: nn.Module,
+        parts: Parts,
         *,
-        boundary: Boundary,
         epochs: int,
         seed: int,
         folder: Path | None,
         progress: bool | None,
-    ) -> list[dict[str, Any]]:
-        """Train a guide on (data set, head) pairs with the priors of ``task_model``; the history."""
+        boundary: Boundary = AtTaskEnd(),  # noqa: B008  immutable
+        initial: Naturals | None = None,
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        """Train on (data set, head) pairs; the guide that holds the result, and the history.
+
+        :param task_model: a :class:`TaskModel` around ``model``, or a module around such a one.
+        """
         batches = TaskBatches(parts, self.batch_size)
-        size = task_model.dataset_size = batches.dataset_size
-        task_model.per_step = boundary.steps
-        estimator, optimizers = self._start(model, guide, size)
-        with_boundaries(optimizers, boundary, self.prior_policy, initial, task_model, guide)
+        size = batches.dataset_size
+        inner = next(part for part in task_model.modules() if isinstance(part, TaskModel))
+        inner.dataset_size, inner.per_step = size, boundary.steps
+        start = self._start(model, guide, size, epochs, seed)
+        with_boundaries(start.optimizers, boundary, self.policy, initial or {}, inner, start.guide)
+        schedules = start.schedules
+        if self.schedulers is not None:
+            schedules = list(self.schedulers(start.optimizers, epochs))
+        else:
+            for optimizer in start.optimizers:
+                cosine_by_step_(optimizer, len(batches) * epochs)
         if folder is not None:
             drop_if_all_damaged(folder)
         result = fit(
             task_model,
-            guide,
+            start.guide,
             batches,
-            estimator=estimator,
+            estimator=start.estimator,
             epochs=epochs,
-            kl_weight=self.kl_weight if self.prior_policy.uses_kl else 0.0,
-            optimizers=optimizers,
-            schedulers=self.schedulers(optimizers, epochs),
+            kl_weight=self.kl_weight if self.policy.uses_kl else 0.0,
+            dataset_size=size,
+            optimizers=start.optimizers,
+            schedulers=schedules,
             checkpoint_dir=folder,
             seed=seed,
             progress=progress,
         )
-        return result.history
+        return start.guide, result.history
 
-    def describe(self, model: Any, guide: SignGuide) -> str:
-        """The optimizers and their learning rates, as they would be for a single datum."""
-        _, optimizers = self._start(model, guide, 1)
-        groups = [(type(o).__name__, group["lr"]) for o in optimizers for group in o.param_groups]
-        return "; ".join(f"{name} lr {lr:.12g}" for name, lr in groups)
-
-    def _start(self, model: Any, guide: SignGuide, size: int) -> tuple[Estimator, list[Optimizer]]:
+    def describe(self, model: Any, guide: Any) -> dict[str, str]:
+        """What a resumed run has to agree on."""
+        start = self._start(model, guide, 1, 1, 0)
+        recipe = self.assembled(model, guide, 1, 1, 0)
+        groups = [
+            (type(optimizer).__name__, group.get("initial_lr", group.get("lr")))
+            for optimizer in start.optimizers
+            for group in optimizer.param_groups
+        ]
+        weight = "a function" if callable(self.kl_weight) else str(self.kl_weight)
+        settings = {name: value for name, value in recipe.settings.items() if name != "kl_weight"}
         estimator = self.estimator
-        if not isinstance(estimator, Estimator):
-            estimator = estimator()
-        if self.optimizers is None:
-            return estimator, default_optimizers(guide, model, estimator)
-        return estimator, list(self.optimizers(guide, model, size))
+        return {
+            "recipe": self.name,
+            "settings": json.dumps(settings, sort_keys=True),
+            "guide": type(start.guide).__name__,
+            "estimator": "made per task"
+            if estimator is not None and not isinstance(estimator, Estimator)
+            else repr(start.estimator),
+            "KL weight": weight,
+            "optimizers": "; ".join(
+                name if lr is None else f"{name} lr {float(lr):.12g}" for name, lr in groups
+            ),
+        }
+
+    def _start(self, model: Any, guide: Any, size: int, epochs: int, seed: int) -> Start:
+        recipe = self.assembled(model, guide, size, epochs, seed)
+        if self.optimizers is not None:
+            made = list(self.optimizers(recipe.guide, model, size))
+            return Start(recipe.guide, recipe.estimator, made, [])
+        # The recipe's cosine falls by the epoch; that of a task by the step, as it may have one epoch.
+        schedules = [each for each in recipe.schedules if not isinstance(each, CosineAnnealingLR)]
+        return Start(recipe.guide, recipe.estimator, list(recipe.optimizers), schedules)
 
 
 def with_boundaries(
@@ -130,7 +193,7 @@ def with_boundaries(
     policy: PriorPolicy,
     initial: Naturals,
     model: TaskModel,
-    guide: SignGuide,
+    guide: Any,
 ) -> None:
     """Let the boundaries within a task follow the steps of the last optimizer."""
     every = boundary.steps
@@ -163,3 +226,12 @@ def move_(guide: SignGuide, naturals: Mapping[str, Tensor]) -> None:
     """Set a mean-field guide's natural parameters."""
     for name, natural in naturals.items():
         guide.natural_of(name).copy_(natural)
+
+
+@torch.no_grad()
+def start_at_(guide: SignGuide, naturals: Mapping[str, Tensor]) -> None:
+    """Move sites that have just been made from around 0 to around other natural parameters."""
+    own = {id(parameter) for parameter in guide.natural_parameters()}
+    for name, natural in naturals.items():
+        if id(start := guide.natural_of(name)) in own:
+            start.add_(natural)

@@ -127,6 +127,25 @@ class SignGuide(AutoGuide):
         """Whether a site of the model with this distribution is one of the binary sites."""
         return sign_distribution(distribution) is not None
 
+    def add_sites_(
+        self, model: Callable[..., Any], *args: Any, init_scale: float = 0.1
+    ) -> tuple[str, ...]:
+        """Take over the binary sites that a model has got since the guide was built, and name them.
+
+        :param model: the model as it is now. :param args: arguments for a run of it.
+        :param init_scale: standard deviation of their initial natural parameters.
+        """
+        new = []
+        for name, message in run_once(model, args, {}).nodes.items():
+            if message["type"] != "sample" or message["is_observed"] or site_is_subsample(message):
+                continue
+            if name not in self.sites and self.is_weight(message["fn"]):
+                self.sites[name] = self._describe(name, message)
+                start = init_scale * torch.randn_like(message["value"])
+                self.insert_natural(name, start, random=True)
+                new.append(name)
+        return tuple(new)
+
     # Parameters. A guide whose natural parameters are computed from others overrides these.
 
     def insert_natural(self, name: str, start: Tensor, *, random: bool) -> None:

@@ -13,6 +13,7 @@ from bayesbin.optim.clipping import clip_, clip_after_step
 from bayesbin.optim.schedules import (
     Schedule,
     cosine,
+    cosine_by_step_,
     exponential,
     linear,
     recu_tau,
@@ -30,6 +31,7 @@ __all__ = [
     "clip_",
     "clip_after_step",
     "cosine",
+    "cosine_by_step_",
     "exponential",
     "linear",
     "make_optimizers",

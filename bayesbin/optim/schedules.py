@@ -8,6 +8,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from bayesbin.core.checks import whole_number
+
 Function = Callable[[int], float]
 
 
@@ -107,6 +109,38 @@ def cosine(
     """
     part = _progress(epochs, hold)
     return lambda epoch: start + (end - start) * 0.5 * (1.0 - math.cos(math.pi * part(epoch)))
+
+
+def cosine_by_step_(optimizer: Optimizer, steps: int) -> None:
+    r"""Let the learning rates of an optimizer fall to 0 over its next ``steps`` steps.
+
+    .. math:: \eta_k = \tfrac12 \eta_0 (1 + \cos(\pi k / K)), \qquad k = 0, ..., K - 1
+
+    By the step, so that training of a single epoch anneals as well. k stands in the parameter groups, and
+    is saved and restored with them. A group without a learning rate stays as it is.
+
+    :param steps: K. :raises ValueError: for less than one step.
+
+    >>> import torch
+    >>> parameter = torch.nn.Parameter(torch.zeros(()))
+    >>> optimizer = torch.optim.SGD([parameter], lr=1.0)
+    >>> cosine_by_step_(optimizer, 2)
+    >>> optimizer.step(); optimizer.param_groups[0]["lr"]
+    0.5
+    """
+    steps = whole_number("steps", steps, at_least=1)
+    for group in optimizer.param_groups:
+        if "lr" in group:
+            group["initial_lr"], group["taken"] = group["lr"], 0
+
+    def after_step(*_: Any) -> None:
+        for group in optimizer.param_groups:
+            if "lr" in group:
+                group["taken"] += 1
+                share = min(group["taken"] / steps, 1.0)
+                group["lr"] = 0.5 * group["initial_lr"] * (1.0 + math.cos(math.pi * share))
+
+    optimizer.register_step_post_hook(after_step)
 
 
 def warm_restarts(start: float, end: float, period: int, factor: int = 2) -> Function:
