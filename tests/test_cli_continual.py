@@ -25,7 +25,7 @@ from bayesbin.experiments import (
 from bayesbin.experiments import continual as module
 from bayesbin.experiments import continual_settings as names
 from bayesbin.experiments.cli import main
-from bayesbin.experiments.continual_learners import cosine_by_step_
+from bayesbin.optim import cosine_by_step_
 
 SMALL = ["--epochs", "1", "--hidden", "8", "--num-samples", "2", "--no-progress"]
 PERMUTED = ["continual", "permuted", "--tasks", "2", *SMALL]

@@ -26,10 +26,11 @@ from bayesbin.continual.normalization import Normalization
 from bayesbin.continual.reports import TaskReport
 from bayesbin.continual.task_data import listed
 from bayesbin.continual.tasks import Task
+from bayesbin.core.arrays import as_tensor
 from bayesbin.core.checks import shown, true_or_false, whole_number
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.posterior.summary import SummaryRow
-from bayesbin.predict import PackedPredictive, Prediction, RegressionPrediction
+from bayesbin.predict import PackedPredictive, Prediction
 from bayesbin.predict.program import steps_of
 
 
@@ -166,8 +167,8 @@ class Learner(ABC):
             save_task(folder, index, self.state_dict(), configuration)
         return self.reports[-1]
 
-    def predict(self, x: Any, task: Task) -> Prediction | RegressionPrediction:
-        """The prediction for inputs (B, ...) of a task, averaged over draws of the learner's seed.
+    def predict(self, x: Any, task: Task) -> Any:
+        """Predict for inputs (B, ...) of a task, averaged over draws of the seed of the learner.
 
         Of the task, its head counts, and under normalisation per task its name. What an output stands
         for is :meth:`labels_of` the task.
@@ -400,9 +401,9 @@ class Learner(ABC):
 
     def _as_input(self, x: Any) -> Tensor:
         """Inputs as a tensor of the network's own type, on its device."""
-        given = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
-        if given.ndim == 0 or given.is_complex():
-            raise ValueError(f"expected inputs (B, ...) of real numbers; got {shown(x)}.")
+        given = as_tensor("inputs", x)
+        if given.ndim == 0:
+            raise ValueError(f"expected inputs (B, ...); got a single number, {shown(x)}.")
         like = _floating(self.net)
         return given if like is None else given.to(like.dtype)
 

@@ -206,7 +206,7 @@ class ContinualLearner(Learner):
         first = self.joint or not any(report.dataset_size for report in self.reports)
         signs, real = self._next_priors(first)
         self.guide, history = self._training.run(
-            self.model, self.guide, TaskModel(self.model, signs, real), parts,
+            self.model, self.guide, lambda _: TaskModel(self.model, signs, real), parts,
             initial=self._initial, boundary=self.boundary, epochs=self.epochs, seed=seed,
             folder=folder, progress=self.progress,
         )  # fmt: skip
@@ -266,7 +266,7 @@ class ContinualLearner(Learner):
             model, guide = copy.deepcopy(self.model), copy.deepcopy(self.guide)
             signs = {site: q.natural for site, q in self._posterior.items()}
             guide, _ = self._training.run(
-                model, guide, TaskModel(model, signs, self._posterior.real), parts,
+                model, guide, lambda _: TaskModel(model, signs, self._posterior.real), parts,
                 initial=self._initial, epochs=self.coreset_epochs, seed=self.seed, folder=None,
                 progress=False,
             )  # fmt: skip
@@ -386,10 +386,10 @@ def _kl_weight(given: Any, policy: PriorPolicy, recipe: str) -> float | Callable
     if given is not None and not (has_one and policy.uses_kl):
         who = f"prior_policy {policy!r}" if has_one else f"the recipe {recipe!r}"
         raise ValueError(f"expected no kl_weight with {who}, which has no KL term; leave it out.")
-    if callable(given):
-        return given
     if given is None:
         return 1.0 if has_one else 0.0
+    if isinstance(given, Callable):
+        return given
     return real_number("kl_weight", given, at_least=0.0)
 
 

@@ -39,7 +39,9 @@ class _Heads(nn.Module):
         self.make_head = make_head
         self.grown: tuple[int, ...] = ()  # outputs of the heads added since
         # In a tuple, so that it is no part of the network: a first head as it was before training.
-        self._pattern = (copy.deepcopy(self.heads[0]),) if len(self.heads) else ()
+        self._pattern: tuple[nn.Module, ...] = (
+            (copy.deepcopy(self.heads[0]),) if len(self.heads) else ()
+        )
 
     def grow_(self, num_outputs: int, seed: int) -> None:
         """Add a head of ``num_outputs``, whose initial state is a function of ``seed`` alone.

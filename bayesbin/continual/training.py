@@ -108,7 +108,7 @@ class Training:
         self,
         model: Any,
         guide: Any,
-        task_model: nn.Module,
+        task_model: Callable[[Any], nn.Module],
         parts: Parts,
         *,
         epochs: int,
@@ -120,13 +120,15 @@ class Training:
     ) -> tuple[Any, list[dict[str, Any]]]:
         """Train on (data set, head) pairs; the guide that holds the result, and the history.
 
-        :param task_model: a :class:`TaskModel` around ``model``, or a module around such a one.
+        :param task_model: makes, for the guide that is trained, a :class:`TaskModel` around ``model``, or a
+            module around such a one.
         """
         batches = TaskBatches(parts, self.batch_size)
         size = batches.dataset_size
-        inner = next(part for part in task_model.modules() if isinstance(part, TaskModel))
-        inner.dataset_size, inner.per_step = size, boundary.steps
         start = self._start(model, guide, size, epochs, seed)
+        trained = task_model(start.guide)
+        inner = next(part for part in trained.modules() if isinstance(part, TaskModel))
+        inner.dataset_size, inner.per_step = size, boundary.steps
         with_boundaries(start.optimizers, boundary, self.policy, initial or {}, inner, start.guide)
         schedules = start.schedules
         if self.schedulers is not None:
@@ -137,7 +139,7 @@ class Training:
         if folder is not None:
             drop_if_all_damaged(folder)
         result = fit(
-            task_model,
+            trained,
             start.guide,
             batches,
             estimator=start.estimator,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from bayesbin.continual import (
     ContinualLearner,
@@ -32,8 +31,7 @@ from bayesbin.guides import AutoSignBernoulli
 from bayesbin.guides.base import SignGuide
 from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, binary_sites
-from bayesbin.optim import BayesianLearningRule
-from bayesbin.optim.assembly import weight_groups, weight_optimizers
+from bayesbin.optim import BayesianLearningRule, make_optimizers, training_groups
 from bayesbin.posterior import BinaryPosterior
 
 _REAL_LR = 3e-3  # of Adam for what is real: heads, and a learned scale
@@ -102,30 +100,30 @@ def continual_learner(
         common: dict[str, Any] = {
             "epochs": config.epochs,
             "batch_size": config.batch_size,
+            "num_samples": config.num_samples,
             "normalization": config.normalization,
             "seed": config.seed,
             "checkpoint_dir": checkpoint_dir,
             "progress": progress,
         }
+        model = Classifier(net, dataset_size=1)
         if config.method == "ewc":
-            return OnlineEWC(net, strength=config.strength, lr=_lr(config), **common)
+            return OnlineEWC(model, strength=config.strength, lr=_lr(config), **common)
         if config.method in ("straight-through", "metaplastic"):
             plasticity = config.metaplasticity if config.method == "metaplastic" else 0.0
+            settings = {"lr": _lr(config), "init_scale": _init_scale(config)}
             return StraightThroughLearner(
-                net,
-                metaplasticity=plasticity,
-                lr=_lr(config),
-                init_scale=_init_scale(config),
-                **common,
+                model, metaplasticity=plasticity, settings=settings, **common
             )
-        model = Classifier(net, dataset_size=1)
         guide = _guide(config, model)
-        common |= {
-            "kl_weight": config.kl_weight,
-            "num_samples": config.num_samples,
-            "optimizers": _optimizers(config),
-            "schedulers": _no_schedulers,  # the optimizers have their own, by step
-        }
+        if config.method != "fine-tuning" and config.prior_policy != "none":
+            common["kl_weight"] = config.kl_weight
+        if config.prior_policy == "leak":
+            # Between boundaries lies one step of Bayes' rule, whose size is not to be adapted.
+            common |= {"optimizers": _plain_steps(config), "schedulers": _no_schedulers}
+        else:
+            optimizer = config.optimizer
+            common["settings"] = {"optimizer": optimizer, "lr": _lr(config), "real_lr": _REAL_LR}
         if config.method == "posterior":
             policy = named_prior_policy(config.prior_policy, **config.policy_settings())
             return ContinualLearner(model, guide, prior_policy=policy, **common)
@@ -149,7 +147,6 @@ def _network(config: ContinualConfig, stream: TaskStream) -> Any:
         config.classes_per_task if by_task else classes,
         heads=len(stream) if config.stream == "split" and config.scenario == "task" else None,
         binary_heads=config.binary_heads,
-        binary=config.method != "ewc",
         normalization=config.normalization,
         activation=config.activation,
         output_scale=config.output_scale,
@@ -164,52 +161,13 @@ def _guide(config: ContinualConfig, model: Classifier) -> AutoSignBernoulli:
     return AutoSignBernoulli(model, init=BinaryPosterior({n: s.prior for n, s in sites.items()}))
 
 
-def _optimizers(config: ContinualConfig) -> Any:
+def _plain_steps(config: ContinualConfig) -> Any:
     def make(guide: SignGuide, model: Any, dataset_size: int) -> list[Optimizer]:
-        natural = list(guide.natural_parameters())
-        rest = [p for p in (*model.parameters(), *guide.real_parameters()) if p.requires_grad]
-        if config.prior_policy == "leak":
-            # Between boundaries lies one step of Bayes' rule, whose size is not to be adapted.
-            made: list[Optimizer] = [BayesianLearningRule(natural, _lr(config))]
-        elif config.optimizer == "adam":
-            made = [Adam(natural, lr=_lr(config))]
-        else:
-            made = weight_optimizers(weight_groups(guide), "bayesian-learning-rule", lr=_lr(config))
-        made = [Adam(rest, lr=_REAL_LR), *made] if rest else made
-        assert config.batch_size is not None and config.epochs is not None
-        if config.prior_policy != "leak":
-            steps = math.ceil(dataset_size / config.batch_size) * config.epochs
-            for optimizer in made:
-                cosine_by_step_(optimizer, steps)
-        return made
+        rules = [BayesianLearningRule(guide.natural_parameters(), _lr(config))]
+        groups = [g for g in training_groups(guide, model) if g.rule == "adam"]
+        return [*make_optimizers(groups, real_lr=_REAL_LR), *rules]
 
     return make
-
-
-def cosine_by_step_(optimizer: Optimizer, steps: int) -> None:
-    r"""Let an optimizer's learning rate fall to nearly 0 over its first ``steps`` steps.
-
-    .. math:: \eta_k = \tfrac12 \eta_0 (1 + \cos(\pi k / K)), \qquad k = 0, ..., K - 1
-
-    By the step, so that a task of one epoch anneals as well; k stands in the parameter groups, and is
-    saved and restored with them.
-
-    >>> parameter = torch.nn.Parameter(torch.zeros(()))
-    >>> optimizer = torch.optim.SGD([parameter], lr=1.0)
-    >>> cosine_by_step_(optimizer, 2)
-    >>> optimizer.step(); optimizer.param_groups[0]["lr"]
-    0.5
-    """
-    for group in optimizer.param_groups:
-        group["initial_lr"], group["taken"] = group["lr"], 0
-
-    def after_step(*_: Any) -> None:
-        for group in optimizer.param_groups:
-            group["taken"] += 1
-            share = min(group["taken"] / steps, 1.0)
-            group["lr"] = 0.5 * group["initial_lr"] * (1.0 + math.cos(math.pi * share))
-
-    optimizer.register_step_post_hook(after_step)
 
 
 def _no_schedulers(optimizers: Sequence[Optimizer], epochs: int) -> list[Any]:

@@ -145,21 +145,27 @@ def plot_uncertainty(rows: Sequence[Mapping[str, Any]], axes: Axes | None = None
     return axes
 
 
-def plot_continual(result: ContinualResult, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The four panels of this module as one figure; without a posterior, only those it has.
+def plot_continual(
+    result: ContinualResult, rows: Sequence[Mapping[str, Any]] | None = None
+) -> Figure:
+    """Draw a result as one figure: scores over time, their matrix, and of a posterior two panels more.
 
-    :param rows: of :func:`plot_uncertainty`.
+    :param rows: of :func:`plot_uncertainty`; None: without that panel.
     """
-    posterior = _has_posterior(result)
+    draw = [plot_task_accuracies, plot_accuracy_matrix]
+    if _has_posterior(result):
+        draw.append(plot_saturation)
+    count = len(draw) + (len(draw) == 3 and bool(rows))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 6.4 if posterior else 3.2), layout="constrained")
-        panels: Any = figure.subplots(2 if posterior else 1, 2, squeeze=False).ravel()
-        plot_task_accuracies(result, panels[0])
-        plot_accuracy_matrix(result, panels[1])
-        if posterior:
-            plot_saturation(result, panels[2])
+        figure = Figure(figsize=(9.6, 6.4 if count > 2 else 3.2), layout="constrained")
+        panels: Any = figure.subplots((count + 1) // 2, 2, squeeze=False).ravel()
+        for panel, function in zip(panels, draw, strict=False):
+            function(result, panel)
+        if rows and count == 4:
             plot_uncertainty(rows, panels[3])
-        for letter, axes in zip("abcd", panels, strict=False):
+        for panel in panels[count:]:
+            panel.remove()
+        for letter, axes in zip("abcd", panels[:count], strict=False):
             axes.set_title(f"({letter}) {axes.get_title('left')}", loc="left")
     return figure
 

@@ -90,8 +90,10 @@ def test_tasks_and_networks_have_to_fit() -> None:
         learner(multi_head()).observe(tasks(1)[0])
     with pytest.raises(ValueError, match="a MultiHead network for 'task 0'"):
         learner().observe(tasks(1, heads=True)[0])
+    with pytest.raises(ValueError, match="heads in their order; 'a' asks for head 4"):
+        learner(multi_head()).observe(Task("a", dataset(0), dataset(0), head=4))
     with pytest.raises(ValueError, match=r"a head in 0 \.\. 2, got 3"):
-        learner(multi_head()).observe(Task("a", dataset(0), dataset(0), head=3))
+        multi_head().select(3)
     with pytest.raises(ValueError, match="at least one head"):
         MultiHead(nn.Identity(), [])
 
@@ -143,8 +145,6 @@ def test_networks() -> None:
     assert net[-1].scale == pytest.approx(3.0 / 2.0)
     learned = continual_network(6, (5,), 3, learn_scale=True)
     assert isinstance(learned, nn.Sequential) and isinstance(learned[-1], Scale)
-    real = continual_network(6, (5,), 3, binary=False)
-    assert not binary_sites(real) and sum(p.numel() for p in real.parameters()) == 5 * 6 + 15 + 3
     for settings in ({"hidden": ()}, {"normalization": "x"}, {"activation": "x"}, {"heads": 0}):
         with pytest.raises(ValueError, match="got"):
             continual_network(6, **settings)

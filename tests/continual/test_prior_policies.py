@@ -230,7 +230,7 @@ def test_refuses_what_does_not_fit() -> None:
     learned = Classifier(network(), 1, hyperprior=dist.Normal(0.0, 1.0))
     with pytest.raises(ValueError, match="a model without hyperprior"):
         ContinualLearner(learned, AutoSignBernoulli(learned))
-    with pytest.raises(ValueError, match="num_samples is at least 0"):
+    with pytest.raises(ValueError, match="num_samples to be a whole number of at least 0"):
         learner(num_samples=-1)
 
 

@@ -225,9 +225,10 @@ def test_state_is_handed_over_by_value() -> None:
 def test_baselines_resume_between_tasks(kind: str, tmp_path: Path) -> None:
     def baseline(folder: Path | None) -> Learner:
         settings: dict[str, Any] = {"epochs": 2, "progress": False, "checkpoint_dir": folder}
+        model = Classifier(network(), dataset_size=1)
         if kind == "ewc":
-            return OnlineEWC(network(binary=False), strength=3.0, **settings)
-        return StraightThroughLearner(network(), metaplasticity=1.0, **settings)
+            return OnlineEWC(model, strength=3.0, **settings)
+        return StraightThroughLearner(model, metaplasticity=1.0, **settings)
 
     stream = tasks(3)
     whole = learn(baseline(None), stream, progress=False)

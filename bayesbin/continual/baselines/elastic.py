@@ -199,7 +199,10 @@ class OnlineEWC(PointLearner):
 
     def weights(self) -> dict[str, nn.Parameter]:
         """All that is learned, by its name in the network, but for the noise of a Regressor."""
-        return {**self.guide.weights(), **dict(self.net.named_parameters())}
+        return self._weights(self.guide)
+
+    def _weights(self, guide: RealWeights) -> dict[str, nn.Parameter]:
+        return {**guide.weights(), **dict(self.net.named_parameters())}
 
     def grown(self) -> None:
         """Give the weights of a new head their own start, which nothing holds them to."""
@@ -211,9 +214,12 @@ class OnlineEWC(PointLearner):
 
     def penalty(self) -> Tensor:
         """The quadratic term, in nats over the data set, with a live graph."""
+        return self._penalty(self.weights())
+
+    def _penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
         terms = [
             (self.importance[name] * (weight - self.anchor[name]).square()).sum()
-            for name, weight in self.weights().items()
+            for name, weight in weights.items()
         ]
         return 0.5 * self.strength * torch.stack(terms).sum()
 
@@ -256,9 +262,9 @@ class OnlineEWC(PointLearner):
             return float(noise)
         return float(self.guide.real_posterior()["noise"].at(0.0))
 
-    def task_model(self) -> nn.Module:
-        """The model to train on a task, with the penalty."""
-        return _Penalised(super().task_model(), self.penalty)
+    def task_model(self, guide: Any) -> nn.Module:
+        """The model to train a guide with on a task, with the penalty on its weights."""
+        return _Penalised(super().task_model(guide), lambda: self._penalty(self._weights(guide)))
 
     def learn_task(
         self, task: Task, seed: int, folder: Path | None

@@ -45,13 +45,13 @@ class PointLearner(Learner):
         """Train on one task; see :meth:`Learner.learn_task`."""
         assert task.train is not None
         self.guide, history = self._training.run(
-            self.model, self.guide, self.task_model(), [(task.train, task.head)],
+            self.model, self.guide, self.task_model, [(task.train, task.head)],
             epochs=self.epochs, seed=seed, folder=folder, progress=self.progress,
         )  # fmt: skip
         return history, ()
 
-    def task_model(self) -> nn.Module:
-        """The model to train on a task."""
+    def task_model(self, guide: Any) -> nn.Module:
+        """The model to train a guide with on a task."""
         return TaskModel(self.model, {}, {})
 
     def grown(self) -> None:
