@@ -1,67 +1,85 @@
-"""The one place where drawn weights enter a torch network: by value, for one call or in a copy."""
+"""The one place where drawn weights enter a torch network: by value, for one call or in a copy.
+
+A call leaves the network as it found it. What a module keeps of a call beside its buffers (the weights that
+pruning and weight normalisation compute, cached activations) would be of the drawn weights, with their
+graph: it is put back. Buffers that a forward pass changes, such as running statistics, are the network's
+own state and stay changed.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+Member = tuple[nn.Module, str]
+
+_STATE = frozenset({"_parameters", "_buffers", "_modules"})
+_CONTAINERS = (list, dict, deque)
+_NONE = object()
 
 
-def state_key(net: nn.Module, site: str) -> str:
-    """The name under which ``net`` holds the signs of ``site``, a dotted parameter name.
-
-    A layer of ours holds them under the site's own name; in any other module they are the original
-    tensor of a torch parametrization that scales them.
-    """
-    path, _, leaf = site.rpartition(".")
-    try:
-        module = net.get_submodule(path)
-    except AttributeError:
-        module = None
-    if module is not None:
-        if leaf in module._buffers or leaf in module._parameters:
-            return site
-        if nn.utils.parametrize.is_parametrized(module, leaf):
-            return ".".join(part for part in (path, "parametrizations", leaf, "original") if part)
-    raise KeyError(
-        f"The network has no weight named {site!r}. A posterior is used with the network it was "
-        "trained on, converted by to_binary_ in the same way."
-    )
+def ties_of(module: nn.Module, leaf: str) -> list[Member]:
+    """Every module and name under which a binary tensor is held: itself alone, or all that are tied to it."""
+    ties = module.__dict__.get("_binary_ties")
+    return [(module, leaf)] if ties is None or leaf not in ties else ties[leaf]
 
 
 def call(
     net: nn.Module, values: Mapping[str, Tensor], x: Any, state: Mapping[str, Tensor] | None = None
 ) -> Any:
-    """``net(x)`` with the signs of each site replaced for this one call.
+    """``net(x)`` with the signs of each site replaced for this one call; the network stays what it is.
 
     :param values: site name -> signs (relaxed signs and moments of weights are welcome too).
-    :param state: further buffers to replace, by state-dict name: normalisation statistics.
+    :param state: further buffers or parameters to replace, by state-dict name: normalisation statistics.
+    :raises KeyError: for a site or a state-dict name that the network does not have.
     """
-    substitutes = {state_key(net, site): value for site, value in values.items()}
-    substitutes.update(state or {})
-    return functional_call(net, substitutes, (x,))
+    replaced: list[tuple[dict[str, Any], str, Any]] = []
+    for site, value in values.items():
+        for module, leaf in _members(net, site):
+            replaced.append((module._buffers, leaf, value))
+    for key, value in (state or {}).items():
+        replaced.append((*_place(net, key), value))
+    with _kept(net):
+        before = [(place, leaf, place[leaf]) for place, leaf, _ in replaced]
+        try:
+            for place, leaf, value in replaced:
+                place[leaf] = value
+            return net(x)
+        finally:
+            # Backwards: where a tensor was replaced twice, the first entry has the one that was there.
+            for place, leaf, value in reversed(before):
+                place[leaf] = value
 
 
 def write_(
     net: nn.Module, values: Mapping[str, Tensor], state: Mapping[str, Tensor] | None = None
 ) -> nn.Module:
     """Write signs (and buffers) into ``net``, which the caller owns; returns it."""
-    tensors = dict(net.named_parameters()) | dict(net.named_buffers())
     with torch.no_grad():
         for site, value in values.items():
-            weight = tensors[state_key(net, site)]
+            module, leaf = _members(net, site)[0]
+            weight = module._buffers[leaf]
+            assert weight is not None
             if weight.shape != value.shape:  # copy_ would broadcast
                 raise ValueError(
                     f"The network's weight {site!r} has shape {tuple(weight.shape)}, the posterior's "
                     f"{tuple(value.shape)}. A posterior is used with the network it was trained on."
                 )
             weight.copy_(value)
+            for member, _ in _members(net, site):
+                recompute(member)
         for key, value in (state or {}).items():
-            tensors[key].copy_(value)
+            place, leaf = _place(net, key)
+            place[leaf].copy_(value)
     return net
 
 
@@ -70,3 +88,133 @@ def copy_with(
 ) -> nn.Module:
     """A copy of ``net`` in evaluation mode whose weights are the given signs."""
     return write_(copy.deepcopy(net), values, state).eval()
+
+
+@torch.no_grad()
+def recompute(module: nn.Module) -> None:
+    """Bring a tensor up to date that a hook of torch's pruning or weight normalisation computes.
+
+    The hook would do so at the next call; until then ``module.weight`` would be that of other signs.
+    """
+    for hook in module._forward_pre_hooks.values():
+        known: Any = hook
+        if isinstance(hook, BasePruningMethod):
+            setattr(module, known._tensor_name, known.apply_mask(module))
+        elif isinstance(hook, WeightNorm):
+            setattr(module, known.name, known.compute_weight(module))
+        elif isinstance(hook, SpectralNorm):
+            weight = known.compute_weight(module, do_power_iteration=False)
+            setattr(module, known.name, weight)
+
+
+def _members(net: nn.Module, site: str) -> list[Member]:
+    """The modules that hold the signs of a site, and their names for them."""
+    path, _, leaf = site.rpartition(".")
+    try:
+        module = net.get_submodule(path)
+    except AttributeError:
+        module = None
+    if module is None or module._buffers.get(leaf) is None:
+        raise KeyError(
+            f"The network has no binary weight named {site!r}. A posterior is used with the network it was "
+            "trained on, converted by to_binary_ in the same way."
+        )
+    return ties_of(module, leaf)
+
+
+def _place(net: nn.Module, key: str) -> tuple[dict[str, Any], str]:
+    """Where a network holds the tensor of a state-dict name."""
+    path, _, leaf = key.rpartition(".")
+    module = net.get_submodule(path)
+    for place in (module._buffers, module._parameters):
+        if place.get(leaf) is not None:
+            return place, leaf
+    raise KeyError(f"The network has no buffer or parameter named {key!r}.")
+
+
+@contextmanager
+def _kept(net: nn.Module) -> Iterator[None]:
+    """Put back, at the end, tensors in attributes of a network's modules that the body left there."""
+    before = []
+    for module in net.modules():
+        own = vars(module)
+        kept = [(name, value) for name, value in own.items() if name not in _STATE]
+        contents = [
+            (container, copy.copy(container))
+            for _, value in kept
+            if isinstance(value, _CONTAINERS)
+            for container in _containers(value)
+        ]
+        before.append((module, dict(kept), dict(module._buffers), contents))
+    try:
+        yield
+    finally:
+        for module, attributes, buffers, contents in before:
+            _put_back(module, attributes)
+            for container, old in contents:
+                _restore_contents(container, old)
+            _settle_buffers(module, buffers)
+
+
+def _put_back(module: nn.Module, before: dict[str, Any]) -> None:
+    own = vars(module)
+    for name, value in list(own.items()):
+        old = before.get(name, _NONE)
+        if value is old or name in _STATE or not (_holds_tensor(value) or _holds_tensor(old)):
+            continue
+        if old is _NONE:
+            del own[name]
+        else:
+            own[name] = old
+    for name, old in before.items():
+        if name not in own and _holds_tensor(old):
+            own[name] = old
+
+
+def _restore_contents(container: Any, before: Any) -> None:
+    """Undo changes of tensors in a list, a dictionary or a deque."""
+    same = len(container) == len(before) and all(
+        a is b for a, b in zip(_elements(container), _elements(before), strict=True)
+    )
+    if same or not (_holds_tensor(container) or _holds_tensor(before)):
+        return
+    container.clear()
+    if isinstance(container, dict):
+        container.update(before)
+    else:
+        container.extend(before)
+
+
+def _containers(value: Any) -> Iterator[Any]:
+    """A list, dictionary or deque, and those inside it."""
+    yield value
+    for each in _elements(value):
+        if isinstance(each, _CONTAINERS):
+            yield from _containers(each)
+
+
+def _elements(container: Any) -> Any:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return True
+    if isinstance(value, (*_CONTAINERS, tuple, set)):
+        return any(_holds_tensor(each) for each in _elements(value))
+    return False
+
+
+def _settle_buffers(module: nn.Module, before: dict[str, Any]) -> None:
+    """Buffers that were assigned anew stay, as state does, but hold no graph and no tensor of ``vmap``'s."""
+    for name, value in list(module._buffers.items()):
+        old = before.get(name, _NONE)
+        if value is old or not isinstance(value, Tensor):
+            continue
+        if torch._C._functorch.is_functorch_wrapped_tensor(value):
+            if old is _NONE:
+                del module._buffers[name]
+            else:
+                module._buffers[name] = old
+        elif value.requires_grad:
+            module._buffers[name] = value.detach()

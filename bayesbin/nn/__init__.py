@@ -4,15 +4,9 @@ from bayesbin.nn.activations import Sign
 from bayesbin.nn.architectures import conv_net, mlp
 from bayesbin.nn.architectures_colour import resnet20, vgg_small
 from bayesbin.nn.binarizers import binarize_, latents
-from bayesbin.nn.convert import to_binary_
-from bayesbin.nn.layers import (
-    BinaryConv1d,
-    BinaryConv2d,
-    BinaryLinear,
-    BinarySite,
-    Scale,
-    binary_sites,
-)
+from bayesbin.nn.convert import conversion, to_binary_
+from bayesbin.nn.effective import BinarySite, binary_sites
+from bayesbin.nn.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, Scale
 from bayesbin.nn.likelihoods import Classifier, Regressor
 from bayesbin.nn.moment_propagation import Moments, propagate_moments
 from bayesbin.nn.residual import Residual
@@ -34,6 +28,7 @@ __all__ = [
     "binarize_",
     "binary_sites",
     "conv_net",
+    "conversion",
     "latents",
     "mlp",
     "propagate_moments",

@@ -13,11 +13,15 @@ _BLOCKS = 3  # of a stage of ResNet-20
 
 
 class RealConv2d(nn.Conv2d):
-    """``nn.Conv2d`` that ``to_binary_`` and ``binarize_`` leave real: they choose by the exact type."""
+    """``nn.Conv2d`` whose weight ``to_binary_`` and ``binarize_`` leave real by default."""
+
+    stays_real = "an end of the network that was asked to stay real (real_ends)"
 
 
 class RealLinear(nn.Linear):
-    """``nn.Linear`` that ``to_binary_`` and ``binarize_`` leave real: they choose by the exact type."""
+    """``nn.Linear`` whose weight ``to_binary_`` and ``binarize_`` leave real by default."""
+
+    stays_real = "an end of the network that was asked to stay real (real_ends)"
 
 
 def vgg_small(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bayesbin.core import networks
 from bayesbin.distributions import SignBernoulli
-from bayesbin.nn.layers import binary_sites
+from bayesbin.nn.effective import binary_sites
 from bayesbin.nn.priors import checked_hyperpriors, sample_natural
 
 

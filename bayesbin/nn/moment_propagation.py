@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin.nn.activations import Sign
-from bayesbin.nn.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, Scale
+from bayesbin.nn.effective import scale_of
+from bayesbin.nn.layers import Scale
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,15 @@ def _weighted(
     posterior: Mapping[str, Any],
     given: Moments,
 ) -> Moments:
-    binary = isinstance(layer, (BinaryLinear, BinaryConv1d, BinaryConv2d))
-    if binary:
-        distribution = posterior[site]
-        mean, variance = layer.scale * distribution.mean, layer.scale**2 * distribution.variance
+    leaves = getattr(type(layer), "binary_leaves", ())
+    if leaves and leaves != ("weight",):
+        raise ValueError(
+            f"propagate_moments takes layers whose weight alone is binary; that of {site!r} has binary "
+            f"{', '.join(leaves)}. Use bayesbin.predict.predict, which draws."
+        )
+    if leaves:
+        distribution, scale = posterior[site], scale_of(layer, "weight")
+        mean, variance = scale * distribution.mean, scale**2 * distribution.variance
     else:
         mean, variance = layer.weight, torch.zeros_like(layer.weight)
     mean, variance = mean.to(given.mean), variance.to(given.mean)

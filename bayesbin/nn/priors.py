@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayesbin.distributions import Support
-from bayesbin.nn.layers import BinarySite
+from bayesbin.nn.effective import BinarySite
 
 
 def hyperparameter_name(site: str) -> str:

@@ -169,7 +169,11 @@ def _steps(name: str, module: nn.Module) -> list[Step]:
 def _weighted(name: str, module: Any) -> list[Step]:
     site = f"{name}.weight" if name else "weight"
     shape = tuple(module.weight.shape)
-    slope = torch.tensor(float(module.scale), dtype=torch.float64)
+    if type(module).binary_leaves != ("weight",):
+        raise _unsupported(name, module, "more of it than its weight is binary")
+    # One number, or one for each output.
+    slope = torch.as_tensor(module.scale).detach().double().reshape(-1)
+    slope = slope[0] if len(slope) == 1 else slope
     shift = torch.zeros((), dtype=torch.float64)
     if module.bias is not None:
         shift = module.bias.detach().double()

@@ -14,7 +14,7 @@ from bayesbin.core.checks import one_of, shown, whole_number
 from bayesbin.estimators import Estimator
 from bayesbin.infer import FitResult, fit
 from bayesbin.nn import Classifier, binary_sites, to_binary_
-from bayesbin.nn.convert import linear_and_convolution_weights
+from bayesbin.nn.convert import has_convertible_weights
 from bayesbin.optim import DEFAULTS, make_optimizers, make_schedules, training_groups
 from bayesbin.recipes.settings import Setting, digest_of, number, positive, require_json
 
@@ -237,7 +237,7 @@ def split_objects(
 def resolve_model(model: Any, dataset_size: int | None) -> tuple[Any, int]:
     """The Pyro model and its data-set size; a plain network becomes a binary classifier."""
     if isinstance(model, nn.Module):
-        if not binary_sites(model) and _has_layers(model):
+        if not binary_sites(model) and has_convertible_weights(model):
             to_binary_(model)
         if not isinstance(model, PyroModule):
             if dataset_size is None:
@@ -258,10 +258,6 @@ def resolve_model(model: Any, dataset_size: int | None) -> tuple[Any, int]:
             "expected the number of training data, which the model does not say; pass dataset_size=."
         )
     return model, whole_number("dataset_size", size, at_least=1)
-
-
-def _has_layers(network: nn.Module) -> bool:
-    return any(linear_and_convolution_weights("weight", module) for module in network.modules())
 
 
 def _require_parts(name: str, parts: Any) -> None:

@@ -289,8 +289,8 @@ def test_a_plain_network_trains_and_its_weights_are_levels(binarizer):
     net.eval()
     if isinstance(binarizer, Signs):
         return  # Adam moves signs off their values; Bop does not
-    for layer, fan_in in ((net[0], 6), (net[2], 16)):
-        values = (layer.weight * math.sqrt(fan_in)).detach()
+    for layer, scale in ((net[0], 0.5), (net[2], 0.25)):  # 1 / sqrt(6) = .41, 1 / sqrt(16)
+        values = (layer.weight / scale).detach()
         known = torch.tensor(binarizer.levels)
         assert torch.isclose(values[..., None], known).any(-1).all()
     loaded = binarize_(nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2)), binarizer)

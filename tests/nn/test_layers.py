@@ -23,11 +23,14 @@ def assert_signs(weight):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(5, 4), (4,), (2, 3, 4), (0, 4)])
 def test_linear(dtype, bias, shape):
-    layer = BinaryLinear(4, 3, bias, scale=0.3, dtype=dtype)
-    x = torch.randn(shape, dtype=dtype)
-    assert_signs(layer.weight)
-    assert layer(x).dtype == dtype
-    torch.testing.assert_close(layer(x), F.linear(x * 0.3, layer.weight, layer.bias))
+    for scale in (0.3, 0.25):
+        layer = BinaryLinear(4, 3, bias, scale=scale, dtype=dtype)
+        x = torch.randn(shape, dtype=dtype)
+        signs = binary_sites(layer)["weight"].signs
+        assert_signs(signs)
+        assert torch.equal(layer.weight, scale * signs)
+        assert layer(x).dtype == dtype
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
 
 
 def test_linear_of_a_non_contiguous_input():
@@ -53,11 +56,11 @@ def test_convolutions(Binary, real, options, dtype):
     layer = Binary(4, 6, 3, scale=0.2, dtype=dtype, **options)
     twin = real(4, 6, 3, dtype=dtype, **options)
     with torch.no_grad():
-        twin.weight.copy_(0.2 * layer.weight)
+        twin.weight.copy_(layer.weight)
         if layer.bias is not None:
             twin.bias.copy_(layer.bias)
     x = torch.randn(2, 4, *[9] * (layer.weight.dim() - 2), dtype=dtype)
-    assert_signs(layer.weight)
+    assert_signs(layer.weight / 0.2)
     torch.testing.assert_close(layer(x), twin(x))
 
 
@@ -71,14 +74,14 @@ def test_convolutions(Binary, real, options, dtype):
     ],
 )
 def test_fan_in_scale(layer, fan_in):
-    assert layer.scale == 1.0 / math.sqrt(fan_in)
+    assert layer.scale == 2.0 ** round(-0.5 * math.log2(fan_in))
     assert f"scale={layer.scale:.4g}" in repr(layer)
 
 
 def test_weights_are_buffers_that_no_optimizer_sees():
     layer = BinaryLinear(4, 3)
     assert [name for name, _ in layer.named_parameters()] == ["bias"]
-    assert set(layer.state_dict()) == {"weight", "prior", "bias"}
+    assert set(layer.state_dict()) == {"weight", "weight_prior", "bias"}
     twin = BinaryLinear(4, 3)
     twin.load_state_dict(layer.state_dict())
     x = torch.randn(2, 4)
@@ -92,7 +95,7 @@ def test_prior(prior):
     layer = BinaryLinear(4, 3, prior=prior)
     site = binary_sites(layer)["weight"]
     assert torch.equal(site.prior.expand(3, 4), torch.as_tensor(prior).expand(3, 4))
-    assert site.shape == (3, 4) and torch.equal(site.signs, layer.weight)
+    assert site.shape == (3, 4) and torch.equal(site.scale * site.signs, layer.weight)
     if isinstance(prior, torch.Tensor):
         prior.add_(1.0)
         assert not torch.equal(layer.prior, prior)
@@ -105,10 +108,13 @@ def test_prior(prior):
         ({"prior": torch.zeros(4)}, r"got shape \(4,\)"),
         ({"prior": math.inf}, "natural parameter is finite"),
         ({"prior": math.nan}, "natural parameter is finite"),
-        ({"scale": 0.0}, "or a positive number; got 0.0"),
-        ({"scale": -1.0}, "or a positive number; got -1.0"),
-        ({"scale": math.nan}, "or a positive number; got nan"),
-        ({"scale": "fan_out"}, "or a positive number; got 'fan_out'"),
+        ({"scale": 0.0}, "a positive number, or a tensor of one for each output; got 0.0"),
+        ({"scale": -1.0}, "a positive number, or a tensor of one for each output; got -1.0"),
+        ({"scale": math.nan}, "a positive number, or a tensor of one for each output; got nan"),
+        (
+            {"scale": "fan_out"},
+            "a positive number, or a tensor of one for each output; got 'fan_out'",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit(options, message):

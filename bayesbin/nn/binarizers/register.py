@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
 from bayesbin.nn.binarizers.base import Binarizer
-from bayesbin.nn.convert import chosen_parameters, linear_and_convolution_weights
-from bayesbin.nn.layers import resolve_scale
+from bayesbin.nn.effective import make_latent, walk_binary
+from bayesbin.nn.scales import Axes, LayerScale, scale_for_all
+from bayesbin.nn.selection import Where, chosen
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -18,20 +18,20 @@ Network = TypeVar("Network", bound=nn.Module)
 def binarize_(
     module: Network,
     binarizer: Binarizer,
-    where: Callable[[str, nn.Module], bool] = linear_and_convolution_weights,
+    where: Where = None,
     *,
-    scale: float | str = "fan-in",
+    scale: LayerScale = "fan-in",
+    inputs: Mapping[str, Axes] | None = None,
 ) -> Network:
-    """Register a binarizer on the chosen weights of a plain torch network, in place; returns the network.
+    """Put a binarizer before the chosen weights of a plain torch network, in place; returns the network.
 
-    For training without Pyro. ``latents(net)`` says which weights they are and holds what is trained. The
-    weight that a layer then uses is scale times binarizer(latent), as in a network of :func:`to_binary_`;
-    with the real weights as latents to start from (``binarizer.right_inverse``). Biases, normalisation and
-    everything not chosen stay as they are.
+    For training without Pyro. ``latents(net)`` says which weights they are and holds what is trained: each
+    stays a parameter under its weight's name. Read as ``layer.weight``, the weight is the one that the layer
+    uses, scale times binarizer(latent), as in a network of :func:`to_binary_`; latents start from the real
+    weights (``binarizer.right_inverse``). Biases, normalisation and everything not chosen stay as they are.
 
-    :param binarizer: one for all weights. :param where: as of :func:`to_binary_`.
-    :param scale: "fan-in" (1 / sqrt(inputs of a unit)) or a positive number.
-    :raises ValueError: if nothing is chosen, weights are tied, or the scale is not positive.
+    :param binarizer: one for all weights. :param where, scale, inputs: as of :func:`to_binary_`.
+    :raises ValueError: if nothing is chosen, or a scale does not fit.
 
     Example::
 
@@ -49,38 +49,25 @@ def binarize_(
     """
     if not isinstance(binarizer, Binarizer):
         raise ValueError(f"binarizer is one of bayesbin.nn.binarizers; got {binarizer!r}.")
-    chosen = chosen_parameters(module, where, caller="binarize_")
-    sizes = [resolve_scale(scale, owner.get_parameter(leaf)) for _, owner, leaf in chosen]
-    for (_, owner, leaf), size in zip(chosen, sizes, strict=True):
-        parametrize.register_parametrization(owner, leaf, binarizer)
-        parametrize.register_parametrization(owner, leaf, FixedScale(size))
+    found = chosen(module, where, caller="binarize_")
+    axes = inputs or {}
+    sizes = [
+        scale_for_all(scale, each.name, each.members, each.parameter, axes.get(each.name))
+        for each in found
+    ]
+    for each, size in zip(found, sizes, strict=True):
+        # The same parameter, for optimizers that have it: of another shape where there are several levels.
+        each.parameter.data = binarizer.right_inverse(each.parameter).detach()
+        for owner, leaf in each.members:
+            make_latent(owner, leaf, binarizer, size)
     return module
 
 
 def latents(module: nn.Module) -> dict[str, nn.Parameter]:
     """The latent of each weight that ``binarize_`` chose, by the weight's dotted name."""
-    found = {}
-    for path, owner in module.named_modules():
-        if parametrize.is_parametrized(owner):
-            chains: Any = owner.parametrizations
-            for leaf, chain in chains.items():
-                if isinstance(chain[0], Binarizer):
-                    found[f"{path}.{leaf}" if path else leaf] = chain.original
+    found: dict[str, nn.Parameter] = {}
+    for name, owner, leaf in walk_binary(module):
+        latent = owner._parameters.get(leaf)
+        if latent is not None and not any(latent is other for other in found.values()):
+            found[name] = latent
     return found
-
-
-class FixedScale(nn.Module):
-    """The torch parametrization that multiplies binarized weights by a number."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.scale
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight  # a latent is a real weight as it was, whatever the size of the signs
-
-    def extra_repr(self) -> str:
-        return f"scale={self.scale:.4g}"
