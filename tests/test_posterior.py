@@ -255,7 +255,7 @@ def test_networks():
     torch.testing.assert_close(drawn(x), by_hand(q.signs(3, seed=5)))
     assert not drawn.training and net.training
     for index, one in enumerate(itertools.islice(q.draws(net, seed=5), 5)):
-        assert torch.equal(one[0].weight, q.signs(index, seed=5)["0.weight"])
+        assert torch.equal(one.state_dict()["0.weight"], q.signs(index, seed=5)["0.weight"])
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     with pytest.raises(KeyError, match=r"no weight named '7\.weight'"):
         BinaryPosterior({"7.weight": torch.zeros(3, 4)}).mode_network(net)
@@ -450,7 +450,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_layer_is_a_network_too():
     layer = BinaryLinear(4, 3)
     q = BinaryPosterior({"weight": torch.randn(3, 4)})
-    assert torch.equal(q.mode_network(layer).weight, q.signs()["weight"])
+    assert torch.equal(q.mode_network(layer).state_dict()["weight"], q.signs()["weight"])
 
 
 def test_a_file_is_the_same_to_the_byte_in_every_process(tmp_path):

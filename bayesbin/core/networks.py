@@ -116,8 +116,8 @@ def _members(net: nn.Module, site: str) -> list[Member]:
         module = None
     if module is None or module._buffers.get(leaf) is None:
         raise KeyError(
-            f"The network has no binary weight named {site!r}. A posterior is used with the network it was "
-            "trained on, converted by to_binary_ in the same way."
+            f"The network has no weight named {site!r}. A posterior is used with the network it was trained "
+            "on, converted by to_binary_ in the same way."
         )
     return ties_of(module, leaf)
 

@@ -57,7 +57,7 @@ class WeightMoments(Tensor):
         name = getattr(func, "__name__", str(func)).strip("_")
         raise TypeError(
             f"LocalReparameterization cannot carry the weight {site!r} through {name!r}: it draws the "
-            "outputs of linear, conv1d, conv2d and matmul, after scaling and reshaping at most. Use "
+            "outputs of linear, bilinear, matmul and convolutions, after scaling and reshaping at most. Use "
             "another estimator for this model, for example StraightThrough or Concrete."
         )
 
@@ -116,6 +116,17 @@ def _linear_map(
         return _sampled(mean, variance)
 
     return rule
+
+
+def _bilinear(left: Any, right: Any, weight: Any, bias: Any = None) -> Any:
+    """Sums of products of two inputs and a weight."""
+    if not isinstance(weight, WeightMoments):
+        return NotImplemented
+    weight._use("bilinear")
+    mean = F.bilinear(left, right, weight.mean_, bias)
+    dtype = weight.variance_.dtype
+    squares = left.square().to(dtype), right.square().to(dtype)
+    return _sampled(mean, F.bilinear(*squares, weight.variance_))
 
 
 def _matmul(left: Any, right: Any) -> Any:
@@ -198,7 +209,11 @@ _RULES: dict[Any, Callable[..., Any]] = {
     F.linear: _linear_map(F.linear, "linear", has_bias=True),
     **{
         convolution: _linear_map(convolution, convolution.__name__, has_bias=True)
-        for convolution in (torch.conv1d, torch.conv2d, F.conv1d, F.conv2d)
+        for convolution in (
+            torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d,
+            torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
+            F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+        )
     },
     **dict.fromkeys(
         (torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, torch.mm, torch.mv),
@@ -210,6 +225,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(
         (torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__), _divide
     ),
+    **dict.fromkeys((torch.bilinear, F.bilinear), _bilinear),
     **dict.fromkeys((torch.neg, Tensor.neg, Tensor.__neg__), _negate),
     **{
         function: _reshape(function)

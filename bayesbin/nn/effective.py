@@ -87,8 +87,9 @@ class EffectiveWeights:
                 f"expected signs of shape {tuple(signs.shape)} for {name!r}, which is binary: scale times "
                 "signs of -1 and +1. Assign signs, or write them into binary_sites(net)[...].signs."
             )
+        value = value.detach()
         for module, leaf in ties_of(own, name):
-            module._buffers[leaf] = value.detach()
+            module._buffers[leaf] = value
 
     def __delattr__(self, name: str) -> None:
         own: Any = self
@@ -125,10 +126,9 @@ class EffectiveWeights:
                 signs, problem = _signs_to_load(given[key], own._buffers[leaf])
                 if problem:
                     error_msgs.append(f"{key} {problem}.")
-                    signs = own._buffers[leaf]
-                if signs is not given[key]:
+                elif not _are_signs(given[key]):
                     real.add(leaf)
-                    given[key] = signs
+                given[key] = signs
         missing: list[str] = []
         super()._load_from_state_dict(  # type: ignore[misc]
             given, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs

@@ -265,7 +265,7 @@ UNSUPPORTED = {
     "subtracted from": lambda w: torch.ones(4, 3) - w,
     "chosen": lambda w: torch.where(torch.ones(4, 3) > 0, w, 0.0),
     "numpy": lambda w: w.numpy(),
-    "conv_transpose": lambda w: F.conv_transpose1d(torch.ones(1, 4, 5), w.unsqueeze(-1)),
+    "looked up": lambda w: F.embedding(torch.tensor([0, 1]), w),
     "log_prob": lambda w: SignBernoulli(natural=torch.zeros(4, 3)).log_prob(w),
     # Broadcasting would repeat weights, whose copies were then drawn independently.
     "repeated by a factor": lambda w: w * torch.ones(2, 4, 3),

@@ -322,7 +322,7 @@ def test_what_does_not_fit():
         binarize_(to_binary_(nn.Sequential(nn.Linear(3, 2))), SignSTE())
     with pytest.raises(ValueError, match=r"one of bayesbin\.nn\.binarizers"):
         binarize_(nn.Linear(3, 2), nn.Tanh())
-    with pytest.raises(ValueError, match='scale is "fan-in" or a positive'):
+    with pytest.raises(ValueError, match='"fan-in", a positive number'):
         binarize_(nn.Linear(3, 2), SignSTE(), scale=-1.0)
     for build, message in [
         (lambda: SignSTE(clip=0.0), "clip is a positive"),

@@ -71,7 +71,12 @@ def test_a_root_layer_in_place(dtype):
     layer = nn.Linear(4, 3, dtype=dtype)
     original = copy.deepcopy(layer)
     assert to_binary_(layer, scale=2.0) is layer and isinstance(layer, BinaryLinear)
-    assert layer.weight.dtype == layer.prior.dtype == binary_sites(layer)["weight"].signs.dtype == dtype
+    assert (
+        layer.weight.dtype
+        == layer.prior.dtype
+        == binary_sites(layer)["weight"].signs.dtype
+        == dtype
+    )
     assert_converted_exactly(layer, original, ["weight"])
     x = torch.randn(2, 4, dtype=dtype)
     signs = binary_sites(layer)["weight"].signs
@@ -240,7 +245,7 @@ def test_values_of_another_shape_or_name_are_errors():
     net = to_binary_(nn.Linear(4, 3))
     with pytest.raises(ValueError, match=r"'weight' has shape \(3, 4\), the posterior's \(4,\)"):
         networks.copy_with(net, {"weight": torch.ones(4)})
-    with pytest.raises(KeyError, match=r"no binary weight named '7\.weight'"):
+    with pytest.raises(KeyError, match=r"no weight named '7\.weight'"):
         networks.copy_with(net, {"7.weight": torch.ones(3, 4)})
 
 
