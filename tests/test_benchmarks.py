@@ -5,26 +5,46 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import os
 import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scripts import EXAMPLES, run_script
 
 ROOT = Path(__file__).parent.parent
 
 
 def run(script: str, *arguments: str, cwd: Path) -> str:
-    command = [sys.executable, str(ROOT / "examples" / "benchmarks" / script), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return run_script(EXAMPLES / "benchmarks" / script, *arguments, cwd=cwd)
+
+
+@pytest.fixture
+def answers(request, monkeypatch):
+    """Quick: what the processes print that the script would start. Slow: it starts them (None)."""
+    if request.param is None:
+        return
+    real = subprocess.run
+
+    def answer(command, *args, **options):
+        if str(command[0]).endswith(("python", "cmake", "peak")) or command[0] == sys.executable:
+            return SimpleNamespace(stdout=request.param, returncode=0)
+        return real(command, *args, **options)
+
+    monkeypatch.setattr(subprocess, "run", answer)
+
+
+def processes(printed: object) -> pytest.MarkDecorator:
+    """Each test twice: with processes that answer at once, and, if slow tests run, with real ones."""
+    real = pytest.param(None, marks=pytest.mark.slow, id="real processes")
+    return pytest.mark.parametrize(
+        "answers", [pytest.param(printed, id="quick"), real], indirect=True
+    )
 
 
 @pytest.fixture
@@ -120,7 +140,8 @@ def test_uncertainty_regression(tmp_path):
     assert report == table
 
 
-def test_training_step(tmp_path):
+@processes("123.4")
+def test_training_step(tmp_path, answers):
     table = run("training_step.py", "--smoke", "--out", "steps.json", cwd=tmp_path)
     assert run("training_step.py", "--report", "steps.json", cwd=tmp_path) == table
     rows = json.loads((tmp_path / "steps.json").read_text())["rows"]
@@ -179,7 +200,8 @@ def test_nested(tmp_path):
     assert (tmp_path / "levels.png").stat().st_size > 10_000
 
 
-def test_predict(tmp_path):
+@processes(json.dumps({"ms_per_draw": 1.0, "extra_megabytes": 2.0}))
+def test_predict(tmp_path, answers):
     table = run("predict.py", "--smoke", "--out", "p.json", cwd=tmp_path)
     assert run("predict.py", "--report", "p.json", cwd=tmp_path) == table
     record = json.loads((tmp_path / "p.json").read_text())
@@ -188,10 +210,14 @@ def test_predict(tmp_path):
         assert all(second > 0 for seconds in block["seconds"].values() for second in seconds)
 
 
+PEAKS = json.loads((ROOT / "docs" / "benchmarks" / "kernels.json").read_text())["peaks"]
+
+
 @pytest.mark.skipif(
     not shutil.which("cmake"), reason="the benchmark compiles its program with cmake"
 )
-def test_kernels(tmp_path):
+@processes(json.dumps(PEAKS))
+def test_kernels(tmp_path, answers):
     table = run("kernels.py", "--smoke", "--out", "k.json", cwd=tmp_path)
     assert run("kernels.py", "--report", "k.json", cwd=tmp_path) == table
     record = json.loads((tmp_path / "k.json").read_text())
@@ -248,7 +274,8 @@ def test_priors_decomposition_is_the_sum_written_out():
     assert sum(found[name] for name in PARTS) == pytest.approx(found["brier"], abs=1e-12)
 
 
-def test_ship(images, tmp_path):
+@processes("")
+def test_ship(images, tmp_path, answers):
     arguments = ("--smoke", "--data", str(images), "--out", "s.json")
     table = run("ship.py", *arguments, cwd=tmp_path)
     assert run("ship.py", "--report", "s.json", cwd=tmp_path) == table

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from scripts import EXAMPLES, environment, run_script
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 PICTURE = {
     "continual.py": "picture.png",
     "mcmc.py": "picture.png",
@@ -23,22 +23,28 @@ PICTURE = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_example(path, tmp_path):
-    out = PICTURE.get(path.name)
-    command = [sys.executable, str(path), "--smoke", *(["--out", out] if out else [])]
+def check(name: str, run: Callable[..., str], tmp_path: Path) -> None:
+    out = PICTURE.get(name)
     before = set(EXAMPLES.iterdir())
-    result = subprocess.run(
-        command,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip()
+    printed = run(EXAMPLES / name, "--smoke", *(["--out", out] if out else []), cwd=tmp_path)
+    assert printed.strip()
     assert [entry.name for entry in tmp_path.iterdir()] == ([out] if out else [])
     assert set(EXAMPLES.iterdir()) == before
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_example(path, tmp_path):
+    check(path.name, run_script, tmp_path)
+
+
+def test_an_example_in_a_process_of_its_own(tmp_path):
+    def run(path: Path, *arguments: str, cwd: Path) -> str:
+        command = [sys.executable, str(path), *arguments]
+        return subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, env=environment(), check=True
+        ).stdout
+
+    check("packed_layout.py", run, tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

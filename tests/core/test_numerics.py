@@ -486,6 +486,7 @@ torch.save([part.detach() for part in (*parts, slope)], {path!r})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_formulas_equal_the_plain_ones(tmp_path):
     """BAYESBIN_COMPILE=1 is the same arithmetic in another order of rounding."""
