@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from bayesbin.continual.task_data import listed
 from bayesbin.continual.tasks import Task
 from bayesbin.core.arrays import as_tensor
 from bayesbin.core.checks import shown, true_or_false, whole_number
+from bayesbin.core.files import one_writer
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.posterior.summary import SummaryRow
 from bayesbin.predict import PackedPredictive, Prediction
@@ -134,10 +136,16 @@ class Learner(ABC):
         A task without training data leaves everything as it is.
 
         :raises ValueError: for a task that does not fit the model, or a checkpoint of other tasks or
-            settings. :raises KeyboardInterrupt: after a checkpoint; the same call continues.
+            settings. :raises FolderInUseError: if another process learns in ``checkpoint_dir``.
+        :raises KeyboardInterrupt: after a checkpoint; the same call continues.
         """
         self._require_fit(task)
         self._require_head(task)
+        folder = self.checkpoint_dir
+        with nullcontext() if folder is None else one_writer(folder):
+            return self._observe(task)
+
+    def _observe(self, task: Task) -> TaskReport:
         index, digest, folder = len(self.reports), task.fingerprint(), self.checkpoint_dir
         configuration = self._configuration(task, digest)
         if folder is not None and (saved := load_task(folder, index, configuration)) is not None:

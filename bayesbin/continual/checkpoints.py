@@ -65,6 +65,8 @@ def load_task(folder: Path, index: int, configuration: dict[str, str]) -> dict[s
         )
         return None
     require_configuration(content["configuration"], configuration)
+    # Left where a process was killed between writing the file and removing what it stands for.
+    shutil.rmtree(folder_of(folder, index), ignore_errors=True)
     return content["learner"]
 
 
