@@ -40,7 +40,8 @@ class RealWeights(SignGuide):
 
     def __init__(self, model: Any, **options: Any) -> None:
         # Before torch's constructor, in which the sites are built.
-        vars(self).update(_net=(model.net,))
+        sites = binary_sites(model.net).values()
+        vars(self).update(_scales={site.name: site.scale for site in sites})
         super().__init__(model, **options)
 
     def insert_natural(self, name: str, start: Tensor, *, random: bool) -> None:
@@ -80,9 +81,7 @@ class RealWeights(SignGuide):
         return _OneDraw(found, BinaryPosterior(found, self.real_posterior()))
 
     def _scale(self, name: str) -> Any:
-        (net,) = vars(self)["_net"]
-        found = getattr(binary_sites(net)[name], "scale", None)
-        return net.get_submodule(name.rpartition(".")[0]).scale if found is None else found
+        return vars(self)["_scales"][name]
 
 
 class _OneDraw:
