@@ -3,19 +3,33 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -c constraints.txt
+# Each process takes from the others' tests when it has done its own, so all end together.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# What runs kernels, and what compares their sums with torch's.
+ON_EACH_ISA := tests/predict tests/core tests/nn/test_colour_networks.py tests/nn/test_residual.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint kernels sanitize clean
+.PHONY: help demo test test-slow test-isas lint kernels sanitize clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
 
 demo: $(VENV)/installed  ## train on two moons and draw two_moons.png
 	$(BIN)/bayesbin demo two-moons --out two_moons.png
 
-test: $(VENV)/installed  ## run the tests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: $(VENV)/installed  ## run the tests, but for the slow ones
+	$(PYTEST)
+
+test-slow: $(VENV)/installed  ## run the tests that take long
+	$(PYTEST) -m slow
+
+test-isas: $(VENV)/installed  ## run kernel and prediction tests under each other instruction set, two threads
+	for isa in $$($(BIN)/python -c 'from bayesbin.predict import kernels; print(*kernels.isas()[:-1] if kernels.available() else ())'); do \
+		case $$isa in portable) aten=default;; *) aten=$$isa;; esac; \
+		echo "== kernels: $$isa, torch: $$aten"; \
+		BAYESBIN_KERNEL=$$isa ATEN_CPU_CAPABILITY=$$aten OMP_NUM_THREADS=2 $(PYTEST) $(ON_EACH_ISA) || exit 1; \
+	done
 
 lint: $(VENV)/installed-dev  ## ruff and pyright
 	$(BIN)/ruff check .

@@ -57,11 +57,3 @@ def pytest_runtest_makereport(
     if report.failed:
         report.sections.append(("seed", f"repeat with BAYESBIN_TEST_SEED={SEED}"))
     return report
-
-
-LONGEST = ("test_benchmarks.py", "test_examples.py", "test_sklearn.py")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take minutes come first: last, one process would work on them by itself."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)

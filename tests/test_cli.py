@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bayesbin.experiments.cli import main
+from bayesbin.predict import kernels
 
 TRAIN = ["train", "two-moons", "--epochs", "2", "--width", "8", "--depth", "1", "--no-progress"]
 
@@ -116,11 +117,15 @@ def test_training_again_finds_the_run_finished(run, capsys):
     assert (run / "run.json").stat().st_mtime_ns == before
 
 
-def test_info(capsys):
+def test_info(capsys, monkeypatch):
     assert main(["info", "--json"]) == 0
     assert printed_json(capsys)["torch"]
     assert main(["info"]) == 0
     assert "threads" in capsys.readouterr().out
+    monkeypatch.setattr(kernels, "_module", None)
+    monkeypatch.setattr(kernels, "_why_not", "There was no compiler.")
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out.endswith("There was no compiler.\n")
 
 
 def test_training_is_in_single_precision_and_changes_no_default(run):

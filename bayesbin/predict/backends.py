@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import warnings
 
 import torch
 
@@ -28,6 +30,7 @@ def chosen(backend: str, device: torch.device) -> str:
         )
     if backend == "auto":
         if device.type == "cpu":
+            _warn_without_kernels()
             return "cpu" if kernels.available() else "torch"
         return "triton" if device.type == "cuda" and why_no_triton(device) is None else "torch"
     if backend == "cpu":
@@ -38,6 +41,17 @@ def chosen(backend: str, device: torch.device) -> str:
     if backend == "triton" and (reason := why_no_triton(device)) is not None:
         raise RuntimeError(reason)
     return backend
+
+
+@functools.cache
+def _warn_without_kernels() -> None:
+    """Warn, once in a process, that packed prediction is computed in torch."""
+    if (reason := kernels.why_not()) is not None:
+        warnings.warn(
+            f'{reason} Until then packed prediction runs in torch, many times slower; backend="torch" asks '
+            "for that without this warning.",
+            stacklevel=4,  # of chosen, PackedPredictive and its caller
+        )
 
 
 def triton_device() -> torch.device:

@@ -200,7 +200,7 @@ def main() -> None:
         record = json.loads(args.report.read_text())
     else:
         if args.smoke:
-            args.replicates, args.repeats = 5, 2
+            args.replicates, args.repeats = 20, 2
         torch.set_num_threads(1)
         record = {
             "benchmark": "estimators", "lambda_scale": LAMBDA_SCALE, "threads": 1,

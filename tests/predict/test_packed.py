@@ -12,7 +12,14 @@ from bayesbin import BinaryPosterior
 from bayesbin.distributions import Support
 from bayesbin.nn import BinaryLinear, Scale, binary_sites, conv_net, mlp, recalibrate, to_binary_
 from bayesbin.posterior import RealPosterior
-from bayesbin.predict import PackedPredictive, draw_outputs, kernels, predict, predict_regression
+from bayesbin.predict import (
+    PackedPredictive,
+    backends,
+    draw_outputs,
+    kernels,
+    predict,
+    predict_regression,
+)
 
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=str(kernels.why_not()))
 BOTH = ["torch", pytest.param("cpu", marks=needs_kernels)]
@@ -210,7 +217,12 @@ def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):
     monkeypatch.setattr(kernels, "_why_not", "There was no compiler.")
     with pytest.raises(RuntimeError, match="There was no compiler"):
         PackedPredictive(net, posterior, backend="cpu")
-    packed = PackedPredictive(net, posterior, 3)
+    backends._warn_without_kernels.cache_clear()
+    with pytest.warns(UserWarning, match=r"no compiler\..*many times slower") as caught:
+        packed = PackedPredictive(net, posterior, 3)
+        PackedPredictive(net, posterior, 3)
+    assert len(caught) == 1 and caught[0].filename == __file__  # said once, of the caller's line
+    assert PackedPredictive(net, posterior, 3, backend="torch").backend == "torch"
     assert packed.backend == "torch" and "torch" in repr(packed)
     expected = predict(net, posterior, x, 3)
     assert torch.equal(packed.predict(x).log_probs, expected.log_probs)

@@ -125,6 +125,10 @@ def _compare(arguments: argparse.Namespace) -> tuple[Any, str]:
 
 def _info(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.experiments import environment
+    from bayesbin.predict import kernels
 
     report = environment()
-    return report, "\n".join(f"{name:<12} {value}" for name, value in report.items())
+    lines = [f"{name:<12} {value}" for name, value in report.items()]
+    if reason := kernels.why_not():
+        lines.append(reason)
+    return report, "\n".join(lines)
