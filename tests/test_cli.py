@@ -76,9 +76,9 @@ def test_estimators_print_a_table_per_scale(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["nonsense"], "expected an estimator among local-reparameterization"),
+        (["nonsense"], "estimator to be one of local-reparameterization"),
         (["disarm", "--num-samples", "1"], "draws in pairs: an even number; got 1"),
-        (["disarm", "--num-samples", "0"], "num_samples is a whole number of at least 1; got 0"),
+        (["disarm", "--num-samples", "0"], "num_samples to be a whole number of at least 1; got 0"),
         (["disarm", "--weights", "0"], "at least one weight"),
         (["disarm", "--lambda-scales", "-1"], "scales of at least 0"),
         (["disarm", "--replicates", "3"], "at least 20; got 3"),
@@ -113,7 +113,8 @@ def test_train_then_evaluate(run, capsys):
 def test_training_again_finds_the_run_finished(run, capsys):
     before = (run / "run.json").stat().st_mtime_ns
     assert main([*TRAIN, "--out", str(run), "--json"]) == 0
-    assert printed_json(capsys)["config"]["width"] == 8
+    report = printed_json(capsys)
+    assert report["settings"]["width"] == 8 and report["recipe"]["name"] == "bayesbin"
     assert (run / "run.json").stat().st_mtime_ns == before
 
 
@@ -141,8 +142,11 @@ def test_training_is_in_single_precision_and_changes_no_default(run):
         (["evaluate", "no-such-folder"], "no run.json"),
         (["train", "mnist", "--out", "x"], "BAYESBIN_DATA"),
         (["train", "mnist", "--data", "no-such-folder", "--out", "x"], "no-such-folder"),
-        (["train", "digits", "--out", "x", "--lr", "-1"], "expected lr"),
-        (["train", "digits", "--out", "x", "--estimator", "magic"], "concrete"),
+        (["train", "digits", "--out", "x", "--set", "lr=-1"], "expected lr"),
+        (["train", "digits", "--out", "x", "--set", "estimator=magic"], "concrete"),
+        (["train", "digits", "--out", "x", "--set", "magic=1"], "has the settings guide, sharing"),
+        (["train", "digits", "--out", "x", "--recipe", "magic"], "bayesbin, bayesbinn"),
+        (["train", "digits", "--out", "x", "--recipe", "bop", "--set", "kl_weight=.03"], "gamma"),
         (["demo", "two-moons", "--epochs", "0"], "epochs"),
         (["demo", "regression", "--epochs", "1", "--out", "picture.doc"], ".png"),
     ],

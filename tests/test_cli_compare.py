@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from bayesbin.experiments import FlipCounter, load_run
+from bayesbin.experiments import load_run, open_run
 from bayesbin.experiments.cli import main
+from bayesbin.experiments.comparison import Measurement
 from bayesbin.plots import plot_learning_curves, plot_small_temperature
 
 SMALL = ["--epochs", "2", "--width", "8", "--depth", "1", "--no-progress"]
@@ -16,15 +18,19 @@ COMPARE = ["compare", "--dataset", "two-moons", *SMALL, "--num-samples", "4"]
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compare")
+    folder = tmp_path_factory.mktemp("compare") / "methods"
     names = ["--recipes", "bayesbin", "bop", "slb", "--seeds", "2"]
     assert main([*COMPARE, *names, "--out", str(folder)]) == 0
     return folder
 
 
-def test_compare_writes_a_file_per_run_a_table_and_a_figure(compared):
-    runs = sorted(path.name for path in compared.glob("*_seed?.json"))
-    assert runs == [f"{name}_seed{k}.json" for name in ("bayesbin", "bop", "slb") for k in (0, 1)]
+def printed_json(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def test_compare_writes_a_run_per_recipe_and_seed_a_table_and_a_figure(compared):
+    runs = sorted(path.name for path in compared.glob("*_seed?"))
+    assert runs == [f"{name}_seed{k}" for name in ("bayesbin", "bop", "slb") for k in (0, 1)]
     assert (compared / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     lines = (compared / "comparison.md").read_text().splitlines()
     assert [line.split()[1] for line in lines[2:]] == ["bayesbin", "bop", "slb"]
@@ -32,9 +38,7 @@ def test_compare_writes_a_file_per_run_a_table_and_a_figure(compared):
 
 
 def test_the_record_of_a_run(compared):
-    posterior, point = (
-        json.loads((compared / f"{name}_seed0.json").read_text()) for name in ("bayesbin", "bop")
-    )
+    posterior, point = (load_run(compared / f"{name}_seed0").record for name in ("bayesbin", "bop"))
     assert posterior["scores"]["num_samples"] == 4 and posterior["bits_per_weight"] > 0.5
     assert point["bits_per_weight"] < 1e-6 and point["scores"]["mode"] == point["scores"]["mean"]
     for record in (posterior, point):
@@ -45,21 +49,32 @@ def test_the_record_of_a_run(compared):
 
 
 def test_finished_runs_are_not_repeated_and_others_are_added(compared, capsys):
-    path = compared / "bop_seed0.json"
+    path = compared / "bop_seed0" / "run.json"
     before = path.stat().st_mtime_ns
-    names = ["--recipes", "bop", "ste", "--json"]
-    assert main([*COMPARE, *names, "--out", str(compared)]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert [row["recipe"] for row in report["rows"]] == ["bop", "ste"]
-    assert path.stat().st_mtime_ns == before and (compared / "ste_seed0.json").is_file()
+    options = ["--recipe", "bop", "ste", "--seed", "1", "--json"]
+    assert main([*COMPARE, *options, "--out", str(compared)]) == 0
+    report = printed_json(capsys)
+    rows = [(row["recipe"], row["seeds"]) for row in report["rows"]]
+    assert rows == [
+        ("bayesbin", 2),
+        ("bop", 2),
+        ("slb", 2),
+        ("ste", 1),
+    ]  # all that the folder holds
+    assert report["runs"][-1] == "ste_seed1" and path.stat().st_mtime_ns == before
+    table = (compared / "comparison.md").read_text()
+    assert table.strip() == str(open_run(compared))
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--recipes", "magic"], "expected recipes from all, bayesbin,"),
+        (["--recipes", "magic"], "recipe to be one of bayesbin,"),
         (["--seeds", "0"], "expected seeds"),
         (["--recipes", "bop", "--batch-size", "7"], "batch_size 100 there, 7 now"),
+        (["--recipes", "bop", "--set", "gamma=1e-3"], "gamma 0.0001 there, 0.001 now"),
+        (["--recipes", "bop", "--set", "lr=0.1"], "has the settings threshold"),
+        (["--recipes", "bop", "ste", "--set", "ste.gamma=0.1"], "'ste' has the settings"),
     ],
 )
 def test_what_compare_refuses(arguments, message, compared, capsys):
@@ -67,9 +82,17 @@ def test_what_compare_refuses(arguments, message, compared, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_settings_for_all_recipes_and_for_one(tmp_path, capsys):
+    options = ["--recipes", "ste", "recu", "--set", "lr=0.2", "ste.lr=0.05", "--json"]
+    assert main([*COMPARE, *options, "--out", str(tmp_path / "c")]) == 0
+    rates = [load_run(tmp_path / "c" / name).settings.recipe_settings["lr"] for name in
+             printed_json(capsys)["runs"]]  # fmt: skip
+    assert rates == [0.05, 0.2]
+
+
 def test_an_interrupted_comparison_continues(tmp_path, monkeypatch, capsys):
     """The second epoch is interrupted; continued, the run is the one that nothing interrupted."""
-    finish = FlipCounter.finish_epoch
+    finish = Measurement.finish_epoch
 
     def interrupted(self, report):
         finish(self, report)
@@ -78,48 +101,66 @@ def test_an_interrupted_comparison_continues(tmp_path, monkeypatch, capsys):
 
     command = [*COMPARE, "--recipes", "binaryconnect-stochastic", "--out"]
     with monkeypatch.context() as patch:
-        patch.setattr(FlipCounter, "finish_epoch", interrupted)
+        patch.setattr(Measurement, "finish_epoch", interrupted)
         assert main([*command, str(tmp_path / "a")]) == 130
+    assert main(["evaluate", str(tmp_path / "a")]) == 1
+    assert "interrupted" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "a")]) == 0
     assert main([*command, str(tmp_path / "b")]) == 0
-    a, b = (
-        json.loads((tmp_path / name / "binaryconnect-stochastic_seed0.json").read_text())
-        for name in "ab"
-    )
-    assert a["scores"] == b["scores"] and len(a["flips"]) == 2
+    a, b = (load_run(tmp_path / n / "binaryconnect-stochastic_seed0").record for n in "ab")
+    assert a["scores"] == b["scores"] and a["flips"] == b["flips"] and len(a["flips"]) == 2
+    assert a["files"] == b["files"]
+
+
+def test_the_winner_can_be_scored_reported_packed_and_predicted_with(compared, tmp_path, capsys):
+    """By its name or by its validation score, every verb takes the same run of a comparison."""
+    best = open_run(compared).best
+    np.save(tmp_path / "x.npy", np.zeros((2, 2), dtype=np.float32))
+    for options, name in (([], best), (["--run", "bop_seed1"], "bop_seed1")):
+        capsys.readouterr()
+        assert main(["evaluate", str(compared), *options, "--num-samples", "4", "--json"]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["run"] == name
+        assert json.loads(said.out)["mode"] == load_run(compared / name).record["scores"]["mode"]
+        assert ("lowest validation NLL" in said.err) == (not options)
+        out = str(tmp_path / "m.bbn")
+        assert (
+            main(["pack", str(compared), *options, "--samples", "4", "--out", out, "--json"]) == 0
+        )
+        packed = printed_json(capsys)
+        assert packed["provenance"]["run"] == name
+        assert (
+            packed["provenance"]["posterior sha256"] == load_run(compared / name).posterior_digest
+        )
+        assert main(["predict", out, str(tmp_path / "x.npy"), "--json"]) == 0
+        rows = printed_json(capsys)["rows"]
+        folder = [str(compared), str(tmp_path / "x.npy"), *options, "--num-samples", "4"]
+        assert main(["predict", *folder, "--json"]) == 0
+        for row, same in zip(printed_json(capsys)["rows"], rows, strict=True):
+            assert row["label"] == same["label"]
+            assert row["probability"] == pytest.approx(same["probability"], abs=1e-4)
+        page = tmp_path / "r.html"
+        assert (
+            main(["report", str(compared), *options, "--num-samples", "2", "--out", str(page)]) == 0
+        )
+        assert "Recipes side by side" in page.read_text() and f"is about {name}" in page.read_text()
 
 
 def test_train_with_a_recipe(tmp_path, capsys):
     command = ["train", "two-moons", *SMALL, "--recipe", "recu", "--out", str(tmp_path / "run")]
     assert main(command) == 0
     run = load_run(tmp_path / "run")
-    assert run.config.recipe == "recu" and run.config.lr is None
+    assert run.settings.recipe == "recu" and run.settings.recipe_settings["tau"] == 0.85
     assert bool((run.posterior["0.weight"].natural.abs() == 40).all())
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run"), "--num-samples", "2", "--json"]) == 0
-    table = json.loads(capsys.readouterr().out)
+    table = printed_json(capsys)
     assert table["mode"] == pytest.approx(table["mean"])
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--recipe", "magic"], "expected recipe to be one of bayesbin,"),
-        (["--recipe", "bop", "--lr", "0.1"], "got lr beside bop"),
-        (["--recipe", "bop", "--estimator", "concrete"], "got estimator beside bop"),
-    ],
-)
-def test_what_training_a_recipe_refuses(arguments, message, tmp_path, capsys):
-    assert main(["train", "two-moons", *SMALL, *arguments, "--out", str(tmp_path / "run")]) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 def test_learning_curves_draw_a_line_per_method_and_a_band_over_seeds(compared):
     histories = {
-        name: [
-            json.loads((compared / f"{name}_seed{k}.json").read_text())["history"] for k in (0, 1)
-        ]
+        name: [load_run(compared / f"{name}_seed{k}").record["history"] for k in (0, 1)]
         for name in ("bayesbin", "slb")
     }
     for axes in plot_learning_curves(histories).axes:

@@ -23,7 +23,6 @@ from bayesbin.experiments.report.other_inputs import other_inputs
 from bayesbin.experiments.report.page import Cell, Section, Table, page
 from bayesbin.experiments.report.pictures import error_pictures
 from bayesbin.experiments.report.sections import sections_of
-from bayesbin.experiments.train import calibrated
 from bayesbin.posterior.summary import Summary
 from bayesbin.predict import predict
 
@@ -164,9 +163,9 @@ def test_the_numbers_are_those_of_the_run(written, run):
         expected["mean"]["nll"] - expected["mode"]["nll"], abs=1e-12
     )
     splits = data.digits()
-    statistics = calibrated(loaded, splits, 3, 0)
+    statistics = loaded.statistics(splits, 3, 0)
     # The validation part of the training data alone decides the temperature.
-    held = splits.hold_out(loaded.config.validation, loaded.config.data_seed)[1]
+    held = splits.hold_out(loaded.settings.validation, loaded.settings.data_seed)[1]
     at_held = predict(loaded.net, loaded.posterior, held.x, 0, 0, statistics).log_probs
     temperature = TemperatureScaling.fit(at_held, held.y).temperature
     assert found["temperatures"]["mode"] == pytest.approx(temperature, rel=1e-9)
@@ -211,7 +210,7 @@ def test_other_inputs_are_preprocessed_as_the_run_s_own(written, run, pixels):
     expected = ((raw / divisor - mean) / std).float()
     name, x = other_inputs(pixels, splits)
     assert name == "noise <b>" and torch.equal(x, expected)
-    statistics = calibrated(loaded, splits, 3, 0)
+    statistics = loaded.statistics(splits, 3, 0)
     inner, outer = (
         predict(loaded.net, loaded.posterior, rows, 3, 0, statistics)
         for rows in (splits.test.x, expected)
@@ -278,25 +277,28 @@ def test_the_command_line_writes_and_prints_the_same(run, capsys, monkeypatch):
         (["nowhere", "--out", "r.html"], "no run.json"),
         (["RUN", "--out", "r.pdf"], "ends in .html"),
         (["RUN", "--out", "no/r.html"], "expected a folder"),
-        (["RUN", "--out", "r.html", "--num-samples", "0"], "num_samples of at least 1"),
+        (
+            ["RUN", "--out", "r.html", "--num-samples", "0"],
+            "num_samples to be a whole number of at least 1",
+        ),
         (["RUN", "--out", "r.html", "--ood", "missing"], "there is no missing"),
         (["RUN", "--out", "r.html", "--ood", "empty"], "idx files"),
         (["RUN", "--out", "r.html", "--ood", "wide.npy"], "64 numbers each"),
         (["RUN", "--out", "r.html", "--ood", "nan.npy"], "NaN"),
         (["RUN", "--out", "r.html", "--ood", "text.npy"], "array of numbers"),
-        (["tasks", "--out", "r.html"], "bayesbin continual report"),
+        (["tasks", "--out", "r.html"], "there is no run.json"),
+        (["RUN", "--out", "r.html", "--run", "bop_seed0"], "expected a comparison for --run"),
         (["begun", "--out", "r.html"], "interrupted"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_known_errors_are_one_sentence(arguments, said, run, tmp_path, monkeypatch, capsys):
-    from bayesbin.experiments.record import RECORD_FILE
+    from bayesbin.experiments.record import read_record, write_record
 
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "tasks", "begun"):
         (tmp_path / name).mkdir()
-    (tmp_path / "tasks" / "continual.json").write_text("{}")
-    RECORD_FILE.write(tmp_path / "begun", RECORD_FILE.read(run) | {"finished": False})
+    write_record(tmp_path / "begun", read_record(run) | {"finished": False})
     np.save("wide.npy", np.zeros((3, 65)))
     np.save("nan.npy", np.full((3, 64), np.nan))
     (tmp_path / "text.npy").write_text("no array")

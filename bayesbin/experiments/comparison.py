@@ -1,4 +1,4 @@
-"""Recipes side by side: the same network, data and epochs, one file per run, one table."""
+"""Recipes side by side: the same network, data and epochs; a folder of runs, and a table."""
 
 from __future__ import annotations
 
@@ -8,150 +8,267 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin import data
 from bayesbin.core.files import write_atomically
-from bayesbin.core.names import DATASETS
-from bayesbin.core.names import RECIPES as NAMES
 from bayesbin.diagnostics import evaluate, scores
-from bayesbin.experiments.flips import FlipCounter
-from bayesbin.experiments.record import environment
-from bayesbin.experiments.settings import EPOCHS
-from bayesbin.experiments.train import data_digest
-from bayesbin.infer import fit
-from bayesbin.infer.noise import seeded_float32
-from bayesbin.nn import mlp, recalibrate
+from bayesbin.experiments.record import (
+    RECORD,
+    existing_record,
+    read_record,
+    require_kind,
+    require_same,
+    write_record,
+    writing,
+)
+from bayesbin.experiments.runs import CALIBRATION_DATA, Run, load_run, load_splits
+from bayesbin.experiments.settings import ComparisonSettings, RunSettings
+from bayesbin.experiments.train import Watcher, beginning, train_on
+from bayesbin.infer import EpochReport, fit
+from bayesbin.nn import recalibrate
 from bayesbin.predict import draw_log_probs
-from bayesbin.recipes import Recipe, recipe
+from bayesbin.recipes import Recipe
 
-_CALIBRATION_DATA = 5000
-
-
-@dataclass(frozen=True)
-class ComparisonConfig:
-    """Which recipes, on what: one multilayer perceptron on one of ``bayesbin.core.names.DATASETS``.
-
-    :param recipes: names; "all" alone: every one. :param seeds: how many, from 0.
-    :param epochs: None: those of a run on that data. :param num_samples: draws of a posterior.
-    :raises ValueError: for an unknown name, or a number out of range.
-
-    >>> len(ComparisonConfig(("all",), "digits").recipes), ComparisonConfig(("bop",), "digits").epochs
-    (12, 60)
-    """
-
-    recipes: tuple[str, ...]
-    dataset: str
-    epochs: int | None = None
-    seeds: int = 1
-    width: int = 512
-    depth: int = 2
-    batch_size: int = 100
-    num_samples: int = 32
-    validation: float = 0.1
-    data_seed: int = 0
-
-    def __post_init__(self) -> None:
-        chosen = NAMES if tuple(self.recipes) == ("all",) else tuple(dict.fromkeys(self.recipes))
-        if unknown := [name for name in chosen if name not in NAMES]:
-            raise ValueError(f"expected recipes from all, {', '.join(NAMES)}; got {unknown[0]!r}.")
-        if not chosen:
-            raise ValueError("expected at least one recipe, or all; got none.")
-        if self.dataset not in DATASETS:
-            known = ", ".join(DATASETS)
-            raise ValueError(f"expected dataset to be one of {known}; got {self.dataset!r}.")
-        object.__setattr__(self, "recipes", chosen)
-        if self.epochs is None:
-            object.__setattr__(self, "epochs", EPOCHS.get(self.dataset, 20))
-        for name in ("epochs", "seeds", "width", "depth", "batch_size", "num_samples"):
-            if not (isinstance(value := getattr(self, name), int) and value >= 1):
-                raise ValueError(
-                    f"expected {name} to be a whole number of at least 1; got {value}."
-                )
-        if not 0 < self.validation < 1:
-            raise ValueError(f"expected validation in (0, 1); got {self.validation}.")
+TABLE, FIGURE = "comparison.md", "learning_curves.png"
+FLIPS_EVERY = 10  # steps; one of these is compared with the step before it
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What ``compare`` found. :param runs: a record per recipe and seed. :param rows: one per recipe."""
+    """A finished comparison: a folder of runs, and a table of them.
 
-    config: ComparisonConfig
-    runs: list[dict[str, Any]]
-    rows: list[dict[str, Any]]
+    :param record: ``settings``, ``recipes``, ``runs`` (their names; each is a folder with a run of its own),
+        ``rows`` of the table, ``data``, ``environment``.
+    """
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"config": asdict(self.config), "rows": self.rows}
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the runs."""
+        return list(self.record["runs"])
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the table, one per recipe: see :func:`summary_rows`."""
+        return self.record["rows"]
+
+    def run(self, name: str | None = None) -> Run:
+        """One of the runs. :param name: None: the one with the lowest validation NLL, :attr:`best`.
+
+        :raises ValueError: if there is none of that name.
+        """
+        chosen = self.best if name is None else name
+        if chosen not in self.names:
+            raise ValueError(
+                f"expected the name of a run in {self.folder}, one of {', '.join(self.names)}; got {name!r}."
+            )
+        return load_run(self.folder / chosen)
+
+    @property
+    def best(self) -> str:
+        """The name of the run with the lowest negative log-likelihood on the validation data."""
+        found = {name: self._validation(name) for name in self.names}
+        return min(found, key=lambda name: (math.isnan(found[name]), found[name]))
+
+    def _validation(self, name: str) -> float:
+        return read_record(self.folder / name)["validation"]["nll"]
 
     def curves(self) -> dict[str, list[list[dict[str, Any]]]]:
         """Recipe -> the histories of its seeds, for ``plots.plot_learning_curves``."""
         found: dict[str, list[list[dict[str, Any]]]] = {}
-        for run in self.runs:
-            found.setdefault(run["recipe"], []).append(run["history"])
+        for name in self.names:
+            record = read_record(self.folder / name)
+            found.setdefault(record["recipe"]["name"], []).append(record["history"])
         return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record, and the folder."""
+        return {"folder": str(self.folder), **self.record, "best": self.best}
 
     def __str__(self) -> str:
         return comparison_table(self.rows)
 
 
 def compare(
-    config: ComparisonConfig,
+    settings: ComparisonSettings,
     folder: str | os.PathLike[str],
     *,
-    data_folder: str | os.PathLike[str] | None = None,
     progress: bool | None = False,
 ) -> Comparison:
     """Train and score every recipe with every seed; runs that are in ``folder`` are not repeated.
 
-    Validation scores while training are those of data held out; the test set is looked at once, after it.
+    ``folder`` gets a folder for each run, which is a run as :func:`train_run` makes it, with test scores in
+    its record; a record of its own with the table of all runs in it; the table in Markdown, and the
+    learning curves. Recipes and seeds can be added later. Validation scores while training are those of
+    data held out; the test set is looked at once, after it.
 
-    :raises ValueError: if ``folder`` holds a run of another configuration.
-    :raises DataError: if the data cannot be read. :raises KeyboardInterrupt: after a checkpoint.
+    :raises ValueError: if ``folder`` holds another kind of run, or a comparison of other settings or data.
+    :raises FolderInUseError: if another process is writing to it. :raises DataError: if the data cannot be
+        read. :raises KeyboardInterrupt: after a checkpoint.
+    """
+    return compare_runs(
+        settings.runs(), folder, num_samples=settings.num_samples, progress=progress
+    )
+
+
+def compare_runs(
+    runs: Mapping[str, RunSettings],
+    folder: str | os.PathLike[str],
+    *,
+    num_samples: int = 32,
+    progress: bool | None = False,
+) -> Comparison:
+    """:func:`compare` for runs by name, which share data, network, epochs and batch size."""
+    folder, first = Path(folder), next(iter(runs.values()))
+    splits = load_splits(first)
+    begun = beginning(first, splits)
+    common = {name: value for name, value in begun["settings"].items() if name != "seed"}
+    record = {
+        "kind": "comparison",
+        "settings": {**common, "num_samples": num_samples},
+        **{name: begun[name] for name in ("architecture", "data", "environment")},
+    }
+    existing = existing_record(folder, "comparison")
+    if existing is not None:
+        require_same(folder, existing, record)
+    with writing(folder, "comparison") as found:
+        done: list[str] = []
+        if found is None:
+            write_record(folder, record | {"runs": done, "rows": [], "finished": False})
+        else:
+            require_same(folder, found, record)
+            record["environment"], done = found["environment"], found["runs"]
+        for name, settings in runs.items():
+            _require_ours(folder / name)
+            train_on(
+                settings, folder / name, splits, progress=progress,
+                watch=lambda parts, place: Measurement(parts, place, num_samples),
+            )  # fmt: skip
+        record["runs"] = list(dict.fromkeys([*done, *runs]))
+        members = [read_record(folder / name) for name in record["runs"]]
+        members = [member | {"recipe": member["recipe"]["name"]} for member in members]
+        record |= {"rows": summary_rows(members), "finished": True}
+        _draw(Comparison(folder, record))
+        write_record(folder, record)
+    return load_comparison(folder)
+
+
+def load_comparison(folder: str | os.PathLike[str]) -> Comparison:
+    """The comparison in ``folder``, read from its record.
+
+    :raises FileNotFoundError: if there is none. :raises CorruptFileError: for a damaged record.
+    :raises ValueError: for another kind of run, or one that is not finished.
     """
     folder = Path(folder)
-    splits = data.load(
-        config.dataset, None if data_folder is None else Path(data_folder), config.data_seed
-    )
-    if splits.train.x.dim() != 2 or splits.train.num_classes is None:
+    record = read_record(folder)
+    require_kind(folder, record, "comparison")
+    return Comparison(folder, record)
+
+
+def _require_ours(folder: Path) -> None:
+    """Refuse a run that was trained without being scored: the table would have a gap."""
+    found = existing_record(folder, "network") if (folder / RECORD).is_file() else None
+    if found is not None and found["finished"] and "scores" not in found:
         raise ValueError(
-            f"expected vectors with labels for a perceptron, got {config.dataset} of shape "
-            f"{tuple(splits.train.x.shape[1:])}; compare on digits or mnist, or loop over recipes in Python."
+            f"expected {folder} to be a run of this comparison, got one of `bayesbin train`, without scores "
+            "on the test set; move it away."
         )
-    held, validation = splits.hold_out(config.validation, config.data_seed)
-    common = {k: v for k, v in asdict(config).items() if k not in ("recipes", "seeds")}
-    common["data_sha256"] = data_digest(splits)
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = []
-    for seed in range(config.seeds):
-        for name in config.recipes:
-            path = folder / f"{name}_seed{seed}.json"
-            if path.is_file():
-                runs.append(_finished(path, common))
-                continue
-            with seeded_float32(seed):
-                train, hidden = held.train, [config.width] * config.depth
-                net = mlp(train.x.shape[1], hidden, train.num_classes or 0)
-                assert config.epochs is not None
-                parts = recipe(name, net, dataset_size=len(train), epochs=config.epochs)
-                record = train_and_score(
-                    parts, held, validation, seed=seed, batch_size=config.batch_size,
-                    num_samples=config.num_samples, progress=progress,
-                    checkpoint_dir=folder / "checkpoints" / f"{name}_seed{seed}",
-                )  # fmt: skip
-            record |= {"configuration": common, "environment": environment()}
-            write_atomically(path, json.dumps(record, indent=1).encode())
-            runs.append(record)
-    return Comparison(config, runs, summary_rows(runs))
+
+
+def _draw(comparison: Comparison) -> None:
+    """The table in Markdown, and the learning curves."""
+    from bayesbin import plots
+
+    write_atomically(comparison.folder / TABLE, f"{comparison}\n".encode())
+    figure = plots.plot_learning_curves(comparison.curves())
+    plots.save_figure(figure, comparison.folder / FIGURE)
+
+
+# Measuring
+
+
+class Measurement(Watcher):
+    """What a comparison records of a training: test scores, flips of weights, time and memory.
+
+    ``scores`` are those of :func:`diagnostics.evaluate`, with statistics of batch normalisation computed for
+    each weight state; ``running`` those of the mode with the running statistics instead; ``flips`` the
+    fraction of the guide's likeliest weights that a step changes, a mean for each epoch over one step in ten.
+
+    :param parts: the recipe, before training. :param folder: of the checkpoints: there the rates of flips
+        survive an interruption. None: nowhere. :param num_samples: draws to score a posterior with, of
+        ``seed``.
+    """
+
+    def __init__(self, parts: Recipe, folder: Path | None, num_samples: int, seed: int = 0) -> None:
+        self.parts, self.num_samples, self.seed = parts, num_samples, seed
+        self.path = None if folder is None else folder / "flips.json"
+        self.rates: list[float] = []
+        if self.path is not None and self.path.is_file():
+            self.rates = json.loads(self.path.read_bytes())
+        self._step = self._flips = self._weights = 0
+        self._before: list[Tensor] = []
+        # The first optimizer is the one that moves the weights.
+        parts.optimizers[0].register_step_pre_hook(lambda *_: self._remember())
+        parts.optimizers[0].register_step_post_hook(lambda *_: self._count())
+        _reset_peak()
+
+    def finish_epoch(self, report: EpochReport) -> None:
+        """Keep the rate of the epoch that has ended."""
+        rate = self._flips / max(1, self._weights)
+        self.rates[report.epoch - 1 :] = [rate]
+        self._step = self._flips = self._weights = 0
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, json.dumps(self.rates).encode())
+
+    def entries(self, splits: data.Splits) -> dict[str, Any]:
+        """The measurements, by name."""
+        peak = _peak_megabytes()
+        parts, test = self.parts, splits.test
+        net, posterior = parts.model.net, parts.guide.posterior()
+        draws = 1 if parts.guide.is_point else self.num_samples
+        norms = None
+        if any(isinstance(module, _BatchNorm) for module in net.modules()):
+            norms = recalibrate(net, posterior, splits.train.x[:CALIBRATION_DATA], draws, self.seed)
+        (running,) = draw_log_probs(net, posterior, test.x, 0, self.seed)
+        entropy = sum(float(distribution.entropy().sum()) for distribution in posterior.values())
+        return {
+            "scores": evaluate(net, posterior, test.x, test.y, draws, self.seed, norms),
+            "running": scores(running, test.y),
+            "bits_per_weight": entropy / math.log(2.0) / posterior.num_weights,
+            "flips": self.rates,
+            "peak_megabytes": peak,
+            "parameters": sum(p.numel() for p in parts.guide.parameters()),
+        }
+
+    def _likeliest(self) -> list[Tensor]:
+        """The likeliest sign or level of each weight, site by site."""
+        return [distribution.mode for distribution in self.parts.guide.posterior().values()]
+
+    def _remember(self) -> None:
+        if self._step % FLIPS_EVERY == 0:
+            self._before = self._likeliest()
+
+    def _count(self) -> None:
+        if self._step % FLIPS_EVERY == 0:
+            pairs = zip(self._before, self._likeliest(), strict=True)
+            self._flips += sum(int((old != new).sum()) for old, new in pairs)
+            self._weights += sum(old.numel() for old in self._before)
+            self._before = []
+        self._step += 1
 
 
 def train_and_score(
     parts: Recipe,
     splits: data.Splits,
-    validation: data.Dataset | None = None,
     *,
     seed: int = 0,
     batch_size: int = 100,
@@ -161,41 +278,21 @@ def train_and_score(
 ) -> dict[str, Any]:
     """Train one recipe on a classification data set; its history, test scores and costs.
 
-    ``scores`` are those of :func:`diagnostics.evaluate`, with statistics of batch normalisation computed
-    for each weight state; ``running`` those of the mode with the running statistics instead.
+    The scores and costs are those of :class:`Measurement`.
     """
-    path = None if checkpoint_dir is None else checkpoint_dir / "flips.json"
-    if checkpoint_dir is not None:
-        checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    counter = FlipCounter(parts.guide, parts.optimizers[0], path)
-    train, test = splits.train, splits.test
-    _reset_peak()
+    measurement = Measurement(parts, checkpoint_dir, num_samples, seed)
     result = fit(
-        parts.model, parts.guide, data.Batches(train, batch_size), seed=seed, progress=progress,
-        validation=None if validation is None else data.Batches(validation, 1000, shuffle=False),
-        checkpoint_dir=checkpoint_dir, callbacks=[counter.finish_epoch], **parts.arguments(),
+        parts.model, parts.guide, data.Batches(splits.train, batch_size), seed=seed, progress=progress,
+        checkpoint_dir=checkpoint_dir, callbacks=[measurement.finish_epoch], **parts.arguments(),
     )  # fmt: skip
-    peak = _peak_megabytes()
-    net, posterior = parts.model.net, parts.guide.posterior()
-    draws = 1 if parts.guide.is_point else num_samples
-    statistics_ = None
-    if any(isinstance(module, _BatchNorm) for module in net.modules()):
-        statistics_ = recalibrate(net, posterior, train.x[:_CALIBRATION_DATA], draws, seed)
-    (running,) = draw_log_probs(net, posterior, test.x, 0, seed)
-    entropy = sum(float(distribution.entropy().sum()) for distribution in posterior.values())
     history = json.loads(result.to_json())["history"]
     return {
         "recipe": parts.name,
         "seed": seed,
-        "settings": parts.settings,
+        "settings": dict(parts.settings),
         "history": history,
-        "scores": evaluate(net, posterior, test.x, test.y, draws, seed, statistics_),
-        "running": scores(running, test.y),
-        "bits_per_weight": entropy / math.log(2.0) / posterior.num_weights,
-        "flips": counter.rates,
         "seconds": sum(row["seconds"] for row in history),
-        "peak_megabytes": peak,
-        "parameters": sum(p.numel() for p in parts.guide.parameters()),
+        **measurement.entries(splits),
     }
 
 
@@ -203,6 +300,8 @@ def summary_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per recipe, in order of appearance: mean and standard deviation over its seeds.
 
     Scores are those of the mean of draws; ``draws`` are their deviations over single draws, averaged.
+
+    :param runs: what :func:`train_and_score` returned, or records with the name of the recipe in its place.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
@@ -243,20 +342,6 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
         cells.append(f"{row['peak_megabytes']['mean']:.0f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _finished(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
-    record = json.loads(path.read_text())
-    found = record.get("configuration", {})
-    different = [
-        f"{k} {found.get(k)} there, {v} now" for k, v in common.items() if found.get(k) != v
-    ]
-    if different:
-        raise ValueError(
-            f"expected {path} to be a run of this comparison, but these differ: {'; '.join(different)}. "
-            "Use the same settings to continue it, or name another folder."
-        )
-    return record
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

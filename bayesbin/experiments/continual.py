@@ -1,24 +1,50 @@
-"""Learn a sequence of tasks as a configuration says, and keep a record of it."""
+"""A sequence of tasks as its settings say: learned, recorded with a posterior per task, and used again."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bayesbin import data
-from bayesbin.continual import ContinualResult, Learner, Task, learn
-from bayesbin.experiments.continual_learners import continual_learner, continual_stream, unseen_task
-from bayesbin.experiments.continual_settings import ContinualConfig, config_from
-from bayesbin.experiments.record import environment
-from bayesbin.experiments.record_file import RecordFile
-from bayesbin.experiments.train import CHECKPOINTS, data_digest
+from torch import nn
 
-CONTINUAL_RECORD = "continual.json"
-_FILE = RecordFile(CONTINUAL_RECORD, "bayesbin continual run", 1, "a continual run", "continual")
+from bayesbin import data
+from bayesbin.continual import (
+    ContinualResult,
+    Learner,
+    MultiHead,
+    SplitClasses,
+    Task,
+    TaskStream,
+    learn,
+)
+from bayesbin.continual.checkpoints import file_of
+from bayesbin.core.checks import whole_number
+from bayesbin.core.files import CorruptFileError, sha256, write_atomically
+from bayesbin.diagnostics import evaluate
+from bayesbin.experiments.continual_learners import continual_learner, continual_stream, unseen_task
+from bayesbin.experiments.continual_settings import ContinualSettings
+from bayesbin.experiments.record import (
+    CHECKPOINTS,
+    NETWORK,
+    POSTERIOR,
+    data_record,
+    environment,
+    existing_record,
+    read_record,
+    require_kind,
+    require_same,
+    write_record,
+    writing,
+)
+from bayesbin.experiments.runs import Run, load_splits, verified_splits
+from bayesbin.infer.checkpoint import read_checkpoint
+from bayesbin.nn import Statistics
+from bayesbin.posterior.base import Posterior
+from bayesbin.posterior.file import to_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,92 +52,268 @@ class ContinualRun:
     """A finished sequence of tasks; ``str`` gives its tables.
 
     :param result: the matrices of scores, and a report on each task.
-    :param uncertainty: of :func:`uncertainty_rows`, after the last task.
-    :param record: what ``continual.json`` holds: these, ``config``, ``data`` (digest, sizes),
-        ``scored_on``, ``seconds`` of training, ``environment``.
+    :param record: what ``run.json`` holds: the result, ``uncertainty`` (:func:`uncertainty_rows`, after the
+        last task), ``settings``, ``data`` (name, folder, digest, sizes), ``scored_on``, ``seconds`` of
+        training, ``environment``, ``files`` (their digests).
     """
 
     folder: Path
-    config: ContinualConfig
+    settings: ContinualSettings
     result: ContinualResult
-    uncertainty: list[dict[str, Any]]
     record: Mapping[str, Any]
+
+    @property
+    def uncertainty(self) -> list[dict[str, Any]]:
+        """How sure the last posterior is of each task, and of one that it has not learned."""
+        return self.record["uncertainty"]
+
+    def after(
+        self, task: int | None = None, data_folder: str | os.PathLike[str] | None = None
+    ) -> TaskRun:
+        """The network and the posterior after a task, as they answer for it.
+
+        :param task: its number, from 1; None: the last one. :param data_folder: where the data are now;
+            None: where they were.
+        :raises ValueError: for a number out of range. :raises CorruptFileError: if its state is missing or
+            damaged. :raises DataError: if the data cannot be read, or are not those of the run.
+        """
+        last = len(self.result.tasks)
+        number = last if task is None else whole_number("task", task, 1, last)
+        splits = verified_splits(self.settings, self.record, data_folder)
+        stream = continual_stream(self.settings, splits)
+        learner = continual_learner(self.settings, stream, progress=False)
+        path = file_of(self.folder / CHECKPOINTS, number - 1)
+        if not path.is_file():
+            raise CorruptFileError(
+                path,
+                f"the state after task {number} is missing from the run; restore it from a copy.",
+            )
+        learner.load_state_dict(read_checkpoint(path)["learner"])
+        net, posterior = learner.answering(stream.exam(number - 1))
+        return TaskRun(
+            self.folder,
+            self.settings,
+            net.eval(),
+            posterior,
+            self.record,
+            learner,
+            stream,
+            number,
+            named=task is not None,
+        )
 
     def __str__(self) -> str:
         return "\n\n".join([_scores_table(self), _posterior_table(self), _metrics_lines(self)])
 
 
+@dataclass(frozen=True, eq=False)
+class TaskRun(Run):
+    """The network and the posterior after one task of a sequence.
+
+    :param number: of the task, from 1. :param named: whether it was asked for by its number.
+    """
+
+    learner: Learner
+    stream: TaskStream
+    number: int
+    named: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.resolve().name}, task {self.number}"
+
+    @property
+    def labels(self) -> list[str]:
+        if isinstance(self.stream, SplitClasses) and self.settings.scenario != "class":
+            return [str(k) for k in self.stream.classes(self.number - 1)]
+        return [str(k) for k in range(self.stream.splits.train.num_classes or 0)]
+
+    @property
+    def posterior_digest(self) -> str:
+        return self.record["files"][f"task-{self.number}/{POSTERIOR}"]
+
+    def splits(self, data_folder: str | os.PathLike[str] | None = None) -> data.Splits:
+        """The data of the task; those of the sequence were verified when the run was opened."""
+        task = self.stream[self.number - 1]
+        assert task.train is not None
+        return data.Splits(task.train, task.test, self.stream.splits.preprocessing)
+
+    def statistics(self, splits: data.Splits, num_samples: int, seed: int) -> Statistics | None:
+        """Those that the learner predicts the task with."""
+        return self._statistics(self.stream.exam(self.number - 1), num_samples, seed)
+
+    def evaluate(self, num_samples: int, seed: int) -> dict[str, Any]:
+        """Scores of this posterior on each task learned so far, and their averages.
+
+        :returns: as :func:`diagnostics.evaluate`, averaged over tasks, with ``tasks``, a row for each.
+        """
+        num_samples = whole_number("num_samples", num_samples, at_least=1)
+        rows = []
+        for index in range(self.number):
+            exam = self.stream.exam(index)
+            net, posterior = self.learner.answering(exam)
+            statistics = self._statistics(exam, num_samples, seed)
+            x, y = exam.test.x, exam.test.y
+            found = evaluate(net, posterior, x, y, num_samples, seed, statistics)
+            rows.append({"task": exam.name, **found})
+        self.learner.answering(self.stream.exam(self.number - 1))  # its head, as before
+        return {**_averaged(rows), "num_samples": num_samples, "tasks": rows}
+
+    def require_use(self, verb: str) -> None:
+        """Refuse a network with a head per task where one network is needed."""
+        if not isinstance(self.net, MultiHead):
+            return super().require_use(verb)
+        heads = (
+            f"the sequence in {self.folder} has a head for each of its {len(self.net.heads)} tasks"
+        )
+        if verb == "pack":
+            raise ValueError(
+                f"expected a network with one output layer to pack, but {heads}, and a model file has no way "
+                "to say whose inputs come. Learn it with --scenario domain or class, or use `bayesbin "
+                "predict` with the run itself and --task."
+            )
+        if not self.named:
+            raise ValueError(
+                f"expected to know which task the inputs are of, for {heads}; name it with --task K."
+            )
+
+    def _statistics(self, task: Task, num_samples: int, seed: int) -> Statistics | None:
+        kept, learner = self.learner.normalization, self.learner
+        if kept.keeps and (seed != learner.seed or num_samples > max(learner.num_samples, 1)):
+            raise ValueError(
+                f"The run in {self.folder} keeps normalisation statistics of {learner.num_samples} draws of "
+                f"seed {learner.seed}; got {num_samples} draws of seed {seed}. Use these, or fewer."
+            )
+        net, posterior = learner.answering(task)
+        return kept.statistics(task.name, net, posterior, task.test.x, num_samples, seed)
+
+
 def run_continual(
-    config: ContinualConfig,
-    folder: str | os.PathLike[str],
-    data_folder: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
+    settings: ContinualSettings, folder: str | os.PathLike[str], *, progress: bool | None = False
 ) -> ContinualRun:
-    """Learn the tasks of ``config``, score every task after every task, and write the record.
+    """Learn the tasks that the settings say, score every task after every task, and write the record.
 
-    ``folder`` gets ``continual.json`` and a checkpoint for each task. The same call continues what was
-    interrupted, within a task too, and only reads the record where all is done.
+    ``folder`` gets a record, a posterior and a network for each task, and the learner's whole state after it.
+    The same call continues what was interrupted, within a task too, and only reads the record where all is
+    done. One process at a time writes to a folder.
 
-    :param data_folder: where idx files are, see :func:`bayesbin.data.data_folder`.
-    :raises ValueError: if the folder holds a run of another configuration, or something else, or the
-        data do not have the tasks. :raises DataError: if the data cannot be read, or are others than
-        those that the run was begun with. :raises KeyboardInterrupt: after a checkpoint.
+    :raises ValueError: if the folder holds a run of other settings or other data, with what differs, or
+        something else, or the data do not have the tasks. :raises FolderInUseError: if another process is
+        writing to it. :raises DataError: if the data cannot be read. :raises KeyboardInterrupt: after a
+        checkpoint.
     """
     folder = Path(folder)
-    begun = _begun(folder, config)
-    if begun is not None and begun["finished"]:
-        return continual_report(folder)
-    splits = data.load(config.dataset, None if data_folder is None else Path(data_folder))
-    stream = continual_stream(config, splits)
-    test = stream.splits.test
+    splits = load_splits(settings)
+    stream = continual_stream(settings, splits)
     record: dict[str, Any] = {
-        "config": asdict(config),
-        "data": {
-            "name": splits.train.name,
-            "sha256": data_digest(splits),
-            "training": len(stream.splits.train),
-            "scored": len(test),
-        },
-        "scored_on": "validation" if config.validation else "test",
-    }
-    if begun is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _FILE.write(folder, record | {"finished": False})
-    elif begun["data"] != record["data"]:
-        raise data.DataError(
-            f"expected the {config.dataset} data that the run was begun with, got others (SHA-256 "
-            f"{record['data']['sha256'][:12]}...); name their folder."
-        )
-    learner = continual_learner(config, stream, folder / CHECKPOINTS, progress)
-    result = learn(learner, stream, progress=progress)
-    tasks = [stream.exam(index) for index in range(len(stream))]
-    record |= {
-        **result.to_dict(),
-        "uncertainty": uncertainty_rows(learner, tasks, unseen_task(config, stream)),
-        "seconds": sum(report.seconds for report in result.reports),
+        "kind": "tasks",
+        **settings.to_record(),
+        "data": data_record(
+            splits,
+            settings.data_folder,
+            training=len(stream.splits.train),
+            scored=len(stream.splits.test),
+        ),
+        "scored_on": "validation" if settings.validation else "test",
         "environment": environment(),
     }
-    _FILE.write(folder, record | {"finished": True})
-    return continual_report(folder)
+    found = existing_record(folder, "tasks")
+    if found is not None:
+        require_same(folder, found, record)
+        if found["finished"]:
+            return load_continual(folder)
+    with writing(folder, "tasks") as found:
+        if found is None:
+            write_record(folder, record | {"finished": False})
+        else:
+            require_same(folder, found, record)
+            record["environment"] = found["environment"]
+        _learn(settings, folder, stream, record, progress)
+    return load_continual(folder)
 
 
-def continual_report(folder: str | os.PathLike[str]) -> ContinualRun:
-    """The run in ``folder``, read from its record.
+def load_continual(folder: str | os.PathLike[str]) -> ContinualRun:
+    """The sequence of tasks in ``folder``, read from its record.
 
     :raises FileNotFoundError: if there is none. :raises CorruptFileError: for a damaged record.
-    :raises ValueError: for a run that is not finished, or of a version that this one does not read.
+    :raises ValueError: for another kind of run, one that is not finished, or of a version that this one does
+        not read.
     """
     folder = Path(folder)
-    record = _FILE.read(folder)
-    if not record["finished"]:
-        remedy = "run the same command again to continue it"
-        raise ValueError(
-            f"expected a finished run, got one that was interrupted in {folder}; {remedy}."
-        )
-    result = ContinualResult.from_dict(record)
-    return ContinualRun(
-        folder, config_from(record["config"]), result, record["uncertainty"], record
-    )
+    record = read_record(folder)
+    require_kind(folder, record, "tasks")
+    settings = ContinualSettings.from_record(record)
+    return ContinualRun(folder, settings, ContinualResult.from_dict(record), record)
+
+
+def _learn(
+    settings: ContinualSettings,
+    folder: Path,
+    stream: TaskStream,
+    record: dict[str, Any],
+    progress: bool | None,
+) -> None:
+    learner = continual_learner(settings, stream, folder / CHECKPOINTS, progress)
+    digests: dict[str, str] = {}
+
+    def keep(index: int) -> None:
+        """Write the network and the posterior after a task."""
+        net, posterior = learner.answering(stream.exam(index))
+        digests.update(_save(folder, index + 1, net, posterior))
+
+    result = learn(learner, _Watched(stream, keep), progress=progress)
+    tasks = [stream.exam(index) for index in range(len(stream))]
+    matrices = {"R": "accuracy", "nll": "nll", "ece": "ece"}
+    record |= {
+        **result.to_dict(),
+        # A score may be infinite, which the record keeps.
+        **{name: result.scores[score].tolist() for name, score in matrices.items()},
+        "uncertainty": uncertainty_rows(learner, tasks, unseen_task(settings, stream)),
+        "seconds": sum(report.seconds for report in result.reports),
+        "files": digests,
+    }
+    write_record(folder, record | {"finished": True})
+
+
+def _save(folder: Path, number: int, net: nn.Module, posterior: Any) -> dict[str, str]:
+    """Write what a task left; the files' digests. Only posteriors have a file of their own."""
+    place = folder / f"task-{number}"
+    place.mkdir(exist_ok=True)
+    write_atomically(place / NETWORK, to_bytes(net.state_dict()))
+    names = [NETWORK]
+    if isinstance(posterior, Posterior):
+        posterior.save(place / POSTERIOR)
+        names.append(POSTERIOR)
+    return {f"{place.name}/{name}": sha256((place / name).read_bytes()) for name in names}
+
+
+class _Watched(Sequence[Task]):
+    """A stream that calls ``done(index)`` when a task has been learned and scored."""
+
+    def __init__(self, stream: TaskStream, done: Callable[[int], None]) -> None:
+        self.stream, self.done = stream, done
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.stream[index]
+
+    def __iter__(self) -> Iterator[Task]:
+        for index in range(len(self.stream)):
+            yield self.stream[index]
+            self.done(index)
+
+
+def _averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of each number over rows of nested mappings of the same form."""
+    return {
+        name: _averaged([row[name] for row in rows])
+        if isinstance(value, Mapping)
+        else sum(row[name] for row in rows) / len(rows)
+        for name, value in rows[0].items()
+        if name not in ("task", "num_samples")
+    }
 
 
 def uncertainty_rows(
@@ -136,30 +338,6 @@ def uncertainty_rows(
     return rows
 
 
-# The record on disk
-
-
-def _begun(folder: Path, config: ContinualConfig) -> dict[str, Any] | None:
-    """The record in ``folder`` if it is of this run; an error if it is of another one."""
-    if not (folder / CONTINUAL_RECORD).is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(
-                f"expected {folder} to be a new or empty folder, or a continual run; name another one."
-            )
-        return None
-    record = _FILE.read(folder)
-    saved, now = asdict(config_from(record["config"])), asdict(config)
-    different = [f"{name} {saved[name]} there, {now[name]} now" for name in now
-                 if saved[name] != now[name]]  # fmt: skip
-    if different:
-        raise ValueError(
-            f"expected {folder} to hold a run of this configuration, but these differ: "
-            f"{'; '.join(different)}. To go on, use the same settings to continue it, or name another "
-            "folder."
-        )
-    return record
-
-
 # Tables
 
 
@@ -168,7 +346,7 @@ def _scores_table(run: ContinualRun) -> str:
     R, names = run.result.R, run.result.tasks
     width = max(map(len, names))
     lines = [
-        f"accuracy in per cent of {run.config.dataset} ({run.record['scored_on']}), after each task",
+        f"accuracy in per cent of {run.settings.dataset} ({run.record['scored_on']}), after each task",
         "  ".join([f"{'':<{width}}", "average", *(f"{j + 1:>5}" for j in range(len(names)))]),
     ]
     for i, (name, mean) in enumerate(zip(names, run.record["average_accuracies"], strict=True)):

@@ -26,7 +26,7 @@ from bayesbin.continual import (
 )
 from bayesbin.continual.priors import named_prior_policy
 from bayesbin.data import Splits
-from bayesbin.experiments.continual_settings import ContinualConfig
+from bayesbin.experiments.continual_settings import BASELINES, ContinualSettings
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.guides.base import SignGuide
 from bayesbin.infer.noise import seeded_float32
@@ -34,151 +34,141 @@ from bayesbin.nn import Classifier, binary_sites
 from bayesbin.optim import BayesianLearningRule, make_optimizers, training_groups
 from bayesbin.posterior import BinaryPosterior
 
-_REAL_LR = 3e-3  # of Adam for what is real: heads, and a learned scale
 _VARIATIONAL = {"fine-tuning": fine_tuning, "fixed-prior": fixed_prior, "joint": joint_training}
 
 
-def continual_stream(config: ContinualConfig, splits: Splits) -> TaskStream:
-    """The tasks of a configuration.
+def continual_stream(settings: ContinualSettings, splits: Splits) -> TaskStream:
+    """The tasks of the settings.
 
     :raises ValueError: if the data do not have them.
 
     >>> from bayesbin.data import digits
-    >>> [task.name for task in continual_stream(ContinualConfig("split"), digits())][:2]
+    >>> [task.name for task in continual_stream(ContinualSettings("split"), digits())][:2]
     ['classes 0, 1', 'classes 2, 3']
     """
-    if config.validation:
-        held, validation = splits.hold_out(config.validation)
+    if settings.validation:
+        held, validation = splits.hold_out(settings.validation)
         splits = Splits(held.train, validation, splits.preprocessing)
-    return _stream(config, splits, config.tasks or 0)
+    return _stream(settings, splits, settings.tasks or 0)
 
 
-def unseen_task(config: ContinualConfig, stream: TaskStream) -> Task | None:
+def unseen_task(settings: ContinualSettings, stream: TaskStream) -> Task | None:
     """A task of the same kind that the stream does not contain, to be tested on; None: there is none."""
     tasks = len(stream)
-    if config.stream == "split":
+    if settings.stream == "split":
         return None
-    if config.stream == "permuted":
-        return _stream(config, stream.splits, tasks + 1).exam(tasks)
-    step = config.max_degrees / max(tasks - 1, 1)
+    if settings.stream == "permuted":
+        return _stream(settings, stream.splits, tasks + 1).exam(tasks)
+    step = settings.max_degrees / max(tasks - 1, 1)
     return RotatedPixels(stream.splits, tasks + 1, step * tasks).exam(tasks)
 
 
-def _stream(config: ContinualConfig, splits: Splits, tasks: int) -> TaskStream:
-    seed = config.stream_seed
-    if config.stream == "permuted":
+def _stream(settings: ContinualSettings, splits: Splits, tasks: int) -> TaskStream:
+    seed = settings.stream_seed
+    if settings.stream == "permuted":
         assert seed is not None
-        return PermutedPixels(splits, tasks, seed, config.identity_first)
-    if config.stream == "rotated":
-        return RotatedPixels(splits, tasks, config.max_degrees, seed)
-    stream = SplitClasses(splits, config.classes_per_task, config.scenario, seed)
+        return PermutedPixels(splits, tasks, seed, settings.identity_first)
+    if settings.stream == "rotated":
+        return RotatedPixels(splits, tasks, settings.max_degrees, seed)
+    stream = SplitClasses(splits, settings.classes_per_task, settings.scenario, seed)
     if tasks not in (0, len(stream)):
         raise ValueError(
-            f"expected {len(stream)} tasks of {config.classes_per_task} classes, all there are; got "
+            f"expected {len(stream)} tasks of {settings.classes_per_task} classes, all there are; got "
             f"{tasks}. Leave the number out, or change the classes per task."
         )
     return stream
 
 
 def continual_learner(
-    config: ContinualConfig,
+    settings: ContinualSettings,
     stream: TaskStream,
     checkpoint_dir: Path | None = None,
     progress: bool | None = None,
 ) -> Learner:
-    """The learner of a configuration, which has not learned anything yet.
+    """The learner of the settings, which has not learned anything yet.
 
     :param stream: of :func:`continual_stream`, for the sizes of inputs and outputs.
 
     >>> from bayesbin.data import digits
-    >>> config = ContinualConfig("permuted", method="ewc")
-    >>> type(continual_learner(config, continual_stream(config, digits()))).__name__
+    >>> settings = ContinualSettings("permuted", method="ewc")
+    >>> type(continual_learner(settings, continual_stream(settings, digits()))).__name__
     'OnlineEWC'
     """
-    with seeded_float32(config.seed):
-        net = _network(config, stream)
+    with seeded_float32(settings.seed):
+        net = _network(settings, stream)
         common: dict[str, Any] = {
-            "epochs": config.epochs,
-            "batch_size": config.batch_size,
-            "num_samples": config.num_samples,
-            "normalization": config.normalization,
-            "seed": config.seed,
+            "epochs": settings.epochs,
+            "batch_size": settings.batch_size,
+            "num_samples": settings.num_samples,
+            "normalization": settings.normalization,
+            "seed": settings.seed,
             "checkpoint_dir": checkpoint_dir,
             "progress": progress,
         }
         model = Classifier(net, dataset_size=1)
-        if config.method == "ewc":
-            return OnlineEWC(model, strength=config.strength, lr=_lr(config), **common)
-        if config.method in ("straight-through", "metaplastic"):
-            plasticity = config.metaplasticity if config.method == "metaplastic" else 0.0
-            settings = {"lr": _lr(config), "init_scale": _init_scale(config)}
-            return StraightThroughLearner(
-                model, metaplasticity=plasticity, settings=settings, **common
-            )
-        guide = _guide(config, model)
-        if config.method != "fine-tuning" and config.prior_policy != "none":
-            common["kl_weight"] = config.kl_weight
-        if config.prior_policy == "leak":
+        chosen = dict(settings.method_settings)
+        if settings.method == "ewc":
+            return OnlineEWC(model, **chosen, **common)
+        if settings.method in BASELINES:
+            return StraightThroughLearner(model, settings=chosen, **common)
+        guide, weight = _guide(settings, model), chosen.pop("kl_weight")
+        if settings.method != "fine-tuning" and settings.prior_policy != "none":
+            common["kl_weight"] = weight
+        if settings.prior_policy == "leak":
             # Between boundaries lies one step of Bayes' rule, whose size is not to be adapted.
-            common |= {"optimizers": _plain_steps(config), "schedulers": _no_schedulers}
-        else:
-            optimizer = config.optimizer
-            common["settings"] = {"optimizer": optimizer, "lr": _lr(config), "real_lr": _REAL_LR}
-        if config.method == "posterior":
-            policy = named_prior_policy(config.prior_policy, **config.policy_settings())
-            return ContinualLearner(model, guide, prior_policy=policy, **common)
-        return _VARIATIONAL[config.method](model, guide, **common)
+            common["optimizers"] = _plain_steps(settings)
+        if settings.prior_policy == "leak" or chosen["schedule"] == "constant":
+            common["schedulers"] = _no_schedulers
+        if settings.method == "posterior":
+            policy = named_prior_policy(settings.prior_policy, **settings.policy_settings())
+            common["prior_policy"] = policy
+        names = ("guide", "sharing", "init_scale")  # which the guide has
+        common["settings"] = {k: v for k, v in chosen.items() if k not in names and v is not None}
+        learner = _VARIATIONAL.get(settings.method, ContinualLearner)
+        return learner(model, guide, **common)
 
 
-def _network(config: ContinualConfig, stream: TaskStream) -> Any:
+def _network(settings: ContinualSettings, stream: TaskStream) -> Any:
     first = stream.splits.train
     classes = first.num_classes
     assert classes is not None
-    by_task = config.stream == "split" and config.scenario != "class"
+    by_task = settings.stream == "split" and settings.scenario != "class"
 
     def prior(name: str, weight: torch.Tensor) -> Any:
-        if config.initial_prior == "uniform":
+        if (
+            settings.initial_prior == "uniform" or settings.method == "ewc"
+        ):  # whose weights are real
             return 0.0
-        return _init_scale(config) * torch.randn_like(weight)
+        return settings.method_settings["init_scale"] * torch.randn_like(weight)
 
     return continual_network(
         first.x[0].numel(),
-        config.hidden,
-        config.classes_per_task if by_task else classes,
-        heads=len(stream) if config.stream == "split" and config.scenario == "task" else None,
-        binary_heads=config.binary_heads,
-        normalization=config.normalization,
-        activation=config.activation,
-        output_scale=config.output_scale,
+        settings.hidden,
+        settings.classes_per_task if by_task else classes,
+        heads=len(stream) if settings.stream == "split" and settings.scenario == "task" else None,
+        binary_heads=settings.binary_heads,
+        normalization=settings.normalization,
+        activation=settings.activation,
+        output_scale=settings.output_scale,
         prior=prior,
     )
 
 
-def _guide(config: ContinualConfig, model: Classifier) -> AutoSignBernoulli:
-    if config.initial_prior == "uniform":
-        return AutoSignBernoulli(model, init_scale=_init_scale(config))
+def _guide(settings: ContinualSettings, model: Classifier) -> AutoSignBernoulli:
+    if settings.initial_prior == "uniform":
+        return AutoSignBernoulli(model, init_scale=settings.method_settings["init_scale"])
     sites = binary_sites(model.net)
     return AutoSignBernoulli(model, init=BinaryPosterior({n: s.prior for n, s in sites.items()}))
 
 
-def _plain_steps(config: ContinualConfig) -> Any:
+def _plain_steps(settings: ContinualSettings) -> Any:
     def make(guide: SignGuide, model: Any, dataset_size: int) -> list[Optimizer]:
-        rules = [BayesianLearningRule(guide.natural_parameters(), _lr(config))]
+        rules = [BayesianLearningRule(guide.natural_parameters(), settings.method_settings["lr"])]
         groups = [g for g in training_groups(guide, model) if g.rule == "adam"]
-        return [*make_optimizers(groups, real_lr=_REAL_LR), *rules]
+        return [*make_optimizers(groups, real_lr=settings.method_settings["real_lr"]), *rules]
 
     return make
 
 
 def _no_schedulers(optimizers: Sequence[Optimizer], epochs: int) -> list[Any]:
     return []
-
-
-def _lr(config: ContinualConfig) -> float:
-    assert config.lr is not None
-    return config.lr
-
-
-def _init_scale(config: ContinualConfig) -> float:
-    assert config.init_scale is not None
-    return config.init_scale

@@ -1,122 +1,108 @@
-"""A run on disk: written atomically, every file verified by its digest when it is read."""
+"""The record of a run: one file, one format for everything that trains, verified when it is read."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import math
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import nn
 
 from bayesbin import __version__
-from bayesbin.core.files import CorruptFileError, sha256, write_atomically
-from bayesbin.experiments.record_file import RecordFile
-from bayesbin.experiments.settings import RunConfig
-from bayesbin.infer.noise import seeded_float32
-from bayesbin.nn import mlp, to_binary_
-from bayesbin.posterior import BinaryPosterior, LowBitPosterior, load_posterior
+from bayesbin.core.files import CorruptFileError, contents, one_writer, sha256, write_atomically
+from bayesbin.data import Splits
 from bayesbin.predict import kernel_isa
 
-RECORD, POSTERIOR, NETWORK = "run.json", "posterior.safetensors", "network.safetensors"
-RECORD_FILE = RecordFile(RECORD, "bayesbin run", 1, "a run", "train")
+RECORD, POSTERIOR, NETWORK, CHECKPOINTS = (
+    "run.json",
+    "posterior.safetensors",
+    "network.safetensors",
+    "checkpoints",
+)
+FORMAT, VERSION = "bayesbin run", 2
+# What trains, by the record's entry "kind".
+KINDS = {
+    "network": "a run of one network",
+    "comparison": "a comparison of recipes",
+    "tasks": "a sequence of tasks",
+}
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A finished run: the network, its posterior, and the record of how they came about.
+# The file
 
-    :param record: ``architecture``, ``data`` (digest, sizes), ``history`` (a row per epoch),
-        ``validation`` (the last scores), ``seconds`` of training, ``environment``.
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``run.json`` atomically, with a digest. Numbers that are not finite are kept.
+
+    :raises OSError: if it cannot be written; the old one is then what it was.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_record(Path(folder), {"finished": True, "validation": {"nll": math.inf}})
+    ...     read_record(folder)["validation"]
+    {'nll': inf}
     """
+    content = {"format": FORMAT, "version": VERSION, **_to_json(record)}
+    content["sha256"] = sha256(_canonical(content))
+    write_atomically(
+        folder / RECORD, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
+    )
 
-    folder: Path
-    config: RunConfig
-    net: nn.Module
-    posterior: BinaryPosterior | LowBitPosterior
-    record: Mapping[str, Any]
 
+def read_record(folder: str | os.PathLike[str], *, finished: bool = True) -> dict[str, Any]:
+    """The record in a folder, of any kind of run, without its format, version and digest.
 
-def save_run(
-    folder: str | os.PathLike[str],
-    net: nn.Module,
-    posterior: BinaryPosterior | LowBitPosterior,
-    record: Mapping[str, Any],
-) -> Run:
-    """Write a finished run; ``run.json`` comes last, so that it is there only if all the rest is.
-
-    :param record: with ``config`` and ``architecture``, the rest as in :class:`Run`.
-    :raises OSError: if it cannot be written; an earlier ``run.json`` is then what it was.
+    :param finished: whether the run has to be finished.
+    :raises FileNotFoundError: if there is none. :raises CorruptFileError: if it is damaged or foreign.
+    :raises ValueError: for a version that this one does not read, and for a run that was interrupted.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: tensor.detach().contiguous().clone() for name, tensor in net.state_dict().items()
-    }
-    posterior.save(folder / POSTERIOR)
-    write_atomically(folder / NETWORK, safetensors.torch.save(state))
-    digests = {name: sha256((folder / name).read_bytes()) for name in (POSTERIOR, NETWORK)}
-    RECORD_FILE.write(folder, {**record, "files": digests, "finished": True})
-    return load_run(folder)
-
-
-def load_run(folder: str | os.PathLike[str]) -> Run:
-    """The run in ``folder``, every file verified by its digest.
-
-    :raises FileNotFoundError: if there is none. :raises CorruptFileError: for a damaged or missing file.
-    :raises ValueError: for a run that is not finished, or of a version that this one does not read.
-    """
-    folder = Path(folder)
-    record = RECORD_FILE.read(folder)
-    if not record["finished"]:
-        remedy = "run the same training again to continue it"
-        raise ValueError(
-            f"expected a finished run, got one that was interrupted in {folder}; {remedy}."
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected a run in {folder}, but there is no {RECORD}; name a folder that `bayesbin train`, "
+            "`compare` or `continual` wrote with --out."
         )
-    payloads = {
-        name: _read_verified(folder / name, digest) for name, digest in record["files"].items()
-    }
-    with seeded_float32(
-        0
-    ):  # the initial state, which is overwritten, costs no draw of the caller's
-        net = build_network(record["architecture"])
-    net.load_state_dict(safetensors.torch.load(payloads[NETWORK]))
-    posterior = load_posterior(folder / POSTERIOR)
-    return Run(folder, config_of(record), net.eval(), posterior, record)
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(path, f"expected JSON, got other bytes ({error}).") from error
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise CorruptFileError(path, f"expected the format {FORMAT!r}, got another; not a run.")
+    version, digest = content.pop("version", None), content.pop("sha256", None)
+    if version != VERSION:
+        came = f"version {version}; read it with the bayesbin that wrote it"
+        raise ValueError(f"{path}: expected version {VERSION} of a run, got {came}.")
+    if digest != sha256(_canonical({"format": FORMAT, "version": version, **content})):
+        raise CorruptFileError(
+            path, "its contents do not match their digest; restore it from a copy."
+        )
+    record = _from_json(content)
+    if finished and not record["finished"]:
+        raise ValueError(
+            f"expected a finished run, got one that was interrupted in {folder}; run the same command "
+            "again to continue it."
+        )
+    return record
 
 
-def environment() -> dict[str, Any]:
-    """Versions of this package and what it rests on, its kernels, and how many threads torch uses.
-
-    >>> sorted(environment())
-    ['bayesbin', 'kernels', 'numpy', 'platform', 'pyro-ppl', 'python', 'safetensors', 'threads', 'torch']
-    """
-    packages = ("numpy", "pyro-ppl", "safetensors", "torch")
-    return {
-        "bayesbin": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "kernels": kernel_isa(),
-        "threads": torch.get_num_threads(),
-    }
+def require_kind(folder: Path, record: Mapping[str, Any], kind: str) -> None:
+    """Refuse a folder with another kind of run."""
+    if record["kind"] != kind:
+        raise ValueError(
+            f"expected {KINDS[kind]} in {folder}, got {KINDS[record['kind']]}; name another folder."
+        )
 
 
-def build_network(architecture: Mapping[str, Any]) -> nn.Module:
-    return to_binary_(mlp(**architecture))
-
-
-def config_of(record: Mapping[str, Any]) -> RunConfig:
-    known = {field.name for field in fields(RunConfig)}
-    return RunConfig(**{name: value for name, value in record["config"].items() if name in known})
-
-
-def _read_verified(path: Path, digest: str) -> bytes:
+def read_verified(path: Path, digest: str) -> bytes:
+    """The bytes of a file of a run. :raises CorruptFileError: if it is missing or not what it was."""
     try:
         payload = path.read_bytes()
     except FileNotFoundError as error:
@@ -128,3 +114,166 @@ def _read_verified(path: Path, digest: str) -> bytes:
             path, "it does not match the digest in the run; restore it from a copy."
         )
     return payload
+
+
+def _to_json(value: Any) -> Any:
+    """JSON has no word for NaN and infinity: they become {"float": "nan"}, for example."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(float(value))}
+    if isinstance(value, Mapping):
+        return {name: _to_json(part) for name, part in value.items()}
+    return [_to_json(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"float"} and value["float"] in _NOT_FINITE:
+            return _NOT_FINITE[value["float"]]
+        return {name: _from_json(part) for name, part in value.items()}
+    return [_from_json(part) for part in value] if isinstance(value, list) else value
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, allow_nan=False).encode()
+
+
+# Beginning and continuing
+
+
+@contextmanager
+def writing(folder: Path, kind: str) -> Iterator[dict[str, Any] | None]:
+    """Hold the folder of a run for this process alone; gives the record in it, None where there is none.
+
+    :raises FolderInUseError: if another process is writing to it.
+    :raises ValueError: if it holds something else than a run of this kind.
+    """
+    existing_record(folder, kind)  # refused without a trace in a folder of other things
+    with one_writer(folder):
+        yield existing_record(folder, kind)
+
+
+def existing_record(folder: Path, kind: str) -> dict[str, Any] | None:
+    """The record in a folder, finished or not; None for a folder that is new or empty.
+
+    :raises ValueError: if the folder holds something else than a run of this kind.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"expected {folder} to be a folder, got a file; name another one.")
+    if not (folder / RECORD).is_file():
+        if found := contents(folder):
+            raise ValueError(
+                f"expected {folder} to be a new or empty folder, or a run; got {', '.join(found[:5])}"
+                f"{' and more' if len(found) > 5 else ''}. Name another one."
+            )
+        return None
+    record = read_record(folder, finished=False)
+    require_kind(folder, record, kind)
+    return record
+
+
+def require_same(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to continue a run with other settings, another network or other data than it was begun with.
+
+    Another machine or other versions are named in a warning: the run goes on, but not necessarily to the
+    same bits.
+
+    :raises ValueError: with what differs.
+    """
+    parts = ("settings", "recipe", "architecture", "data")
+    there, here = ({name: dict(record.get(name, {})) for name in parts} for record in (saved, now))
+    if there["data"].get("sha256") == here["data"]["sha256"]:  # under whatever name
+        there["data"].pop("name"), here["data"].pop("name")
+    if different := differences(there, _from_json(json.loads(json.dumps(_to_json(here))))):
+        raise ValueError(
+            f"expected {folder} to hold this very run, but these differ: {'; '.join(different)}. Use the "
+            "same settings and data to continue it, or name another folder."
+        )
+    if saved.get("environment") and (
+        changed := differences(saved["environment"], now["environment"])
+    ):
+        warnings.warn(
+            f"The run in {folder} was begun elsewhere: {'; '.join(changed)}. It is continued, but its last "
+            "bits may differ from those of a run without interruption.",
+            stacklevel=4,
+        )
+
+
+# Of entries of a record: these say how the others came about, and decide nothing.
+_TOLD = {"given", "folder", "source", "note"}
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two records, in words such as "seed 0 there, 1 now".
+
+    >>> differences({"settings": {"seed": 0, "width": 8}}, {"settings": {"seed": 1, "width": 8}})
+    ['seed 0 there, 1 now']
+    """
+    there, here = dict(_leaves(saved)), dict(_leaves(now))
+    return [
+        f"{name} {_short(there.get(key))} there, {_short(here.get(key))} now"
+        for key, name in {key: key[-1] for key in (*there, *here)}.items()
+        if there.get(key) != here.get(key)
+    ]
+
+
+def _leaves(record: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, name))
+        elif name not in _TOLD:
+            # "name" and "sha256" say nothing without what they are of.
+            own = f"{path[-1]} {name}" if path and name in ("name", "sha256") else name
+            yield (*path, own), value
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+# What a record says
+
+
+def data_record(splits: Splits, folder: str | None, **sizes: int) -> dict[str, Any]:
+    """The entry "data": name, folder, digests of each part, and sizes."""
+    parts = {
+        "training x": splits.train.x,
+        "training y": splits.train.y,
+        "test x": splits.test.x,
+        "test y": splits.test.y,
+    }
+    digests = {name: sha256(part.contiguous().numpy().tobytes()) for name, part in parts.items()}
+    return {
+        "name": splits.train.name,
+        "folder": folder,
+        "sha256": sha256("".join(digests.values()).encode()),
+        **sizes,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions of this package and of what it rests on, the machine, its kernels, and torch's threads.
+
+    >>> sorted(environment())  # doctest: +NORMALIZE_WHITESPACE
+    ['bayesbin', 'kernels', 'numpy', 'platform', 'processor', 'pyro-ppl', 'python', 'safetensors',
+     'threads', 'torch']
+    """
+    packages = ("numpy", "pyro-ppl", "safetensors", "torch")
+    return {
+        "bayesbin": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "kernels": kernel_isa(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:  # Linux, where the platform module knows the architecture at most
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())

@@ -1,196 +1,266 @@
-"""Train what a configuration says, and score what was trained."""
+"""Train one network as its settings say; continue, lengthen and rebuild a run."""
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
 
 from bayesbin import data
-from bayesbin.core.files import sha256
-from bayesbin.diagnostics import evaluate
-from bayesbin.estimators.named import estimator_settings
 from bayesbin.experiments.record import (
-    RECORD,
-    RECORD_FILE,
+    CHECKPOINTS,
+    data_record,
+    environment,
+    existing_record,
+    require_same,
+    write_record,
+    writing,
+)
+from bayesbin.experiments.runs import (
     Run,
     build_network,
-    config_of,
-    environment,
     load_run,
+    load_splits,
     save_run,
 )
-from bayesbin.experiments.settings import RunConfig
-from bayesbin.guides.base import SignGuide
-from bayesbin.infer import fit
+from bayesbin.experiments.settings import RunSettings
+from bayesbin.infer import EpochReport, fit
 from bayesbin.infer.noise import seeded_float32
-from bayesbin.nn import Classifier, Statistics, recalibrate
-from bayesbin.recipes import recipe
+from bayesbin.nn import Classifier
+from bayesbin.recipes import Recipe, recipe
 
-CHECKPOINTS = "checkpoints"
-_CALIBRATION_DATA = 5000
+# Told of each epoch of a training; gives what it adds to the record in the end.
+Watch = Callable[[Recipe, Path], "Watcher"]
+
+
+class Watcher:
+    """Measures a training for the record; see :class:`bayesbin.experiments.comparison.Measurement`."""
+
+    def finish_epoch(self, report: EpochReport) -> None:
+        """Told of each epoch."""
+
+    def entries(self, splits: data.Splits) -> dict[str, Any]:
+        """What the record gets, when training has ended."""
+        return {}
 
 
 def train_run(
-    config: RunConfig,
+    settings: RunSettings, folder: str | os.PathLike[str], *, progress: bool | None = False
+) -> Run:
+    """Train what the settings say and save it to ``folder``; continues there if it was interrupted.
+
+    A run that is finished is loaded and returned. With more epochs than before it is lengthened, where the
+    longer run begins as the shorter one: where no schedule depends on the number of epochs. The finished
+    run stays as it is until the longer one is.
+
+    One process at a time writes to a folder. Whenever the process is killed, the same call continues, to
+    the same posterior.
+
+    :raises ValueError: if the folder holds a run of other settings or other data, with what differs, or
+        something else; for fewer epochs than before, or more where they cannot be added.
+    :raises FolderInUseError: if another process is writing to the folder, with who it is.
+    :raises DataError: if the data cannot be read. :raises KeyboardInterrupt: after a checkpoint.
+    :raises OSError: if the folder cannot be written to.
+    """
+    return train_on(settings, folder, load_splits(settings), progress=progress)
+
+
+def train_on(
+    settings: RunSettings,
     folder: str | os.PathLike[str],
+    splits: data.Splits,
     *,
-    data_folder: str | os.PathLike[str] | None = None,
+    watch: Watch | None = None,
     progress: bool | None = False,
 ) -> Run:
-    """Train what ``config`` says and save it to ``folder``; continues there if it was interrupted.
-
-    The natural parameters get the optimizer of the configuration, everything real Adam, both with a
-    cosine schedule; a recipe brings its own. A run that is finished is loaded and returned.
-
-    :param data_folder: where idx files are, see :func:`bayesbin.data.data_folder`.
-    :raises ValueError: if the folder holds a run of another configuration, or something else.
-    :raises DataError: if the data cannot be read. :raises KeyboardInterrupt: after a checkpoint.
-    """
+    """:func:`train_run` on data that are loaded; ``watch`` measures the training for the record."""
     folder = Path(folder)
-    if finished := _begun(folder, config):
-        return finished
-    splits = data.load(
-        config.dataset, None if data_folder is None else Path(data_folder), config.data_seed
-    )
-    held, validation = splits.hold_out(config.validation, config.data_seed)
+    begun = beginning(settings, splits)
+    found = existing_record(folder, "network")
+    if found is not None and _is_done(folder, found, begun):
+        return load_run(folder)
+    with writing(folder, "network") as found:
+        if found is not None and _is_done(folder, found, begun):  # by another process, just now
+            return load_run(folder)
+        if found is None:
+            write_record(folder, begun | {"finished": False})
+        else:
+            # The machine that a run was begun on stays in its record.
+            begun["environment"] = found["environment"]
+            _lengthen(folder, settings, found, begun)
+        return _train(settings, folder, splits, begun, watch, progress)
+
+
+def beginning(settings: RunSettings, splits: data.Splits) -> dict[str, Any]:
+    """The record of a run that has just begun."""
+    held, validation = splits.hold_out(settings.validation, settings.data_seed)
     train = held.train
-    record: dict[str, Any] = {
-        "config": asdict(config),
+    if train.x.dim() != 2 or train.num_classes is None:
+        raise ValueError(
+            f"expected vectors with labels for a perceptron, got {settings.dataset} of shape "
+            f"{tuple(train.x.shape[1:])}; use digits or mnist, or bayesbin.fit with a network of your own."
+        )
+    sizes = {"training": len(train), "validation": len(validation), "test": len(splits.test)}
+    return {
+        "kind": "network",
+        "settings": settings.to_dict(),
+        "recipe": {
+            "name": settings.recipe,
+            "settings": dict(settings.recipe_settings),
+            "given": list(settings.given or ()),
+        },
         "architecture": {
             "num_inputs": train.x.shape[1],
-            "hidden": [config.width] * config.depth,
+            "hidden": [settings.width] * settings.depth,
             "num_outputs": train.num_classes,
         },
-        "data": {
-            "name": train.name,
-            "sha256": data_digest(splits),
-            "training": len(train),
-            "validation": len(validation),
-            "test": len(splits.test),
-        },
+        "data": data_record(splits, settings.data_folder, **sizes),
+        "environment": environment(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / RECORD).exists():
-        RECORD_FILE.write(folder, record | {"finished": False})
-    with seeded_float32(config.seed):
-        net = build_network(record["architecture"])
-        model = Classifier(net, dataset_size=len(train))
-        epochs = config.epochs
-        assert epochs is not None
-        guide, arguments = _method(config, model)
+
+
+def _is_done(folder: Path, found: Mapping[str, Any], begun: Mapping[str, Any]) -> bool:
+    """Whether the run in the folder is this one and finished; an error if it is another one."""
+    there, here = (
+        {**record, "settings": {k: v for k, v in record["settings"].items() if k != "epochs"}}
+        for record in (found, begun)
+    )
+    require_same(folder, there, here)
+    before, now = found["settings"]["epochs"], begun["settings"]["epochs"]
+    if found["finished"] and now == before:
+        return True
+    least = max(before, found.get("lengthened_to", 0))
+    if now < least:
+        raise ValueError(
+            f"expected at least {least} epochs, those of the run in {folder}; got {now}. A run cannot be "
+            "shortened: train one of fewer epochs in another folder."
+        )
+    return False
+
+
+def _train(
+    settings: RunSettings,
+    folder: Path,
+    splits: data.Splits,
+    record: dict[str, Any],
+    watch: Watch | None,
+    progress: bool | None,
+) -> Run:
+    held, validation = splits.hold_out(settings.validation, settings.data_seed)
+    epochs = settings.epochs
+    assert epochs is not None
+    with seeded_float32(settings.seed):
+        net, parts = _assembled(settings, record["architecture"], len(held.train), epochs)
+        watcher = Watcher() if watch is None else watch(parts, folder / CHECKPOINTS)
         result = fit(
-            model,
-            guide,
-            data.Batches(train, config.batch_size),
-            **arguments,
+            parts.model,
+            parts.guide,
+            data.Batches(held.train, settings.batch_size),
+            **parts.arguments(),
             validation=data.Batches(validation, 1000, shuffle=False),
             # About ten times in all, and after the last epoch in any case.
             validate_every=next(d for d in range(max(epochs // 10, 1), 0, -1) if epochs % d == 0),
             checkpoint_dir=folder / CHECKPOINTS,
-            seed=config.seed,
+            callbacks=[watcher.finish_epoch],
+            seed=settings.seed,
             progress=progress,
         )
-    history = json.loads(result.to_json())["history"]
-    scored = {
-        k.removeprefix("validation_"): v for k, v in history[-1].items() if "validation_" in k
-    }
-    record |= {
-        "history": history,
-        "validation": scored,
-        "seconds": sum(row["seconds"] for row in history),
-        "environment": environment(),
-    }
-    return save_run(folder, net, guide.posterior(), record)
+        last = result.history[-1]
+        record |= {
+            "history": result.history,
+            "validation": {
+                name.removeprefix("validation_"): value
+                for name, value in last.items()
+                if name.startswith("validation_")
+            },
+            "seconds": sum(row["seconds"] for row in result.history),
+            **watcher.entries(held),
+        }
+        record["recipe"] |= {"source": parts.source, "note": parts.note}
+    return save_run(folder, net, parts.guide.posterior(), record)
 
 
-def evaluate_run(
-    run: Run,
-    *,
-    data_folder: str | os.PathLike[str] | None = None,
-    num_samples: int = 32,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Test scores of the mode, of the mean of draws and of single draws: :func:`diagnostics.evaluate`.
-
-    Normalisation statistics of each weight state are computed from training data first.
-
-    :raises ValueError: for fewer than 1 draw. :raises DataError: if the data cannot be read or are not
-        those of the run.
-    """
-    splits = splits_of(run, data_folder)
-    if num_samples < 1:
-        raise ValueError(f"expected num_samples of at least 1; got {num_samples}.")
-    statistics = calibrated(run, splits, num_samples, seed)
-    x, y = splits.test.x, splits.test.y
-    return evaluate(run.net, run.posterior, x, y, num_samples, seed, statistics)
+def _assembled(
+    settings: RunSettings, architecture: Mapping[str, Any], size: int, epochs: int
+) -> tuple[nn.Module, Recipe]:
+    """The network in its initial state, and the recipe made for it."""
+    net = build_network(architecture)
+    model = Classifier(net, dataset_size=size)
+    return net, recipe(settings.recipe, model, epochs=epochs, **settings.recipe_settings)
 
 
-def splits_of(run: Run, data_folder: str | os.PathLike[str] | None) -> data.Splits:
-    """The data of a run. :raises DataError: if they cannot be read or are others."""
-    config = run.config
-    splits = data.load(
-        config.dataset, None if data_folder is None else Path(data_folder), config.data_seed
-    )
-    if (digest := data_digest(splits)) != run.record["data"]["sha256"]:
-        wanted = f"the {config.dataset} data that the run was trained on"
-        came = f"others (SHA-256 {digest[:12]}...); name their folder"
-        raise data.DataError(f"expected {wanted}, got {came}.")
-    return splits
+# Lengthening
 
 
-def calibrated(run: Run, splits: data.Splits, num_samples: int, seed: int) -> Statistics:
-    """Normalisation statistics of the mode and of the draws, from training data."""
-    train = splits.hold_out(run.config.validation, run.config.data_seed)[0].train
-    inputs = train.x[:_CALIBRATION_DATA]
-    return recalibrate(run.net, run.posterior, inputs, num_samples=num_samples, seed=seed)
+def _lengthen(
+    folder: Path, settings: RunSettings, found: Mapping[str, Any], begun: Mapping[str, Any]
+) -> None:
+    """Note that a run gets more epochs than it was begun with; where the longer run would have begun
+    otherwise, refuse them."""
+    before, now = found["settings"]["epochs"], settings.epochs
+    assert now is not None
+    if before == now:
+        return
+    _require_same_schedule(folder, settings, found, before, now)
+    # A finished run stays what it is until the longer one is finished as well. From here on there may be
+    # checkpoints of later epochs, so that neither can be continued with fewer.
+    noted = {**found, "lengthened_to": now} if found["finished"] else {**begun, "finished": False}
+    write_record(folder, noted)
 
 
-def _method(config: RunConfig, model: nn.Module) -> tuple[SignGuide, dict[str, Any]]:
-    """The guide, and what ``fit`` takes beside it: of a recipe, or of the configuration's own triple."""
-    assert config.epochs is not None
-    if config.recipe is not None:
-        parts = recipe(config.recipe, model, epochs=config.epochs)
-        return parts.guide, parts.arguments()
-    nested = config.guide != "mean-field"
-    parts = recipe(
-        "bayesbin", model, epochs=config.epochs, guide=config.guide,
-        sharing=config.sharing if nested else None, estimator=config.estimator,
-        temperature=config.temperature if estimator_settings(config.estimator)["temperature"] else None,
-        num_samples=config.num_samples, optimizer=config.optimizer, lr=config.lr,
-        momentum=None if config.optimizer == "adam" else config.momentum,
-        kl_weight=config.kl_weight, init_scale=config.init_scale,
-    )  # fmt: skip
-    return parts.guide, parts.arguments()
+def _require_same_schedule(
+    folder: Path, settings: RunSettings, found: Mapping[str, Any], before: int, now: int
+) -> None:
+    """Refuse to lengthen a run whose longer version would have begun otherwise."""
+    size = found["data"]["training"]
+    for epoch, (short, long) in enumerate(
+        zip(*(_schedule(settings, found["architecture"], size, n, before) for n in (before, now)),
+            strict=True)
+    ):  # fmt: skip
+        if changed := [name for name in short if short[name] != long[name]]:
+            name = changed[0]
+            raise ValueError(
+                f"expected {before} epochs, for which the run in {folder} was begun; got {now}. In the "
+                f"recipe {settings.recipe!r} {name} depends on their number: in epoch {epoch + 1} it is "
+                f"{short[name]:.6g} of {before} epochs, and {long[name]:.6g} of {now}. The longer run is "
+                "another one; train it from its beginning in another folder. Where more epochs may be wanted "
+                "later, begin with --set schedule=constant."
+            )
 
 
-def _begun(folder: Path, config: RunConfig) -> Run | None:
-    """The run in ``folder`` if it is this one and finished; an error if it is another one."""
-    if not (folder / RECORD).is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            remedy = "name another one"
-            raise ValueError(f"expected {folder} to be a new or empty folder, or a run; {remedy}.")
-        return None
-    record = RECORD_FILE.read(folder)
-    saved = asdict(config_of(record))
-    different = [
-        f"{name} {saved[name]} there, {now} now"
-        for name, now in asdict(config).items()
-        if saved[name] != now
+def _schedule(
+    settings: RunSettings, architecture: Mapping[str, Any], size: int, epochs: int, count: int
+) -> list[dict[str, float]]:
+    """Every number that a recipe's schedules move, in each of the first ``count`` epochs of ``epochs``."""
+    with seeded_float32(settings.seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # schedulers are stepped without their optimizers
+        _, parts = _assembled(settings, architecture, size, epochs)
+        rows = [_numbers(parts)]
+        for _ in range(count - 1):
+            for schedule in parts.schedules:
+                schedule.step()
+            rows.append(_numbers(parts))
+    return rows
+
+
+def _numbers(parts: Recipe) -> dict[str, float]:
+    owners = [getattr(schedule, "owner", None) for schedule in parts.schedules]
+    tables = [
+        ("", vars(owner))
+        for owner in owners
+        if owner is not None and not isinstance(owner, Optimizer)
     ]
-    if different:
-        remedy = "use the same settings to continue it, or name another folder"
-        raise ValueError(
-            f"expected {folder} to hold a run of this configuration, but these differ: "
-            f"{'; '.join(different)}. To go on, {remedy}."
-        )
-    return load_run(folder) if record["finished"] else None
-
-
-def data_digest(splits: data.Splits) -> str:
-    parts: list[Tensor] = [splits.train.x, splits.train.y, splits.test.x, splits.test.y]
-    return sha256("".join(sha256(part.contiguous().numpy().tobytes()) for part in parts).encode())
+    tables += [
+        (f" of {type(o).__name__}", group) for o in parts.optimizers for group in o.param_groups
+    ]
+    return {
+        f"{name}{where}": value
+        for where, table in tables
+        for name, value in table.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }

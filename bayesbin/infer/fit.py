@@ -25,7 +25,7 @@ from bayesbin.infer.setup import (
     describe,
     resolve_dataset_size,
 )
-from bayesbin.infer.training_run import EpochReport, Run, training_modes
+from bayesbin.infer.training_run import EpochReport, TrainingRun, training_modes
 from bayesbin.optim import DEFAULTS
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -149,7 +149,7 @@ def fit(
         schedules = [*cosines, *schedules]
     else:
         stepped = checked_optimizers(optimizers, module)
-    run = Run(
+    run = TrainingRun(
         module=module,
         elbo=elbo,
         models=(model, guide),
@@ -178,7 +178,7 @@ def fit(
     return _train(run, epochs, patience, progress)
 
 
-def _train(run: Run, epochs: int, patience: int | None, progress: bool | None) -> FitResult:
+def _train(run: TrainingRun, epochs: int, patience: int | None, progress: bool | None) -> FitResult:
     """The epochs that are left, until the last one, a callback or patience ends it."""
     stopped = patience is not None and run.progress.waited >= patience
     bar = tqdm(

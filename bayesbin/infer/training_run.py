@@ -51,7 +51,7 @@ class Progress:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """One training run: its parts, how far it is, and the two halves of an epoch."""
 
     module: Any  # an nn.Module that also offers terms()

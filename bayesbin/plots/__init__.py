@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from bayesbin.plots.calibration import plot_reliability, plot_risk_coverage
 from bayesbin.plots.continual import (
-    draw_continual,
     plot_accuracy_matrix,
     plot_continual,
     plot_saturation,
@@ -36,7 +35,6 @@ from bayesbin.plots.weights import plot_filters, plot_level_probabilities, plot_
 __all__ = [
     "Figure",
     "Grid",
-    "draw_continual",
     "figure_of",
     "grid",
     "plot_accuracy_matrix",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -15,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bayesbin.continual import ContinualResult
 from bayesbin.continual.metrics import average_accuracies
-from bayesbin.plots.figures import BLACK, BLUE, ORANGE, SKY, STYLE, figure_of, save_figure
+from bayesbin.plots.figures import BLACK, BLUE, ORANGE, SKY, STYLE, figure_of
 
 _LABELLED = 12  # tasks up to which every cell of the matrix has room for its number
 
@@ -168,28 +166,6 @@ def plot_continual(
         for letter, axes in zip("abcd", panels[:count], strict=False):
             axes.set_title(f"({letter}) {axes.get_title('left')}", loc="left")
     return figure
-
-
-def draw_continual(
-    result: ContinualResult, rows: Sequence[Mapping[str, Any]], folder: str | os.PathLike[str]
-) -> list[Path]:
-    """Write each panel as a file of its own: accuracy, matrix, saturation, uncertainty (.png).
-
-    :param rows: of :func:`plot_uncertainty`. :returns: the files; two without a posterior.
-    :raises OSError: if they cannot be written.
-    """
-    panels = {
-        "accuracy": plot_task_accuracies(result),
-        "matrix": plot_accuracy_matrix(result),
-    }
-    if _has_posterior(result):
-        panels["saturation"] = plot_saturation(result)
-        panels["uncertainty"] = plot_uncertainty(rows)
-    paths = []
-    for name, axes in panels.items():
-        paths.append(Path(folder) / f"{name}.png")
-        save_figure(figure_of(axes), paths[-1])
-    return paths
 
 
 def _has_posterior(result: ContinualResult) -> bool:

@@ -118,7 +118,7 @@ def settings_of(name: str, **overrides: Any) -> dict[str, Any]:
     :raises ValueError: as :func:`recipe`.
 
     >>> settings_of("binaryconnect")
-    {'lr': 0.01, 'real_lr': 0.01, 'init_scale': 0.1}
+    {'lr': 0.01, 'real_lr': 0.01, 'init_scale': 0.1, 'schedule': 'cosine'}
     >>> settings_of("bayesbin", guide="nested")["sharing"]
     ['layer', 'filter', 'kernel', 'weight']
     """
@@ -180,6 +180,6 @@ def register(name: str, method: Method) -> None:
         ...     return recipes.Parts(guide, estimators.StraightThrough(), [rule])
         >>> recipes.register("plain", recipes.Method(build, {"lr": 1e-3, "kl_weight": 1.0}))
         >>> recipes.settings_of("plain")
-        {'lr': 0.001, 'kl_weight': 1.0, 'real_lr': 0.01, 'init_scale': 0.1}
+        {'lr': 0.001, 'kl_weight': 1.0, 'real_lr': 0.01, 'init_scale': 0.1, 'schedule': 'cosine'}
     """
     METHODS.register(name, method)

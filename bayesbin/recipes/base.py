@@ -16,7 +16,7 @@ from bayesbin.infer import FitResult, fit
 from bayesbin.nn import Classifier, binary_sites, to_binary_
 from bayesbin.nn.convert import has_convertible_weights
 from bayesbin.optim import DEFAULTS, make_optimizers, make_schedules, training_groups
-from bayesbin.recipes.settings import Setting, digest_of, number, positive, require_json
+from bayesbin.recipes.settings import Setting, choice, digest_of, number, positive, require_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class Parts:
 
     :param guide: the posterior. :param estimator: of the gradient.
     :param optimizers: of the weights; parameters that none of them holds go to Adam at ``real_lr``.
-    :param schedules: beside the cosine of learning rates, which every optimizer gets.
+    :param schedules: beside that of the learning rates, which every optimizer gets.
     """
 
     guide: Any
@@ -136,7 +136,7 @@ class Method:
     resolve: Callable[[dict[str, Any], frozenset[str]], dict[str, Any]] | None = None
 
     def all_settings(self) -> dict[str, Setting]:
-        """The settings, those included that every method has: real_lr and init_scale."""
+        """The settings, those included that every method has: real_lr, init_scale, schedule."""
         return {
             **{name: Setting.like(default) for name, default in self.settings.items()},
             **{name: setting for name, setting in _SHARED.items() if name not in self.settings},
@@ -146,6 +146,8 @@ class Method:
 _SHARED: Mapping[str, Setting] = {
     "real_lr": positive(DEFAULTS["real_lr"]),  # Adam's, for biases, normalisation and scale
     "init_scale": number(DEFAULTS["init_scale"], at_least=0),
+    # Of the learning rates. A constant one lets a run be lengthened; "cosine" ends at the last epoch.
+    "schedule": choice("cosine", lambda: ("cosine", "constant")),
 }
 _OBJECTS = ("init", "args")
 PRESET = "settings"
@@ -200,13 +202,14 @@ def assemble(
         if not any(id(p) in held for p in group.parameters)
     ]
     optimizers = [*parts.optimizers, *make_optimizers(left, real_lr=settings["real_lr"])]
+    annealing = make_schedules(optimizers, epochs) if settings["schedule"] == "cosine" else []
     return Recipe(
         name=name,
         model=model,
         guide=parts.guide,
         estimator=parts.estimator,
         optimizers=tuple(optimizers),
-        schedules=(*make_schedules(optimizers, epochs), *parts.schedules),
+        schedules=(*annealing, *parts.schedules),
         kl_weight=float(settings.get("kl_weight", 0.0)),
         epochs=epochs,
         settings=settings,

@@ -19,19 +19,18 @@ import json
 import platform
 import shutil
 import statistics
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from continual_settings import CONFIGURATIONS, PUBLISHED, SHOWN, THREE_SEEDS
+from continual_settings import CONFIGURATIONS, PUBLISHED, SETTINGS, SHOWN, THREE_SEEDS
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from bayesbin import data, plots
 from bayesbin.continual import ContinualResult, Learner, PermutedPixels, TaskStream, learn
 from bayesbin.experiments import (
-    ContinualConfig,
+    ContinualSettings,
     continual_learner,
     continual_stream,
     uncertainty_rows,
@@ -47,13 +46,14 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         return json.loads(path.read_text())
     settings: dict[str, Any] = CONFIGURATIONS[name] | {"seed": seed}
     train_size = settings.pop("train_size", None)
+    chosen = {name: settings.pop(name) for name in SETTINGS if name in settings}
     test_size = None
     if args.smoke:
         settings |= {"epochs": 1, "num_samples": 2}
         if settings["stream"] == "permuted":
             settings["tasks"] = 2
         train_size = test_size = 60
-    config = ContinualConfig(**settings)
+    config = ContinualSettings(**settings, method_settings=chosen)
     stream = continual_stream(
         config, first(data.load(config.dataset, args.data), train_size, test_size)
     )
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     result = learn(learner, stream, progress=not args.no_progress)
     tasks = [stream.exam(index) for index in range(len(stream))]
     record = {
-        "benchmark": "continual", "name": name, "seed": seed, "config": asdict(config),
+        "benchmark": "continual", "name": name, "seed": seed, "config": config.to_record(),
         "train_size": train_size, **trimmed(result),
         "uncertainty": uncertainty_rows(learner, tasks, unseen_task(config, stream)),
         "ood": separation(args, learner, stream), "threads": torch.get_num_threads(),
@@ -142,7 +142,7 @@ def report(folder: Path) -> str:
     tables = {"permuted": permuted_table, "split": five_tasks_table, "digits": five_tasks_table}
     of_table: dict[str, dict[str, Any]] = {name: {} for name in tables}
     for name, records in groups.items():
-        config = records[0]["config"]
+        config = records[0]["config"]["settings"]
         of_table["digits" if config["dataset"] == "digits" else config["stream"]][name] = records
     parts = [table(of_table[name]) for name, table in tables.items() if of_table[name]]
     if of_table["permuted"]:

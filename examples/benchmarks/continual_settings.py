@@ -59,6 +59,8 @@ CONFIGURATIONS |= {
     f"digits, split, {scenario}": SPLIT_DIGITS | {"scenario": scenario}
     for scenario in ("task", "domain", "class")
 }
+# What of these are settings of the method.
+SETTINGS = ("init_scale", "kl_weight", "lr")
 THREE_SEEDS = ("posterior 2x100", *(name for name in CONFIGURATIONS if name.startswith("digits")))
 SHOWN = (1, 2, 3, 5, 10)  # numbers of tasks
 PUBLISHED = (

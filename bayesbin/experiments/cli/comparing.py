@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 from bayesbin.core.names import DATASETS
@@ -15,6 +13,7 @@ from bayesbin.experiments.cli.verbs import (
     path,
     progress_of,
     progress_option,
+    recipe_options,
     require_writable,
 )
 
@@ -55,10 +54,7 @@ def add_verbs(verbs: Any) -> None:
     compare.set_defaults(
         on_interrupt="The same command continues: finished runs are kept, this one has a checkpoint."
     )
-    compare.add_argument(
-        "--recipes", nargs="+", metavar="NAME", default=["all"],
-        help="bayesbin, bayesbinn, ste, bop, recu, slb, ... (default: all)",
-    )  # fmt: skip
+    recipe_options(compare, several=True)
     compare.add_argument("--dataset", metavar="DATASET", choices=DATASETS, default="digits",
                          help=f"{', '.join(DATASETS)} (default: digits)")  # fmt: skip
     compare.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
@@ -67,7 +63,8 @@ def add_verbs(verbs: Any) -> None:
         help="folder of the runs, the table and the figure; continued if begun",
     )  # fmt: skip
     compare.add_argument("--epochs", type=int, help="passes over the training data")
-    compare.add_argument("--seeds", type=int, metavar="K", help="seeds 0 .. K-1 (default: 1)")
+    compare.add_argument("--seed", type=int, help="the first seed (default: 0)")
+    compare.add_argument("--seeds", type=int, metavar="K", help="how many seeds (default: 1)")
     compare.add_argument("--width", type=int, help="units per hidden layer (default: 512)")
     compare.add_argument("--depth", type=int, help="hidden layers (default: 2)")
     compare.add_argument("--batch-size", type=int, help="(default: 100)")
@@ -97,30 +94,31 @@ def _estimators(arguments: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _compare(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from dataclasses import fields
+    from bayesbin.experiments import ComparisonSettings, compare
+    from bayesbin.experiments.comparison import FIGURE
+    from bayesbin.experiments.settings import settings_for
 
-    from bayesbin import plots
-    from bayesbin.core.files import write_atomically
-    from bayesbin.experiments.compare import ComparisonConfig, compare
-
-    given = vars(arguments)
-    config = ComparisonConfig(
-        **{f.name: given[f.name] for f in fields(ComparisonConfig) if given.get(f.name) is not None}
+    names = ("seed", "seeds", "num_samples", "width", "depth", "epochs", "batch_size")
+    given = {name: vars(arguments)[name] for name in names if vars(arguments)[name] is not None}
+    recipes = arguments.recipes or ["all"]
+    chosen = ComparisonSettings(recipes, arguments.dataset).recipes  # "all" by their names
+    settings = ComparisonSettings(
+        recipes,
+        arguments.dataset,
+        recipe_settings=settings_for(chosen, arguments.set),
+        data_folder=arguments.data,
+        **given,
     )
     require_writable(arguments.out, "folder")
-    what = f"{len(config.recipes)} recipes with {config.seeds} seeds"
+    what = f"{len(settings.recipes)} recipes with {settings.seeds} seeds"
     say(f"Training {what} in {arguments.out} ...", arguments.quiet)
-    comparison = compare(
-        config, arguments.out, data_folder=arguments.data, progress=progress_of(arguments)
-    )
-    folder = Path(arguments.out)
-    figure = folder / "learning_curves.png"
-    plots.save_figure(plots.plot_learning_curves(comparison.curves()), figure)
-    report = {**comparison.to_dict(), "picture": str(figure)}
-    write_atomically(folder / "comparison.json", json.dumps(report, indent=1).encode())
-    write_atomically(folder / "comparison.md", f"{comparison}\n".encode())
+    comparison = compare(settings, arguments.out, progress=progress_of(arguments))
+    figure = str(comparison.folder / FIGURE)
     legend = "mean +- std over seeds; in brackets the std over single draws of a posterior"
-    return report, f"{comparison}\n\n{legend}\npicture: {figure}"
+    return {**comparison.to_dict(), "picture": figure}, (
+        f"{comparison}\n\n{legend}\npicture: {figure}\n"
+        f"next: bayesbin evaluate {comparison.folder} --run {comparison.best}, the lowest validation NLL"
+    )
 
 
 def _info(arguments: argparse.Namespace) -> tuple[Any, str]:

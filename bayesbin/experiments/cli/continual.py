@@ -1,4 +1,4 @@
-"""continual permuted, split, rotated, report."""
+"""continual permuted, split, rotated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from bayesbin.core.names import (
     PRIOR_POLICIES,
     SCENARIOS,
 )
-from bayesbin.experiments.cli.streams import say
 from bayesbin.experiments.cli.verbs import (
     DATA_HELP,
     add_verb,
@@ -42,11 +41,6 @@ def add_verbs(verbs: Any) -> None:
             stream=stream, on_interrupt="The same command continues from the last checkpoint."
         )
         _add_options(parser, stream)
-    report = add_verb(nested, "report", _report, "print a run again, and draw its pictures")
-    report.set_defaults(on_interrupt="")
-    report.add_argument(
-        "folder", metavar="DIR", type=path, help="what `bayesbin continual ... --out DIR` wrote"
-    )
 
 
 def _add_options(parser: argparse.ArgumentParser, stream: str) -> None:
@@ -87,18 +81,15 @@ def _add_options(parser: argparse.ArgumentParser, stream: str) -> None:
         help="of the first task: the random initial posterior (default), or every sign equally likely",
     )  # fmt: skip
     how.add_argument(
-        "--init-scale",
-        type=float,
-        help="standard deviation of the initial lambda (default: 1 with the random prior, else 0.1)",
+        "--recipe", metavar="NAME", help="bayesbin (default): it continues from a posterior"
     )
-    how.add_argument("--kl-weight", type=float, help="weight on the KL term (default: 1)")
-    how.add_argument("--optimizer", choices=("adam", "bayesian-learning-rule"),
-                     help="of the natural parameters (default: adam)")  # fmt: skip
-    how.add_argument("--lr", type=float, help="learning rate at the start of each task")
+    how.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
+        help="settings of the recipe, lr=0.2 say, or of a baseline without a posterior; a wrong name is "
+        "answered with those there are",
+    )  # fmt: skip
     how.add_argument("--epochs", type=int, help="passes over each task")
     how.add_argument("--batch-size", type=int)
-    how.add_argument("--metaplasticity", type=float, help="of metaplastic (default: 1.35)")
-    how.add_argument("--strength", type=float, help="of the penalty of ewc (default: 1)")
 
     net = parser.add_argument_group("network")
     net.add_argument("--hidden", type=int, nargs="+", metavar="WIDTH", help="(default: 100 100)")
@@ -137,28 +128,18 @@ _SEEDS = {
 def _run(arguments: argparse.Namespace) -> tuple[Any, str]:
     from dataclasses import fields
 
-    from bayesbin.experiments import ContinualConfig, run_continual
+    from bayesbin.experiments import ContinualSettings, run_continual
+    from bayesbin.experiments.continual_settings import method_settings
 
-    given = vars(arguments)
-    config = ContinualConfig(
-        **{f.name: given[f.name] for f in fields(ContinualConfig) if given.get(f.name) is not None}
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    texts = method_settings(arguments.method or "posterior", arguments.recipe, arguments.set)
+    settings = ContinualSettings(
+        method_settings=texts,
+        data_folder=arguments.data,
+        **{f.name: given[f.name] for f in fields(ContinualSettings) if f.name in given},
     )
     require_writable(arguments.out, "folder")
-    run = run_continual(
-        config, arguments.out, data_folder=arguments.data, progress=progress_of(arguments)
-    )
+    run = run_continual(settings, arguments.out, progress=progress_of(arguments))
     return {"folder": str(run.folder), **run.record}, (
-        f"{run}\n\nsaved in {run.folder}; next: bayesbin continual report {run.folder}"
+        f"{run}\n\nsaved in {run.folder}; next: bayesbin report {run.folder} --out report.html"
     )
-
-
-def _report(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from bayesbin import plots
-    from bayesbin.experiments import continual_report
-
-    run = continual_report(arguments.folder)
-    require_writable(arguments.folder, "folder")
-    say(f"Drawing into {run.folder} ...", arguments.quiet)
-    pictures = plots.draw_continual(run.result, run.uncertainty, run.folder)
-    report = {"folder": str(run.folder), **run.record, "pictures": [str(p) for p in pictures]}
-    return report, f"{run}\n\npictures: {', '.join(str(path) for path in pictures)}"

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from bayesbin.experiments.cli.verbs import (
-    DATA_HELP,
+    RUN_DATA_HELP,
     add_verb,
+    choice_options,
+    chosen_run,
     path,
     progress_of,
     progress_option,
     require_writable,
+    run_options,
 )
 
 
@@ -26,9 +29,7 @@ def add_verbs(verbs: Any) -> None:
     }
     pack = add_verb(verbs, "pack", _pack, "write a run as one file that predicts without torch")
     pack.set_defaults(on_interrupt="Nothing was changed.")
-    pack.add_argument(
-        "folder", metavar="RUN", type=path, help="what `bayesbin train --out RUN` wrote"
-    )
+    run_options(pack, "pack")
     pack.add_argument("--out", metavar="MODEL.bbn", type=path, required=True, help="the file")
     pack.add_argument(
         "--samples", "--num-samples", type=int, default=32, dest="num_samples", metavar="S",
@@ -40,13 +41,15 @@ def add_verbs(verbs: Any) -> None:
     )  # fmt: skip
     pack.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     pack.add_argument("--precision", default="exact", help="exact (default) or fast")
-    pack.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
 
-    predict = add_verb(verbs, "predict", _predict, "predict with a model file")
+    predict = add_verb(verbs, "predict", _predict, "predict with a model file, or a run")
     predict.set_defaults(
         on_interrupt="With --blocks the same command goes on; else nothing was written."
     )
-    predict.add_argument("model", **model)
+    predict.add_argument(
+        "model", metavar="MODEL", type=path,
+        help="what `bayesbin pack` wrote; or the folder of a run, to predict in torch",
+    )  # fmt: skip
     predict.add_argument(
         "inputs", metavar="INPUT.npy", type=path, help="an array with a row for each input"
     )
@@ -71,6 +74,11 @@ def add_verbs(verbs: Any) -> None:
     raw.add_argument("--raw", action="store_true", help="preprocess; whole numbers are anyway")
     raw.add_argument("--as-is", action="store_true", help="do not, whole numbers neither")
     predict.add_argument("--threads", type=int, help="(default: all)")
+    of_run = predict.add_argument_group("of the folder of a run")
+    choice_options(of_run, "use")
+    of_run.add_argument("--data", metavar="FOLDER", type=path, help=RUN_DATA_HELP)
+    of_run.add_argument("--num-samples", type=int, help="draws; 0: the mode (default: 32)")
+    of_run.add_argument("--seed", type=int, help="of the draws (default: 0)")
 
     unpack = add_verb(verbs, "unpack", _unpack, "the binary weights of a model file, by name")
     unpack.set_defaults(on_interrupt="Nothing was written.")
@@ -98,12 +106,12 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _pack(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from bayesbin.experiments import load_run, pack_run
+    from bayesbin.experiments import pack_run
     from bayesbin.predict import inspect
 
     require_writable(arguments.out)
     path = pack_run(
-        load_run(arguments.folder),
+        chosen_run(arguments, arguments.folder),
         arguments.out,
         num_samples=arguments.num_samples,
         seed=arguments.seed,
@@ -118,27 +126,33 @@ def _pack(arguments: argparse.Namespace) -> tuple[Any, str]:
 def _predict(arguments: argparse.Namespace) -> tuple[Any, str]:
     import numpy as np
 
-    from bayesbin.predict.shipped import ShippedPrediction, load
-
     if arguments.out:
         _require_ending(arguments.out, ".npy")
         require_writable(arguments.out)
-    _require_kernels()
     preprocess = True if arguments.raw else False if arguments.as_is else None
-    if arguments.blocks:
-        return _predict_blocks(arguments, preprocess)
-    predictive = load(arguments.model, arguments.threads)
-    found = predictive.predict(_array(arguments.inputs), preprocess)
-    if isinstance(found, ShippedPrediction):
-        best = found.probs.argmax(1)
-        labels = predictive.labels or tuple(map(str, range(found.probs.shape[1])))
+    found: Any
+    if Path(arguments.model).is_dir():
+        found, labels = _predict_run(arguments, preprocess)
+    else:
+        _require_model_options(arguments)
+        _require_kernels()
+        if arguments.blocks:
+            return _predict_blocks(arguments, preprocess)
+        from bayesbin.predict.shipped import load
+
+        predictive = load(arguments.model, arguments.threads)
+        found, labels = predictive.predict(_array(arguments.inputs), preprocess), predictive.labels
+    if hasattr(found, "probs"):
+        probs = np.asarray(found.probs)
+        best = probs.argmax(1)
+        names = labels or tuple(map(str, range(probs.shape[1])))
         columns = {
-            "label": [labels[k] for k in best],
-            "probability": found.probs[np.arange(len(best)), best].tolist(),
+            "label": [names[k] for k in best],
+            "probability": probs[np.arange(len(best)), best].tolist(),
             "entropy": found.entropy.tolist(),
             "mutual_information": found.mutual_information.tolist(),
         }
-        saved = found.probs
+        saved = probs
     else:
         parts = {name: getattr(found, name) for name in ("mean", "aleatoric", "epistemic")}
         columns = {"mean": found.mean.tolist(), "std": found.std.tolist()}
@@ -153,6 +167,35 @@ def _predict(arguments: argparse.Namespace) -> tuple[Any, str]:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     report = {"model": str(arguments.model), "num_samples": found.num_samples, "out": arguments.out}
     return report | {"rows": rows}, _table(columns)
+
+
+def _predict_run(arguments: argparse.Namespace, preprocess: bool | None) -> tuple[Any, Any]:
+    """The prediction of a run, in torch, and what its outputs stand for."""
+    if arguments.blocks:
+        raise ValueError("expected a model file for --blocks, got a run; pack it first.")
+    from bayesbin.experiments import predict_run
+
+    inputs = _array(arguments.inputs)
+    run = chosen_run(arguments, arguments.model)
+    found = predict_run(
+        run,
+        inputs,
+        preprocess=preprocess,
+        data_folder=arguments.data,
+        num_samples=32 if arguments.num_samples is None else arguments.num_samples,
+        seed=arguments.seed or 0,
+    )
+    return found, run.labels
+
+
+def _require_model_options(arguments: argparse.Namespace) -> None:
+    """Refuse options of a run beside a model file, whose draws were made when it was packed."""
+    names = ("run", "task", "data", "num_samples", "seed")
+    if given := [name for name in names if vars(arguments)[name] is not None]:
+        raise ValueError(
+            f"expected the folder of a run for --{given[0].replace('_', '-')}, got {arguments.model}; a "
+            "model file has one network and its draws."
+        )
 
 
 def _predict_blocks(arguments: argparse.Namespace, preprocess: bool | None) -> tuple[Any, str]:

@@ -1,4 +1,4 @@
-"""demo, train, evaluate."""
+"""demo, train."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bayesbin.experiments.cli.verbs import (
     path,
     progress_of,
     progress_option,
+    recipe_options,
     require_writable,
 )
 
@@ -32,7 +33,7 @@ def add_verbs(verbs: Any) -> None:
     demo.add_argument("--seed", type=int, default=0)
     progress_option(demo)
 
-    train = add_verb(verbs, "train", _train, "train a binary network and save the run")
+    train = add_verb(verbs, "train", _train, "train a binary network by a recipe, and save the run")
     train.set_defaults(on_interrupt="The same command continues from the last checkpoint.")
     train.add_argument("dataset", metavar="DATASET", choices=DATASETS, help=", ".join(DATASETS))
     train.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
@@ -43,51 +44,17 @@ def add_verbs(verbs: Any) -> None:
         required=True,
         help="folder of the run; continued if begun",
     )
-    train.add_argument(
-        "--recipe", metavar="NAME",
-        help="a published method, with its own settings: bayesbin, bayesbinn, bop, recu, ...: whatever "
-        "`bayesbin compare` compares",
-    )  # fmt: skip
-    train.add_argument(
-        "--guide",
-        help="mean-field (default), nested, or random-effects (nested, with Normal offsets)",
-    )
-    train.add_argument(
-        "--sharing", nargs="+", metavar="SCOPE",
-        help="of a nested guide: layer, filter, kernel, weight (default: all)",
-    )  # fmt: skip
-    train.add_argument(
-        "--estimator",
-        help="local-reparameterization (default), straight-through, concrete, disarm, rebar, ...: "
-        "whatever `bayesbin estimators` compares",
-    )
-    train.add_argument("--temperature", type=float, help="of relaxed estimators (default: 0.5)")
-    train.add_argument("--optimizer", help="bayesian-learning-rule (default), adam or sgd")
-    train.add_argument(
-        "--lr",
-        type=float,
-        help="learning rate of the natural parameters; sgd divides it by the number of training data",
-    )
-    train.add_argument("--momentum", type=float, help="of the rule and sgd (default: 0.9)")
+    recipe_options(train)
     train.add_argument("--width", type=int, help="units per hidden layer (default: 512)")
     train.add_argument("--depth", type=int, help="hidden layers (default: 2)")
-    train.add_argument("--kl-weight", type=float, help="weight on the KL term")
-    train.add_argument("--epochs", type=int, help="passes over the training data")
-    train.add_argument("--batch-size", type=int, help="(default: 100)")
     train.add_argument(
-        "--num-samples", type=int, help="draws per training step (default: the estimator's own)"
+        "--epochs",
+        type=int,
+        help="passes over the training data; a finished run can get more, where no schedule forbids it",
     )
+    train.add_argument("--batch-size", type=int, help="(default: 100)")
     train.add_argument("--seed", type=int, default=0)
     progress_option(train)
-
-    evaluate = add_verb(verbs, "evaluate", _evaluate, "score a run on its test data")
-    evaluate.set_defaults(on_interrupt="Nothing was changed.")
-    evaluate.add_argument(
-        "folder", metavar="DIR", type=path, help="what `bayesbin train --out DIR` wrote"
-    )
-    evaluate.add_argument("--data", metavar="FOLDER", type=path, help=DATA_HELP)
-    evaluate.add_argument("--num-samples", type=int, default=32, help="draws (default: 32)")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[Any, str]:
@@ -103,64 +70,33 @@ def _demo(arguments: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _train(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from dataclasses import fields
+    from bayesbin.experiments import RunSettings, train_run
+    from bayesbin.recipes import parse_settings
 
-    from bayesbin.experiments import RunConfig, train_run
-
-    given = vars(arguments)
-    config = RunConfig(
-        **{f.name: given[f.name] for f in fields(RunConfig) if given.get(f.name) is not None}
+    recipe = arguments.recipe or "bayesbin"
+    names = ("width", "depth", "epochs", "batch_size")
+    given = {name: vars(arguments)[name] for name in names if vars(arguments)[name] is not None}
+    settings = RunSettings(
+        arguments.dataset,
+        recipe=recipe,
+        recipe_settings=parse_settings(recipe, arguments.set),
+        seed=arguments.seed,
+        data_folder=arguments.data,
+        **given,
     )
     require_writable(arguments.out, "folder")
-    run = train_run(
-        config, arguments.out, data_folder=arguments.data, progress=progress_of(arguments)
-    )
-    scores, record = run.record["validation"], run.record
+    run = train_run(settings, arguments.out, progress=progress_of(arguments))
+    record = run.record
     report = {
         "folder": str(run.folder),
-        "config": record["config"],
         "weights": run.posterior.num_weights,
-        "validation": scores,
-        "seconds": record["seconds"],
+        **{name: record[name] for name in ("settings", "recipe", "validation", "seconds")},
     }
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in record["validation"].items())
     text = (
-        f"{run.posterior.num_weights:,} {run.posterior.kind} weights, {config.epochs} epochs on "
-        f"{config.dataset} in {record['seconds']:.0f} s of training\n"
-        f"validation: {', '.join(f'{name} {value:.4f}' for name, value in scores.items())}\n"
+        f"{run.posterior.num_weights:,} {run.posterior.kind} weights, {settings.epochs} epochs of "
+        f"{recipe} on {settings.dataset} in {record['seconds']:.0f} s of training\n"
+        f"validation: {scores}\n"
         f"saved in {run.folder}; next: bayesbin evaluate {run.folder}"
     )
     return report, text
-
-
-def _evaluate(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from bayesbin.experiments import evaluate_run, load_run
-
-    run = load_run(arguments.folder)
-    table = evaluate_run(
-        run, data_folder=arguments.data, num_samples=arguments.num_samples, seed=arguments.seed
-    )
-    summary = run.posterior.summary()
-    report = {
-        **table,
-        "seed": arguments.seed,
-        "dataset": run.config.dataset,
-        "posterior": [vars(row) for row in (*summary.rows, summary.total())],
-    }
-    return report, f"{_score_table(run, table)}\n\n{summary}"
-
-
-def _score_table(run: Any, table: dict[str, Any]) -> str:
-    draws, size = table["draws"], run.record["data"]["test"]
-    names = list(table["mode"])
-    heads = {"nll": "nll (nats)"}
-    lines = [
-        f"{run.config.dataset}, {size:,} test examples, {table['num_samples']} draws",
-        "  ".join([f"{'':<6}", *(f"{heads.get(name, name):>17}" for name in names)]),
-    ]
-    for row in ("mode", "mean"):
-        lines.append("  ".join([f"{row:<6}", *(f"{table[row][name]:>17.4f}" for name in names)]))
-    spread = [f"{draws['mean'][name]:.4f} +- {draws['std'][name]:.4f}" for name in names]
-    interval = [f"{draws['low'][name]:.4f} .. {draws['high'][name]:.4f}" for name in names]
-    for label, cells in (("draws", spread), ("95 %", interval)):
-        lines.append("  ".join([f"{label:<6}", *(f"{cell:>17}" for cell in cells)]))
-    return "\n".join(lines)

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bayesbin.core.checks import user_path
+from bayesbin.core.names import RECIPES
+from bayesbin.experiments.cli.streams import say
 
+RUN_DATA_HELP = "folder of the data files, if they are not where they were in training"
 DATA_HELP = "folder of the data files (default: the environment variable BAYESBIN_DATA)"
 _PROBE = b"\0" * 4096
 
@@ -50,6 +53,61 @@ def path(text: str) -> str:
         return str(user_path("it", text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def recipe_options(parser: argparse._ActionsContainer, several: bool = False) -> None:
+    """Add ``--recipe`` and ``--set`` to a verb that trains.
+
+    :param several: whether it takes several recipes, and settings for one of them as ``NAME.setting=value``.
+    """
+    known = ", ".join(RECIPES)
+    if several:
+        parser.add_argument(
+            "--recipes", "--recipe", nargs="+", action="extend", metavar="NAME",
+            help=f"all (default), or some of {known}",
+        )  # fmt: skip
+    else:
+        parser.add_argument("--recipe", metavar="NAME", help=f"one of {known} (default: bayesbin)")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
+        help="settings of the recipe, lr=0.2 say; a wrong name is answered with those there are"
+        + ("; NAME.lr=0.2 is for one recipe alone" if several else ""),
+    )  # fmt: skip
+
+
+def run_options(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add the folder of a run, ``--run``, ``--task`` and ``--data`` to a verb that uses one."""
+    parser.add_argument(
+        "folder", metavar="RUN", type=path,
+        help="what `bayesbin train`, `compare` or `continual` wrote with --out",
+    )  # fmt: skip
+    choice_options(parser, verb)
+    parser.add_argument("--data", metavar="FOLDER", type=path, help=RUN_DATA_HELP)
+
+
+def choice_options(parser: argparse._ActionsContainer, verb: str) -> None:
+    """Add ``--run`` and ``--task``, which choose one network of a run."""
+    parser.add_argument(
+        "--run", metavar="NAME",
+        help=f"of a comparison, the run to {verb}, bop_seed0 say (default: the one with the lowest "
+        "validation NLL)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--task", type=int, metavar="K",
+        help=f"of a sequence of tasks, {verb} the posterior after task K, from 1 (default: the last)",
+    )  # fmt: skip
+
+
+def chosen_run(arguments: argparse.Namespace, folder: str) -> Any:
+    """The network that the options of :func:`run_options` choose; says which, where there are several."""
+    from bayesbin.experiments import choose_run
+
+    run = choose_run(folder, arguments.run, arguments.task, arguments.data)
+    if run.folder != Path(folder) and arguments.run is None:
+        say(f"Using {run.name}, the run with the lowest validation NLL.", arguments.quiet)
+    elif run.record["kind"] == "tasks" and arguments.task is None:
+        say(f"Using the posterior after the last task: {run.name}.", arguments.quiet)
+    return run
 
 
 def device_option(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesbin import data
+from bayesbin.core.checks import whole_number
 from bayesbin.diagnostics import (
     Estimate,
     TemperatureScaling,
@@ -23,9 +24,8 @@ from bayesbin.diagnostics import (
     top_label,
     uncertainty,
 )
-from bayesbin.experiments import Run
 from bayesbin.experiments.report.other_inputs import OtherInputs
-from bayesbin.experiments.train import calibrated
+from bayesbin.experiments.runs import Run
 from bayesbin.posterior.summary import Summary
 from bayesbin.predict import draw_log_probs, predict
 
@@ -112,8 +112,9 @@ class Findings:
             "scores": _plain(self.other.scores),
         }
         return {
-            "run": self.run.folder.resolve().name,
-            "config": record["config"],
+            "run": self.run.name,
+            "settings": record["settings"],
+            "recipe": record["recipe"],
             "data": record["data"],
             "environment": record["environment"],
             "seconds": record["seconds"],
@@ -164,14 +165,13 @@ def findings_of(
 ) -> Findings:
     """Predict the test data by the mode and by draws, with statistics recalibrated for each, and score.
 
-    :param splits: the run's own data, see ``splits_of``.
+    :param splits: the run's own data, see ``Run.splits``.
     :raises ValueError: for fewer than 1 draw or resample.
     """
-    if num_samples < 1:
-        raise ValueError(f"expected num_samples of at least 1; got {num_samples}.")
+    num_samples = whole_number("num_samples", num_samples, at_least=1)
     net, posterior, test = run.net, run.posterior, splits.test
-    statistics = calibrated(run, splits, num_samples, seed)
-    validation = splits.hold_out(run.config.validation, run.config.data_seed)[1]
+    statistics = run.statistics(splits, num_samples, seed)
+    validation = splits.hold_out(run.settings.validation, run.settings.data_seed)[1]
 
     def at(x: Tensor, count: int) -> Tensor:
         return predict(net, posterior, x, count, seed, statistics).log_probs

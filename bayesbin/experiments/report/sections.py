@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bayesbin.diagnostics import Estimate, reliability, top_label
 from bayesbin.experiments.report.findings import Findings
-from bayesbin.experiments.report.origin import origin_rows
 from bayesbin.experiments.report.page import Cell, Section, Table
 from bayesbin.experiments.report.pictures import (
     abstaining_picture,
@@ -76,11 +76,69 @@ def _glance(found: Findings) -> Section:
 
 
 def _training(found: Findings) -> Section:
-    table = Table(
-        "settings", "Settings, data and versions", (),
-        [[Cell(name), Cell(value)] for name, value in origin_rows(found.run)],
+    run, record = found.run, found.run.record
+    sizes = (
+        f"{record['data']['training']:,} training, {record['data']['validation']:,} validation, "
+        f"{record['data']['test']:,} test"
+    )
+    rows = [
+        *origin_rows(record),
+        (f"{run.posterior.kind} weights", f"{run.posterior.num_weights:,}"),
+        ("examples", sizes),
+        ("SHA-256 of the posterior", run.posterior_digest),
+    ]
+    return Section("training", "What was trained", (), [settings_table(rows), loss_picture(found)])
+
+
+def origin_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values: settings, those of the recipe that apply, digest of the data, time, versions."""
+    recipe = record["recipe"]
+    rows = [(name, value) for name, value in record["settings"].items() if value is not None]
+    rows.append(("recipe", recipe["name"] or "none"))
+    rows += [
+        (name, f"{_shown(value)}{' (given)' if name in recipe['given'] else ''}")
+        for name, value in recipe["settings"].items()
+        if value is not None
+    ]
+    rows += [
+        ("SHA-256 of the data", record["data"]["sha256"]),
+        ("seconds of training", f"{record['seconds']:.0f}"),
+        ("versions", ", ".join(f"{name} {v}" for name, v in record["environment"].items())),
+    ]
+    return [(name.replace("_", " "), _shown(value)) for name, value in rows]
+
+
+def settings_table(rows: Sequence[tuple[str, str]]) -> Table:
+    """The table of names and values."""
+    cells = [[Cell(name), Cell(value)] for name, value in rows]
+    return Table("settings", "Settings, data and versions", (), cells)
+
+
+def comparison_section(rows: Sequence[Mapping[str, Any]], chosen: str) -> Section:
+    """The table of a comparison that the run is one of."""
+    heads = {
+        "accuracy": ".4f",
+        "nll": ".4f",
+        "ece": ".4f",
+        "bits_per_weight": ".2f",
+        "seconds": ".0f",
+    }
+    names = ("accuracy", "NLL (nats)", "ECE", "bits per weight", "seconds")
+    cells = [
+        [
+            Cell(row["recipe"]),
+            Cell(f"{row['seeds']}", row["seeds"]),
+            *(_spread(row[name], form, row["seeds"]) for name, form in heads.items()),
+        ]
+        for row in rows
+    ]
+    caption = (
+        "Test scores of the mean of draws, averaged over seeds, with their standard deviation."
+    )
+    return Section(
+        "comparison", "Recipes side by side", [f"The rest of this page is about {chosen}."],
+        [Table("comparison", caption, ["", "seeds", *names], cells)],
     )  # fmt: skip
-    return Section("training", "What was trained", (), [table, loss_picture(found)])
 
 
 def _scores(found: Findings) -> Section:
@@ -236,15 +294,15 @@ def _posterior(found: Findings) -> Section:
 
 
 def _limits(found: Findings) -> Section:
-    config = found.run.config
+    weight = found.run.record["recipe"]["settings"].get("kl_weight")
     sentences = [
         "All intervals are about the test data at hand, not about another training: a second seed may "
         "differ by more. A reliability curve says nothing about inputs of another kind, and uncertainty "
         "between draws of one posterior leaves out what other optima would say."
     ]
-    if config.recipe is None and config.kl_weight != 1.0:
+    if weight not in (None, 1.0):
         sentences.append(
-            f"The KL term had a weight of {config.kl_weight:g}: the posterior is sharper or flatter than "
+            f"The KL term had a weight of {weight:g}: the posterior is sharper or flatter than "
             "that of Bayes' theorem, and was judged here by what it predicts."
         )
     return Section("limits", "What this page cannot say", sentences)
@@ -260,3 +318,12 @@ def _estimates(scores: Mapping[str, Estimate], heads: Mapping[str, str]) -> list
 
 def _number(value: float, form: str = ".4f") -> Cell:
     return Cell("-") if value != value else Cell(format(value, form), value)  # NaN is not itself
+
+
+def _spread(value: Mapping[str, float], form: str, seeds: int) -> Cell:
+    note = f"+- {value['std']:{form}}" if seeds > 1 else ""
+    return Cell(format(value["mean"], form), value["mean"], note)
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
