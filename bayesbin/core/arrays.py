@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesbin.core.checks import shown
+from bayesbin.core.checks import is_number, shown
 
 _KINDS = "a tensor, a numpy array or a list of numbers"
 
@@ -90,6 +91,38 @@ def network_inputs(net: nn.Module, x: Any, name: str = "inputs") -> Tensor:
     return converted
 
 
+def network_batches(net: nn.Module, data: Any, batch_size: int = 1000) -> list[Tensor]:
+    """Return inputs as a list of batches for a network: see :func:`network_inputs`.
+
+    :param data: inputs (N, ...) as a tensor, a numpy array or nested lists of numbers; a data set with
+        ``x`` and ``y``, or torch's TensorDataset; or an iterable of batches, each x or (x, y, ...): a
+        list of tensors or arrays, a DataLoader, :class:`bayesbin.data.Batches`.
+    :param batch_size: how many rows of a tensor, an array or a data set are in a batch, at most.
+    :raises ValueError: for anything else, and as :func:`network_inputs`.
+
+    >>> [len(x) for x in network_batches(nn.Linear(2, 1), torch.zeros(5, 2), batch_size=2)]
+    [2, 2, 1]
+    >>> [len(x) for x in network_batches(nn.Linear(2, 1), [torch.zeros(3, 2), torch.zeros(1, 2)])]
+    [3, 1]
+    """
+    if isinstance(data, torch.utils.data.TensorDataset):
+        data = data.tensors[0]
+    elif hasattr(data, "num_classes") and hasattr(data, "x"):  # bayesbin.data.Dataset
+        data = data.x
+    if not isinstance(data, (str, bytes, Mapping)) and isinstance(data, Iterable):
+        if not _is_array(data):
+            parts = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in data]
+            return [network_inputs(net, part, "a batch of inputs") for part in parts]
+        x = network_inputs(net, data)
+        if x.dim() > 0:
+            # Of equal size: a last batch of one row has no batch statistics.
+            return list(x.tensor_split(max(1, math.ceil(len(x) / batch_size))))
+    raise ValueError(
+        f"expected inputs (N, ...) as {_KINDS}, or an iterable of batches; got {shown(data)}"
+        f"{_remedy(data)}."
+    )
+
+
 def class_labels(name: str, y: Any) -> Tensor:
     """Return labels as int64 of one dimension: whole numbers or truth values of any type.
 
@@ -105,6 +138,17 @@ def class_labels(name: str, y: Any) -> Tensor:
             "One-hot labels: y.argmax(-1); strings: sklearn.preprocessing.LabelEncoder."
         )
     return y.long()
+
+
+def _is_array(data: Any) -> bool:
+    """Whether data are one array, nested lists of numbers among them, and no iterable of batches."""
+    if isinstance(data, Tensor) or hasattr(data, "__array__"):
+        return True
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+        if isinstance(data, Tensor) or hasattr(data, "shape"):
+            return not getattr(data, "shape", None)  # numbers of numpy's, and tensors of none
+    return is_number(data) or isinstance(data, bool)
 
 
 def _numbers_of(net: nn.Module) -> Iterator[Tensor]:

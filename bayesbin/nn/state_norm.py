@@ -8,8 +8,7 @@ from data, once training is over.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin.core import networks
+from bayesbin.core.arrays import network_batches
+from bayesbin.core.checks import whole_number
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -133,7 +134,7 @@ class Statistics:
 def recalibrate(
     net: nn.Module,
     posterior: Any,
-    data: Tensor | Iterable[Any],
+    data: Any,
     num_samples: int = 32,
     seed: int = 0,
 ) -> Statistics:
@@ -144,16 +145,15 @@ def recalibrate(
     network itself is not touched.
 
     :param posterior: a ``BinaryPosterior`` or ``LowBitPosterior``.
-    :param data: inputs as a tensor, or an iterable of batches, each x or (x, y, ...). A few thousand
-        inputs are enough.
+    :param data: inputs as a tensor, an array or a data set, or an iterable of batches, each x or
+        (x, y, ...). A few thousand inputs are enough.
     :param num_samples: draws 0 .. num_samples - 1 of ``seed``, the draws that prediction uses.
-    :raises ValueError: if there is no data.
+    :raises ValueError: if there is no data, or for data that are no numbers.
 
     Example: see :func:`bayesbin.predict.predict`.
     """
-    if num_samples < 0:
-        raise ValueError(f"num_samples is at least 0; got {num_samples}.")
-    batches = list(input_batches(data))
+    num_samples = whole_number("num_samples", num_samples)
+    batches = network_batches(net, data)
     if not batches:
         raise ValueError("recalibrate needs data; got no batch at all.")
     worker = copy.deepcopy(net).eval()
@@ -171,16 +171,6 @@ def recalibrate(
 
     draws = tuple(of(posterior.signs(index, seed=seed)) for index in range(num_samples))
     return Statistics(mode=of(posterior.signs()), draws=draws, seed=seed)
-
-
-def input_batches(data: Tensor | Iterable[Any], batch_size: int = 1000) -> Iterable[Tensor]:
-    """Inputs in batches from a tensor (N, ...) or from an iterable of x or (x, y, ...) batches."""
-    if isinstance(data, Tensor):
-        # Of equal size: a last batch of one row has no batch statistics.
-        yield from data.tensor_split(max(1, math.ceil(len(data) / batch_size)))
-        return
-    for batch in data:
-        yield batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 def _state_statistics(

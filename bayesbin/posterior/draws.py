@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesbin.core.checks import whole_number
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 FLIPS = 1 << 16  # thresholds are out of so many
@@ -31,8 +33,10 @@ FLIPS = 1 << 16  # thresholds are out of so many
 def key_of(seed: int, index: int, site: str) -> int:
     """The 64-bit key of draw ``index`` of ``seed`` at one site.
 
-    The site enters by name, so that its draws do not depend on which other sites there are.
+    The site enters by name, so that its draws do not depend on which other sites there are. Raises
+    ValueError for a seed or an index that is no whole number of at least 0.
     """
+    seed, index = whole_number("seed", seed), whole_number("index", index)
     digest = hashlib.sha256(f"{seed}|{index}|{site}".encode()).digest()
     return int.from_bytes(digest[:8], "little")
 

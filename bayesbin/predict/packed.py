@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesbin.nn.state_norm import Statistics, input_batches
+from bayesbin.core.arrays import network_batches
+from bayesbin.core.checks import one_of, whole_number
+from bayesbin.nn.state_norm import Statistics
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import kernels
 from bayesbin.predict.backends import chosen, triton_device
@@ -25,7 +26,7 @@ from bayesbin.predict.packed_summary import PackedSummary, summarise
 from bayesbin.predict.predictive import (
     Prediction,
     RegressionPrediction,
-    check_noise,
+    checked_noise,
     draw_outputs,
     mean_noise_variance,
     predict,
@@ -91,14 +92,12 @@ class PackedPredictive:
         statistics: Statistics | None = None,
         noise: float | str | None = None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}.")
-        if num_samples < 0:
-            raise ValueError(f"num_samples is at least 0 (0: the mode); got {num_samples}.")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads is at least 1, or None; got {threads}.")
+        one_of("precision", precision, PRECISIONS)
+        num_samples, seed = whole_number("num_samples", num_samples), whole_number("seed", seed)
+        if threads is not None:
+            threads = whole_number("threads", threads, at_least=1)
         if noise is not None:
-            check_noise(posterior, noise)
+            noise = checked_noise(posterior, noise)
         if statistics is not None and num_samples:
             statistics.of_draw(num_samples - 1, seed)  # refuses those of other draws, now
         self.device = triton_device() if backend == "triton" else torch.device("cpu")
@@ -127,7 +126,7 @@ class PackedPredictive:
         return moved
 
     @torch.no_grad()
-    def predict(self, x: Tensor | Iterable[Any]) -> Prediction | RegressionPrediction:
+    def predict(self, x: Any) -> Prediction | RegressionPrediction:
         """Average over the draws: a :class:`Prediction`, or of a regressor a :class:`RegressionPrediction`.
 
         :param x: inputs (B, ...), or an iterable of batches, each x or (x, y, ...).
@@ -152,7 +151,7 @@ class PackedPredictive:
         return Prediction(mean, entropies, spread, count)
 
     @torch.no_grad()
-    def outputs(self, x: Tensor | Iterable[Any]) -> Tensor:
+    def outputs(self, x: Any) -> Tensor:
         """What the network of each draw puts out, before any softmax: float32 (S, B, C)."""
         if self.backend == "torch":
             draws = (self.num_samples, self.seed, self._statistics)
@@ -213,7 +212,7 @@ class PackedPredictive:
         epistemic = torch.from_numpy(deviations[:, 0]) / count
         return RegressionPrediction(center, variance.expand_as(center), epistemic, count)
 
-    def _predict_in_torch(self, x: Tensor | Iterable[Any]) -> Prediction | RegressionPrediction:
+    def _predict_in_torch(self, x: Any) -> Prediction | RegressionPrediction:
         draws = (self.num_samples, self.seed, self._statistics)
         found: Any
         if self._noise is not None:
@@ -226,9 +225,8 @@ class PackedPredictive:
         }
         return replace(found, **tensors)
 
-    def _where_net_is(self, x: Tensor | Iterable[Any]) -> list[Tensor]:
-        device = next(itertools.chain(self._net.parameters(), self._net.buffers())).device
-        return [batch.to(device) for batch in input_batches(x)]
+    def _where_net_is(self, x: Any) -> list[Tensor]:
+        return network_batches(self._net, x)
 
     def _programs(self, image: tuple[int, int, int]) -> Iterator[Program | TritonProgram]:
         """Programs that together run all draws: one, or one for every few draws with effects."""
@@ -245,9 +243,9 @@ class PackedPredictive:
                     self._on_device[image] = program  # thresholds are sent there once
             yield program
 
-    def _inputs(self, x: Tensor | Iterable[Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
+    def _inputs(self, x: Any) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Inputs in rows, and the shape (channels, height, width) of one."""
-        batches = list(input_batches(x))
+        batches = network_batches(self._net, x)
         if not batches:
             raise ValueError("There is no batch of inputs; pass a tensor (B, ...) or some batches.")
         whole = batches[0] if len(batches) == 1 else torch.cat(batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesbin.core import networks
-from bayesbin.nn.state_norm import Statistics, input_batches
+from bayesbin.core.arrays import network_batches
+from bayesbin.core.checks import real_number, whole_number
+from bayesbin.nn.state_norm import Statistics
 from bayesbin.posterior import Posterior
 from bayesbin.predict.quantities import entropy_of, mutual_information_of, probs_of
 
@@ -72,7 +74,7 @@ class RegressionPrediction:
 def predict(
     net: nn.Module,
     posterior: Posterior[Any],
-    x: Tensor | Iterable[Any],
+    x: Any,
     num_samples: int = 32,
     seed: int = 0,
     statistics: Statistics | None = None,
@@ -86,11 +88,13 @@ def predict(
 
     :param net: a network with binary weights, logits (B, C). It is neither changed nor needed in
         evaluation mode.
-    :param x: inputs (B, ...), or an iterable of batches, each x or (x, y, ...).
+    :param x: inputs (B, ...) as a tensor, a numpy array, a list of numbers or a data set; or an iterable
+        of batches, each x or (x, y, ...). They get the network's type and device, see
+        :func:`bayesbin.core.arrays.network_inputs`.
     :param statistics: from :func:`bayesbin.nn.recalibrate`, for the same seed and at least as many
         draws. Without them normalisation layers use their running statistics.
-    :raises ValueError: for a negative number of draws, inputs with NaN or infinity, or outputs that
-        are not (B, C).
+    :raises ValueError: for a negative number of draws, inputs that are no numbers, or have NaN or
+        infinity, or outputs that are not (B, C).
 
     Example::
 
@@ -105,6 +109,7 @@ def predict(
 
     Source: Houlsby et al. 2011, arXiv 1112.5745 (the entropy decomposition).
     """
+    num_samples = whole_number("num_samples", num_samples)
     total, entropies, squares = torch.tensor(-torch.inf), torch.zeros(()), torch.zeros(())
     for log_probs in draw_log_probs(net, posterior, x, num_samples, seed, statistics):
         probs = log_probs.exp()
@@ -120,7 +125,7 @@ def predict(
 def draw_log_probs(
     net: nn.Module,
     posterior: Posterior[Any],
-    x: Tensor | Iterable[Any],
+    x: Any,
     num_samples: int,
     seed: int = 0,
     statistics: Statistics | None = None,
@@ -129,18 +134,14 @@ def draw_log_probs(
 
     In float64, one draw at a time. Arguments as :func:`predict`.
     """
-    for logits in draw_outputs(net, posterior, x, num_samples, seed, statistics):
-        if logits.dim() != 2:
-            raise ValueError(
-                f"Expected logits of shape (B, classes) from the network; got {tuple(logits.shape)}."
-            )
-        yield torch.log_softmax(logits.double(), dim=-1)
+    outputs = draw_outputs(net, posterior, x, num_samples, seed, statistics)
+    return map(_log_probs, outputs)
 
 
 def predict_regression(
     net: nn.Module,
     posterior: Posterior[Any],
-    x: Tensor | Iterable[Any],
+    x: Any,
     noise: float | str = "noise",
     num_samples: int = 32,
     seed: int = 0,
@@ -153,7 +154,8 @@ def predict_regression(
     :param noise: the noise standard deviation, or the name of the real-valued site that holds it.
     :raises ValueError: if that site is not in the posterior; otherwise as :func:`predict`.
     """
-    check_noise(posterior, noise)
+    noise = checked_noise(posterior, noise)
+    num_samples = whole_number("num_samples", num_samples)
     outputs = draw_outputs(net, posterior, x, num_samples, seed, statistics)
     count, mean, squares, variance = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
     for index, output in enumerate(outputs):
@@ -175,22 +177,31 @@ def predict_regression(
 def draw_outputs(
     net: nn.Module,
     posterior: Posterior[Any],
-    x: Tensor | Iterable[Any],
+    x: Any,
     num_samples: int,
     seed: int = 0,
     statistics: Statistics | None = None,
 ) -> Iterator[Tensor]:
     """The network's outputs for all inputs, draw after draw; one copy of the network serves them all."""
-    if num_samples < 0:
-        raise ValueError(f"num_samples is at least 0 (0: the mode); got {num_samples}.")
-    batches = list(input_batches(x))
+    num_samples, seed = whole_number("num_samples", num_samples), whole_number("seed", seed)
+    batches = network_batches(net, x)
     if not batches:
         raise ValueError(
             "The iterable of inputs has no batch; pass a tensor (B, ...) or some batches."
         )
     if not all(bool(torch.isfinite(batch).all()) for batch in batches):
         raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
-    worker = copy.deepcopy(net).eval()
+    return _run(copy.deepcopy(net).eval(), posterior, batches, num_samples, seed, statistics)
+
+
+def _run(
+    worker: nn.Module,
+    posterior: Posterior[Any],
+    batches: list[Tensor],
+    num_samples: int,
+    seed: int,
+    statistics: Statistics | None,
+) -> Iterator[Tensor]:
     for index in range(num_samples) if num_samples else [None]:
         state: Mapping[str, Tensor] | None = None
         if statistics is not None:
@@ -200,13 +211,22 @@ def draw_outputs(
             yield torch.cat([worker(batch) for batch in batches])
 
 
-def check_noise(posterior: Posterior[Any], noise: float | str) -> None:
-    """Refuse the name of a noise that the posterior does not have."""
+def _log_probs(logits: Tensor) -> Tensor:
+    if logits.dim() != 2:
+        raise ValueError(
+            f"Expected logits of shape (B, classes) from the network; got {tuple(logits.shape)}."
+        )
+    return torch.log_softmax(logits.double(), dim=-1)
+
+
+def checked_noise(posterior: Posterior[Any], noise: float | str) -> float | str:
+    """A noise standard deviation as a number, or the name of a noise that the posterior has."""
     if isinstance(noise, str) and noise not in posterior.real:
         raise ValueError(
             f"The posterior has no real-valued site {noise!r} (it has "
             f"{', '.join(posterior.real) or 'none'}); pass the noise standard deviation as a number."
         )
+    return noise if isinstance(noise, str) else real_number("noise", noise, at_least=0.0)
 
 
 def mean_noise_variance(

@@ -175,13 +175,13 @@ def test_the_mean_converges_to_enumeration():
 @pytest.mark.parametrize("backend", BOTH)
 def test_what_does_not_fit_is_refused(backend):
     net, posterior, x = example("relu")
-    with pytest.raises(ValueError, match="precision is one of exact, fast"):
+    with pytest.raises(ValueError, match="precision to be one of exact, fast"):
         PackedPredictive(net, posterior, precision="half")
     with pytest.raises(ValueError, match="backend is one of auto, cpu, torch"):
         PackedPredictive(net, posterior, backend="gpu")
-    with pytest.raises(ValueError, match="num_samples is at least 0"):
+    with pytest.raises(ValueError, match="num_samples to be a whole number of at least 0"):
         PackedPredictive(net, posterior, -1)
-    with pytest.raises(ValueError, match="threads is at least 1"):
+    with pytest.raises(ValueError, match="threads to be a whole number of at least 1"):
         PackedPredictive(net, posterior, threads=0)
     with pytest.raises(ValueError, match="no real-valued site 'noise'"):
         PackedPredictive(net, posterior, noise="noise")

@@ -283,7 +283,7 @@ def test_inputs_that_are_not_finite(bad):
 
 def test_errors():
     net, q, x = network(), posterior(), inputs()
-    with pytest.raises(ValueError, match="num_samples is at least 0"):
+    with pytest.raises(ValueError, match="num_samples to be a whole number of at least 0"):
         predict(net, q, x, num_samples=-1)
     with pytest.raises(ValueError, match="has no batch"):
         predict(net, q, [])
