@@ -11,6 +11,7 @@ import torch
 from pyro.infer import MCMC
 from torch import Tensor
 
+from bayesbin.core.checks import whole_number
 from bayesbin.distributions import SignBernoulli
 from bayesbin.infer.mcmc import MCMCResult
 from bayesbin.posterior import BinaryPosterior
@@ -154,8 +155,7 @@ def chains_of(
             f"Expected a BinaryPosterior, a list of them, or an MCMC run; got "
             f"{type(posterior).__name__}. A guide's is guide.posterior()."
         )
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples is a whole number of at least 1; got {num_samples!r}.")
+    num_samples = whole_number("num_samples", num_samples, at_least=1)
     shapes = [_shapes(each) for each in posteriors]
     for number, other in enumerate(shapes):
         if other != shapes[0]:

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from bayesbin.core.arrays import as_tensor, class_labels
+from bayesbin.core.checks import real_number
+
 _ROUNDING = 1e-3  # by which log-probabilities may miss a total of 1: that of float16 softmaxes
+_FAR_OFF = 0.1  # beyond which numbers are logits, or probabilities
 
 
-def log_probs_of(log_probs: Tensor, shape: str) -> Tensor:
-    """Them in float64, checked.
+def log_probs_of(log_probs: Any, shape: str) -> Tensor:
+    """Return log-probabilities in float64, checked.
 
     :param shape: what is expected, letter by letter: "SBC" or "NC".
     :raises ValueError: for another number of dimensions, nothing in one of them, NaN, or
         probabilities that do not add up to 1.
     """
-    if log_probs.dim() != len(shape) or 0 in log_probs.shape:
+    log_probs = _in_float64(log_probs, shape)
+    if bool(log_probs.isnan().any()):
         raise ValueError(
-            f"expected log-probabilities ({', '.join(shape)}), at least 1 of each, got "
-            f"{tuple(log_probs.shape)}; stack or reshape them."
-        )
-    log_probs = log_probs.detach().double()
-    off = (log_probs.logsumexp(-1).abs() > _ROUNDING) | log_probs.isnan().any(-1)
-    if bool(off.any()):  # a NaN in a sum compares as false: hence the second
-        raise ValueError(
-            f"expected log-probabilities that add up to 1 over classes, got {int(off.sum())} of "
-            f"{off.numel()} rows that do not; apply log_softmax to logits, and look for NaN."
+            "expected log-probabilities that add up to 1 over classes, got NaN; look for its origin."
         )
     return log_probs
 
 
-def check_labels(log_probs: Tensor, y: Tensor) -> None:
-    """Refuse labels that do not fit log-probabilities (N, C)."""
+def labelled(log_probs: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities (N, C) in float64 and labels (N,) in int64, checked.
+
+    :raises ValueError: for shapes that do not fit, labels out of range, or probabilities that do not add
+        up to 1. NaN is left to the score.
+    """
+    log_probs, y = as_tensor("log-probabilities", log_probs), class_labels("labels", y)
     if log_probs.dim() != 2 or y.shape != log_probs.shape[:1] or len(y) == 0:
         raise ValueError(
             f"Expected log-probabilities (N, C) and labels (N,), N at least 1; got "
@@ -41,14 +45,16 @@ def check_labels(log_probs: Tensor, y: Tensor) -> None:
         raise ValueError(
             f"Expected labels in 0 .. {log_probs.shape[1] - 1}; got {int(y.min())} .. {int(y.max())}."
         )
+    return _in_float64(log_probs, "NC", _FAR_OFF), y.to(log_probs.device)
 
 
-def hits_of(confidence: Tensor, correct: Tensor, *, probabilities: bool) -> tuple[Tensor, Tensor]:
-    """Both in float64, (N,), checked.
+def hits_of(confidence: Any, correct: Any, *, probabilities: bool) -> tuple[Tensor, Tensor]:
+    """Return confidences and hits in float64, (N,), checked.
 
     :param probabilities: whether a confidence has to be one.
     :raises ValueError: for other shapes, no data, NaN, or numbers out of range.
     """
+    confidence, correct = as_tensor("confidences", confidence), as_tensor("hits", correct)
     if confidence.dim() != 1 or correct.shape != confidence.shape or len(correct) == 0:
         raise ValueError(
             f"expected confidences (N,) and hits (N,), N at least 1, got {tuple(confidence.shape)} "
@@ -67,19 +73,29 @@ def hits_of(confidence: Tensor, correct: Tensor, *, probabilities: bool) -> tupl
         )
     if bool(confidence.isnan().any()):
         raise ValueError("expected confidences that can be ordered, got NaN; look for its origin.")
-    return confidence, correct
+    return confidence, correct.to(confidence.device)
 
 
-def check_share(name: str, value: float) -> None:
-    """Refuse what is not strictly between 0 and 1."""
-    if not 0.0 < value < 1.0:
-        raise ValueError(f"expected {name} between 0 and 1, got {value}; 0.95 is usual.")
+def share(name: str, value: Any) -> float:
+    """Return a number, after checking that it is strictly between 0 and 1."""
+    return real_number(name, value, above=0.0, below=1.0)
 
 
-def check_count(name: str, value: int) -> None:
-    """Refuse fewer than 1."""
-    if value < 1:
-        raise ValueError(f"expected {name} of at least 1, got {value}; raise it.")
+def _in_float64(log_probs: Any, shape: str, tolerance: float = _ROUNDING) -> Tensor:
+    log_probs = as_tensor("log-probabilities", log_probs)
+    if log_probs.dim() != len(shape) or 0 in log_probs.shape:
+        raise ValueError(
+            f"expected log-probabilities ({', '.join(shape)}), at least 1 of each, got "
+            f"{tuple(log_probs.shape)}; stack or reshape them."
+        )
+    log_probs = log_probs.detach().double()
+    off = log_probs.logsumexp(-1).abs() > tolerance  # false for NaN
+    if bool(off.any()):
+        raise ValueError(
+            f"expected log-probabilities that add up to 1 over classes, got {int(off.sum())} of "
+            f"{off.numel()} rows that do not; apply log_softmax to logits, log to probabilities."
+        )
+    return log_probs
 
 
 def equal_to(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-from bayesbin.diagnostics._accepted import check_count, check_labels, hits_of
+from bayesbin.core.checks import whole_number
+from bayesbin.diagnostics._accepted import hits_of, labelled
 
 NUM_BINS = 15
 _BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -29,8 +30,8 @@ def top_label(log_probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         >>> top_label(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1]))
         (tensor([1.], dtype=torch.float64), tensor([False]))
     """
-    check_labels(log_probs, y)
-    largest, label = log_probs.detach().double().max(-1)
+    log_probs, y = labelled(log_probs, y)
+    largest, label = log_probs.max(-1)
     # Rounding may leave a probability just above 1.
     return largest.exp().clamp(max=1.0), label == y
 
@@ -55,7 +56,7 @@ def ece(confidence: Tensor, correct: Tensor, num_bins: int = NUM_BINS) -> float:
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
-    check_count("a number of bins", num_bins)
+    num_bins = whole_number("num_bins", num_bins, at_least=1)
     return equal_width(*hits_of(confidence, correct, probabilities=True), num_bins)
 
 
@@ -85,7 +86,7 @@ def ece_equal_mass(confidence: Tensor, correct: Tensor, num_bins: int = NUM_BINS
 
     Source: Nguyen and O'Connor 2015, arXiv 1508.05154 (adaptive binning).
     """
-    check_count("a number of bins", num_bins)
+    num_bins = whole_number("num_bins", num_bins, at_least=1)
     confidence, correct = hits_of(confidence, correct, probabilities=True)
     count = len(confidence)
     first = torch.arange(1, num_bins, device=confidence.device) * count // num_bins

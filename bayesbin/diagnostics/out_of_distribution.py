@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bayesbin.core.arrays import as_tensor
 from bayesbin.diagnostics._accepted import equal_to
 
 _RECALL = 0.95
@@ -36,6 +37,7 @@ def ood_scores(in_scores: Tensor, out_scores: Tensor) -> dict[str, float]:
     """
     from sklearn.metrics import auc, average_precision_score, roc_curve  # slow to import
 
+    in_scores, out_scores = as_tensor("in_scores", in_scores), as_tensor("out_scores", out_scores)
     if in_scores.dim() != 1 or out_scores.dim() != 1 or not len(in_scores) or not len(out_scores):
         raise ValueError(
             f"expected scores (N,) and (M,), at least one of each kind, got {tuple(in_scores.shape)} "

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bayesbin.diagnostics._accepted import check_share
+from bayesbin.core.arrays import as_tensor
+from bayesbin.core.checks import whole_number
+from bayesbin.diagnostics._accepted import share
 from bayesbin.nn.state_norm import Statistics
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import draw_outputs
+from bayesbin.predict.predictive import checked_noise
 
 _HALVINGS = 80  # of a bracket: to 1e-24 of it, far below rounding
 
@@ -63,16 +67,14 @@ class RegressionUncertainty:
 
         :raises ValueError: for a probability outside (0, 1).
         """
-        check_share("a probability", probability)
-        return _quantile(self.means, self.variances.sqrt(), probability)
+        return _quantile(self.means, self.variances.sqrt(), share("probability", probability))
 
     def interval(self, coverage: float = 0.95) -> tuple[Tensor, Tensor]:
         """Ends of the central interval: as much probability is below the first as above the second.
 
         :raises ValueError: for a coverage outside (0, 1).
         """
-        check_share("a coverage", coverage)
-        tail = 0.5 * (1.0 - coverage)
+        tail = 0.5 * (1.0 - share("coverage", coverage))
         return self.quantile(tail), self.quantile(1.0 - tail)
 
     def cdf(self, y: Tensor) -> Tensor:
@@ -87,7 +89,8 @@ class RegressionUncertainty:
         """Continuous ranked probability score at y, (B,): 0 is best; for one sure draw |y - mean|."""
         return _crps(self.means, self.variances.sqrt(), self._targets(y))
 
-    def _targets(self, y: Tensor) -> Tensor:
+    def _targets(self, y: Any) -> Tensor:
+        y = as_tensor("targets", y).to(self.means.device)
         if y.shape != self.means.shape[1:]:
             raise ValueError(
                 f"expected targets of shape {tuple(self.means.shape[1:])}, got {tuple(y.shape)}; "
@@ -118,7 +121,8 @@ def regression_uncertainty(means: Tensor, variances: Tensor | float) -> Regressi
 
     Source: Gneiting and Raftery 2007, JASA 102 (scores of predictive distributions).
     """
-    spread = torch.as_tensor(variances, device=means.device).detach().double()
+    means = as_tensor("means", means)
+    spread = as_tensor("variances", variances).to(means.device).detach().double()
     if means.dim() != 2 or 0 in means.shape:
         raise ValueError(
             f"expected means (S, B), at least one draw and one input, got {tuple(means.shape)}; stack "
@@ -160,7 +164,7 @@ def regression_scores(
     """
     found = regression_uncertainty(means, variances)
     low, high = found.interval(coverage)
-    y = y.detach().double()
+    y = as_tensor("targets", y).to(found.means.device).detach().double()
     values = {
         "nll": -found.log_prob(y),
         "crps": found.crps(y),
@@ -187,11 +191,8 @@ def draw_gaussians(
     :raises ValueError: for no draws, a noise that the posterior does not have, or outputs that are not
         (B,) or (B, 1).
     """
-    if num_samples < 1 or (isinstance(noise, str) and noise not in posterior.real):
-        raise ValueError(
-            f"expected at least 1 draw and a real-valued site (of {', '.join(posterior.real) or 'none'}) "
-            f"or a number as noise, got {num_samples} and {noise!r}; pass the noise's standard deviation."
-        )
+    num_samples = whole_number("num_samples", num_samples, at_least=1)
+    noise = checked_noise(posterior, noise)
     means, variances = [], []
     for index, output in enumerate(draw_outputs(net, posterior, x, num_samples, seed, statistics)):
         mean = output.double()

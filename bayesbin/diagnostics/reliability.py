@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesbin.diagnostics._accepted import check_count, check_share, equal_to, hits_of
+from bayesbin.core.checks import whole_number
+from bayesbin.diagnostics._accepted import equal_to, hits_of, share
 
 _POINTS = 500  # of the band: finer than any picture of it
 
@@ -81,8 +82,8 @@ def reliability(
     """
     from sklearn.isotonic import isotonic_regression  # a second to import
 
-    check_share("a level", level)
-    check_count("a number of simulations", num_simulations)
+    level = share("level", level)
+    num_simulations = whole_number("num_simulations", num_simulations, at_least=1)
     confidence, correct = hits_of(confidence, correct, probabilities=True)
     values, places, counts = (part.cpu() for part in equal_to(confidence))
     hits = torch.zeros_like(values).index_add(0, places, correct.cpu())
@@ -95,7 +96,7 @@ def reliability(
 
     frequency = curve(hits.numpy())
     grid = np.unique(np.linspace(0, len(values) - 1, _POINTS).round().astype(int))
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(whole_number("seed", seed))
     drawn = np.stack(
         [
             curve(generator.binomial(counts.numpy(), values.numpy()).astype(float))[grid]
@@ -105,11 +106,11 @@ def reliability(
     low, high = np.quantile(drawn, [0.5 * (1 - level), 0.5 * (1 + level)], axis=0)
 
     # The Brier score of a forecast f is the mean of (f - hit)^2; what f does not change cancels below.
-    share, rate = weights / weights.sum(), hits.numpy() / weights
-    base = float(share @ rate)
+    part, rate = weights / weights.sum(), hits.numpy() / weights
+    base = float(part @ rate)
 
     def distance(forecast: np.ndarray) -> float:
-        return float(share @ (forecast - rate) ** 2)
+        return float(part @ (forecast - rate) ** 2)
 
     within = distance(np.asarray(base)) - distance(frequency)
     return Reliability(

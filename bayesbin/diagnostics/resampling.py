@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayesbin.diagnostics._accepted import check_count, check_share
+from bayesbin.core.arrays import as_tensor
+from bayesbin.core.checks import whole_number
+from bayesbin.diagnostics._accepted import share
 from bayesbin.diagnostics.held_out import Estimate
 
 
 def bootstrap(
     score: Callable[..., Mapping[str, float]],
-    *samples: Tensor | tuple[Tensor, ...],
+    *samples: Any,
     num_bootstrap: int = 1000,
     interval: float = 0.95,
     seed: int = 0,
@@ -29,7 +32,7 @@ def bootstrap(
     tells how much it varies, and may lie above its value.
 
     :param score: takes all the tensors, in order; gives numbers by name.
-    :param samples: tensors (N, ...), or tuples of tensors with the same N.
+    :param samples: tensors or arrays (N, ...), or tuples of them with the same N.
     :param num_bootstrap: how often data are drawn. :param interval: coverage, in (0, 1).
     :raises ValueError: for no sample, tensors of a tuple that differ in length, no data, or settings out
         of range. :raises TypeError: for a score that does not give numbers by name.
@@ -45,34 +48,17 @@ def bootstrap(
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
-    check_share("an interval", interval)
-    check_count("a number of resamples", num_bootstrap)
-    groups = [sample if isinstance(sample, tuple) else (sample,) for sample in samples]
-    if not groups or any(not group or len(group[0]) == 0 for group in groups):
-        raise ValueError("expected at least one sample, and data in each, got none; pass tensors.")
-    for group in groups:
-        if len({len(tensor) for tensor in group}) > 1:
-            raise ValueError(
-                f"expected tensors of one length in a tuple, got {[len(t) for t in group]}; samples that "
-                "are not paired are arguments of their own."
-            )
-    generator = torch.Generator().manual_seed(seed)
-
-    def redrawn() -> list[Tensor]:
-        drawn = []
-        for group in groups:
-            size = len(group[0])
-            positions = torch.randint(size, (size,), generator=generator)
-            drawn += [tensor[positions.to(tensor.device)] for tensor in group]
-        return drawn
-
+    interval = share("interval", interval)
+    num_bootstrap = whole_number("num_bootstrap", num_bootstrap, at_least=1)
+    groups = _groups(samples)
+    generator = torch.Generator().manual_seed(whole_number("seed", seed))
     value = score(*(tensor for group in groups for tensor in group))
     if not isinstance(value, Mapping):
         raise TypeError(
             f"expected a score that gives numbers by name, got {type(value).__name__}; wrap it, as in "
             'lambda p, y: {"brier": brier(p, y)}.'
         )
-    table = [score(*redrawn()) for _ in range(num_bootstrap)]
+    table = [score(*_redrawn(groups, generator)) for _ in range(num_bootstrap)]
     tails = [0.5 * (1.0 - interval), 0.5 * (1.0 + interval)]
     found = {}
     for name, whole in value.items():
@@ -81,3 +67,32 @@ def bootstrap(
         low, high = np.quantile(rows, tails, method="inverted_cdf").tolist()
         found[name] = Estimate(float(whole), low, high)
     return found
+
+
+def _groups(samples: tuple[Any, ...]) -> list[tuple[Tensor, ...]]:
+    """The samples as tuples of tensors of one length, each with data."""
+    groups = [
+        tuple(as_tensor("a sample", part) for part in sample)
+        if isinstance(sample, tuple)
+        else (as_tensor("a sample", sample),)
+        for sample in samples
+    ]
+    if not groups or any(not group or not len(group[0]) for group in groups):
+        raise ValueError("expected at least one sample, and data in each, got none; pass tensors.")
+    for group in groups:
+        if len({len(tensor) for tensor in group}) > 1:
+            raise ValueError(
+                f"expected tensors of one length in a tuple, got {[len(t) for t in group]}; samples that "
+                "are not paired are arguments of their own."
+            )
+    return groups
+
+
+def _redrawn(groups: list[tuple[Tensor, ...]], generator: torch.Generator) -> list[Tensor]:
+    """All the tensors, each group drawn anew with replacement."""
+    drawn = []
+    for group in groups:
+        size = len(group[0])
+        positions = torch.randint(size, (size,), generator=generator)
+        drawn += [tensor[positions.to(tensor.device)] for tensor in group]
+    return drawn

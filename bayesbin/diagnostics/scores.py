@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesbin.diagnostics._accepted import check_labels, log_probs_of
+from bayesbin.core.arrays import class_labels
+from bayesbin.core.checks import whole_number
+from bayesbin.diagnostics._accepted import labelled, log_probs_of
 from bayesbin.diagnostics.calibration import ece_equal_mass, equal_width, top_label
 from bayesbin.nn.state_norm import Statistics
 from bayesbin.posterior import Posterior
@@ -34,10 +36,11 @@ def scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
+    log_probs, y = labelled(log_probs, y)
     confidence, correct = top_label(log_probs, y)
     return {
         "accuracy": correct.double().mean().item(),
-        "nll": -log_probs.gather(1, y[:, None]).double().mean().item(),
+        "nll": -log_probs.gather(1, y[:, None]).mean().item(),
         "ece": equal_width(confidence, correct),
     }
 
@@ -59,8 +62,8 @@ def brier(log_probs: Tensor, y: Tensor) -> float:
 
     Source: Brier 1950, Monthly Weather Review 78.
     """
-    check_labels(log_probs, y)
-    true = log_probs.detach().gather(1, y[:, None]).double().exp().mean().item()
+    log_probs, y = labelled(log_probs, y)
+    true = log_probs.gather(1, y[:, None]).exp().mean().item()
     return max(sharpness(log_probs) + 1.0 - 2.0 * true, 0.0)  # the square, multiplied out
 
 
@@ -115,26 +118,28 @@ def classification_scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
 def evaluate(
     net: nn.Module,
     posterior: Posterior[Any],
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Any,
     num_samples: int = 32,
     seed: int = 0,
     statistics: Statistics | None = None,
 ) -> dict[str, Any]:
     """Scores of the mode, of the mean of draws, and mean and spread over the single draws.
 
+    :param x: inputs as for :func:`bayesbin.predict.predict`. :param y: labels (N,), whole numbers.
     :returns: ``{"mode": scores, "mean": scores, "draws": {"mean": scores, "std": scores, "low": scores,
         "high": scores}}`` with ``num_samples``; the spread is the standard deviation over draws (0 for
         one draw), and 95 % of the draws lie between low and high, of each score by itself.
     """
+    num_samples = whole_number("num_samples", num_samples, at_least=1)
+    y = class_labels("labels", y)
     (mode,) = draw_log_probs(net, posterior, x, 0, seed, statistics)
     total: Tensor | None = None
     single: list[dict[str, float]] = []
     for log_probs in draw_log_probs(net, posterior, x, num_samples, seed, statistics):
         total = log_probs if total is None else torch.logaddexp(total, log_probs)
         single.append(scores(log_probs, y))
-    if total is None or num_samples < 1:
-        raise ValueError(f"num_samples is at least 1; got {num_samples}.")
+    assert total is not None
     table = torch.tensor([list(row.values()) for row in single], dtype=torch.float64)
     names = list(single[0])
     low, high = torch.quantile(table, torch.tensor([0.025, 0.975], dtype=table.dtype), dim=0)

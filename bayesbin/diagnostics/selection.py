@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesbin.core.arrays import as_tensor
+from bayesbin.core.checks import one_of, real_number, whole_number
 from bayesbin.data import Dataset
 from bayesbin.diagnostics.held_out import HeldOut, bootstrap, halves, per_example, refuse_leaks
 from bayesbin.nn.state_norm import Statistics
@@ -104,10 +106,10 @@ class Selection:
 def select_network(
     net: nn.Module,
     posterior: BinaryPosterior,
-    data: Dataset | tuple[Tensor, Tensor],
+    data: Dataset | tuple[Any, Any],
     num_candidates: int = 100,
     *,
-    held_out: Dataset | tuple[Tensor, Tensor] | None = None,
+    held_out: Dataset | tuple[Any, Any] | None = None,
     seed: int = 0,
     statistics: Statistics | None = None,
     score: str = "nll",
@@ -155,7 +157,11 @@ def select_network(
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentiles);
     Cawley and Talbot 2010, JMLR 11 (why the selection score is not reported).
     """
-    _check_settings(num_candidates, score, num_bootstrap, interval)
+    num_candidates = whole_number("num_candidates", num_candidates, at_least=1)
+    num_bootstrap = whole_number("num_bootstrap", num_bootstrap, at_least=1)
+    score = one_of("score", score, SCORES)
+    interval = real_number("interval", interval, above=0, below=1)
+    seed = whole_number("seed", seed)
     if statistics is not None:
         statistics.of_draw(num_candidates - 1, seed)  # refuses statistics of other or fewer draws
     x, y = _pair(data, "data")
@@ -205,25 +211,12 @@ def select_network(
     )
 
 
-def _check_settings(num_candidates: int, score: str, num_bootstrap: int, interval: float) -> None:
-    for name, number in (("num_candidates", num_candidates), ("num_bootstrap", num_bootstrap)):
-        if number < 1:
-            raise ValueError(f"expected {name} of at least 1, got {number}; raise it.")
-    if score not in SCORES:
-        raise ValueError(
-            f"expected a score to choose by, got {score!r}; use {' or '.join(SCORES)}."
-        )
-    if not 0.0 < interval < 1.0:
-        raise ValueError(f"expected interval in (0, 1), got {interval}; use 0.95, for example.")
-
-
 def _pair(data: Any, name: str) -> tuple[Tensor, Tensor]:
     pair = (data.x, data.y) if isinstance(data, Dataset) else data
     wanted = f"expected {name} to be a pair of inputs (N, ...) and integer labels (N,)"
-    tensors = isinstance(pair, (tuple, list)) and all(isinstance(part, Tensor) for part in pair)
-    if not tensors or len(pair) != 2:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(f"{wanted}, got {type(data).__name__}; pass (x, y) or a Dataset.")
-    x, y = pair
+    x, y = as_tensor(f"the inputs of {name}", pair[0]), as_tensor(f"the labels of {name}", pair[1])
     whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
     if not whole or y.ndim != 1 or x.shape[:1] != y.shape or len(y) == 0:
         came = f"x {tuple(x.shape)} and y {tuple(y.shape)} of {y.dtype}"

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesbin.diagnostics._accepted import check_labels, equal_to, hits_of, log_probs_of
+from bayesbin.core.arrays import as_tensor
+from bayesbin.core.checks import real_number
+from bayesbin.diagnostics._accepted import equal_to, hits_of, labelled, log_probs_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +42,7 @@ class RiskCoverage:
 
         :raises ValueError: for a share outside (0, 1].
         """
-        if not 0.0 < coverage <= 1.0:
-            raise ValueError(f"expected a coverage above 0 and at most 1, got {coverage}.")
+        coverage = real_number("coverage", coverage, above=0.0, at_most=1.0)
         reached = torch.searchsorted(self.coverage, coverage - 1e-12)  # k / N is rounded
         return self.risk[reached].item()
 
@@ -67,10 +68,11 @@ def risk_coverage(confidence: Tensor, correct: Tensor) -> RiskCoverage:
 
     Source: Geifman, Uziel and El-Yaniv 2019, arXiv 1805.08206 (AURC and its excess).
     """
+    confidence, correct = as_tensor("confidences", confidence), as_tensor("hits", correct)
     if confidence.dim() == 2:
         confidence = log_probs_of(confidence, "NC")
         if correct.dtype != torch.bool:
-            check_labels(confidence, correct)
+            confidence, correct = labelled(confidence, correct)
             correct = confidence.argmax(-1) == correct
         confidence = confidence.max(-1).values
     confidence, correct = hits_of(confidence, correct, probabilities=False)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesbin.diagnostics._accepted import check_labels, log_probs_of
+from bayesbin.core.arrays import as_tensor
+from bayesbin.core.checks import real_number
+from bayesbin.diagnostics._accepted import labelled, log_probs_of
 
 _LARGEST = 100.0  # temperature; the smallest is its inverse
 
@@ -38,10 +40,9 @@ class TemperatureScaling:
     temperature: float
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.temperature < float("inf"):
-            raise ValueError(
-                f"expected a positive, finite temperature, got {self.temperature}; 1 changes nothing."
-            )
+        object.__setattr__(
+            self, "temperature", real_number("temperature", self.temperature, above=0.0)
+        )
 
     @classmethod
     def fit(cls, log_probs: Tensor, y: Tensor) -> TemperatureScaling:
@@ -57,7 +58,7 @@ class TemperatureScaling:
         """
         from scipy.optimize import brentq  # comes with scikit-learn
 
-        check_labels(log_probs, y)
+        log_probs, y = labelled(log_probs, y)
         log_probs = log_probs_of(log_probs, "NC")
         true = log_probs.gather(1, y[:, None])[:, 0]
         if bool((true == -torch.inf).any()):
@@ -87,4 +88,5 @@ class TemperatureScaling:
 
     def apply(self, log_probs: Tensor) -> Tensor:
         """Log-probabilities (..., C) at this temperature."""
+        log_probs = as_tensor("log-probabilities", log_probs)
         return torch.log_softmax(log_probs / self.temperature, dim=-1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesbin.core.arrays import as_tensor
 from bayesbin.diagnostics._accepted import log_probs_of
 from bayesbin.predict import Prediction, ShippedPrediction
 
@@ -85,8 +86,8 @@ def uncertainty(
     """
     if isinstance(log_probs, Prediction | ShippedPrediction):
         return _without_draws(log_probs)
-    if not isinstance(log_probs, Tensor):
-        draws = list(log_probs)
+    if not isinstance(log_probs, Tensor) and not hasattr(log_probs, "__array__"):
+        draws = [as_tensor("the log-probabilities of a draw", draw) for draw in log_probs]
         if not draws:
             raise ValueError("expected at least one draw, got none; raise num_samples.")
         log_probs = torch.stack(draws)

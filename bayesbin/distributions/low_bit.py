@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from torch.distributions import constraints as torch_constraints
 from torch.distributions import register_kl
 
 from bayesbin.core import numerics
+from bayesbin.core.checks import real_numbers, whole_number
 from bayesbin.distributions.constraints import LevelSet
 from bayesbin.distributions.sign_bernoulli import SignBernoulli
 
@@ -27,17 +27,15 @@ def equal_levels(bits: int) -> tuple[float, ...]:
     >>> equal_levels(1), len(equal_levels(4))
     ((-1.0, 1.0), 16)
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
-        raise ValueError(f"bits is a whole number from 1 to 8; got {bits!r}.")
-    last = 2**bits - 1
+    last = 2 ** whole_number("bits", bits, at_least=1, at_most=8) - 1
     return tuple((2 * k - last) / last for k in range(last + 1))
 
 
 def checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
     """The levels as numbers, or an error unless there are at least two, finite and increasing."""
-    found = tuple(float(level) for level in levels)
+    found = real_numbers("levels", levels)
     rising = all(low < high for low, high in pairwise(found))
-    if len(found) < 2 or not rising or not all(map(math.isfinite, found)):
+    if len(found) < 2 or not rising:
         raise ValueError(f"levels are at least two finite increasing numbers; got {found}.")
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 
 from bayesbin.core import numerics
+from bayesbin.core.checks import real_number
 from bayesbin.distributions.low_bit import LowBitCategorical, over_levels
 
 
@@ -49,9 +49,7 @@ class RelaxedLowBit(LowBitCategorical):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"The temperature is positive and finite; got {temperature}.")
-        self.temperature = float(temperature)
+        self.temperature = real_number("temperature", temperature, above=0)
         super().__init__(levels, logits, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> RelaxedLowBit:

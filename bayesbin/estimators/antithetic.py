@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bayesbin.core import numerics
-from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.core.checks import whole_number
+from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.surrogate import (
     combination,
     signs_at,
@@ -26,7 +27,7 @@ class _Pairs(Estimator):
 
     def __init__(self, num_pairs: int = 1) -> None:
         super().__init__()
-        self.num_pairs = checked_count("num_pairs", num_pairs)
+        self.num_pairs = whole_number("num_pairs", num_pairs, at_least=1)
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         noise = uniform_draws(natural, self.num_pairs)
@@ -161,7 +162,7 @@ class ARMS(Estimator):
 
     def __init__(self, num_samples: int = 4) -> None:
         super().__init__()
-        self.num_samples = checked_count("num_samples", num_samples, least=2)
+        self.num_samples = whole_number("num_samples", num_samples, at_least=2)
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         count = self.num_samples

@@ -56,10 +56,3 @@ class Estimator(nn.Module, ABC):
 
     def __repr__(self) -> str:  # on one line, unlike a module's, for tables and records
         return f"{type(self).__name__}({self.extra_repr()})"
-
-
-def checked_count(name: str, count: int, least: int = 1) -> int:
-    """A number of draws, pairs or weights, or an error."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        raise ValueError(f"{name} is a whole number of at least {least}; got {count!r}.")
-    return count

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesbin.core.checks import real_number
 from bayesbin.estimators.base import BatchObjective, Objective
 
 
@@ -41,9 +42,7 @@ class RunningMoments(nn.Module):
 
     def __init__(self, decay: float) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay is at least 0 and below 1, such as 0.9; got {decay}.")
-        self.decay = float(decay)
+        self.decay = real_number("decay", decay, at_least=0, below=1)
         # float64 whatever the model's type: squares of log-likelihoods of a whole data set.
         for name in ("mean_sum", "square_sum", "weight"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))

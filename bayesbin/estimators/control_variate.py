@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesbin.core import numerics
-from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.core.checks import real_number, true_or_false, whole_number
+from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.baselines import RunningMoments
 from bayesbin.estimators.surrogate import score, signs_at, uniform_draws, with_gradient
 
@@ -37,12 +38,11 @@ class _ControlVariate(Estimator):
 
     def __init__(self, temperature: float, num_samples: int, tune: bool) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"The temperature is positive and finite; got {temperature}.")
-        self.num_samples = checked_count("num_samples", num_samples)
-        self.tune = tune
+        temperature = real_number("temperature", temperature, above=0)
+        self.num_samples = whole_number("num_samples", num_samples, at_least=1)
+        self.tune = tune = true_or_false("tune", tune)
         # As constructed, whatever is learned later: a record compares how runs were set up.
-        self._settings = f"temperature={temperature:g}, num_samples={num_samples}, tune={tune}"
+        self._settings = f"temperature={temperature:g}, num_samples={self.num_samples}, tune={tune}"
         self.sizes = RunningMoments(0.95)  # of |g|^2
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.requires_grad_(tune)
@@ -191,9 +191,8 @@ class REBAR(_ControlVariate):
         tune: bool = True,
     ) -> None:
         super().__init__(temperature, num_samples, tune)
-        if not math.isfinite(eta):
-            raise ValueError(f"eta is a finite number (1 at the start, usually); got {eta}.")
-        self.eta = nn.Parameter(torch.tensor(float(eta)), requires_grad=tune)
+        eta = real_number("eta", eta)
+        self.eta = nn.Parameter(torch.tensor(eta), requires_grad=tune)
         self._settings = f"eta={eta:g}, {self._settings}"
 
     def variate(

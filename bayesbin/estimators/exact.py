@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bayesbin.core import numerics
-from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.core.checks import whole_number
+from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.site_distributions import all_states, count_states
 from bayesbin.estimators.surrogate import draw_signs, with_gradient
 
@@ -40,7 +41,7 @@ class Enumerate(Estimator):
 
     def __init__(self, max_weights: int = 16) -> None:
         super().__init__()
-        self.max_weights = checked_count("max_weights", max_weights)
+        self.max_weights = whole_number("max_weights", max_weights, at_least=1)
 
     def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
         if not all(isinstance(entry, Tensor) for entry in natural.values()):
@@ -107,8 +108,8 @@ class LocalExpectation(Estimator):
 
     def __init__(self, num_samples: int = 1, max_weights: int = 2000) -> None:
         super().__init__()
-        self.num_samples = checked_count("num_samples", num_samples)
-        self.max_weights = checked_count("max_weights", max_weights)
+        self.num_samples = whole_number("num_samples", num_samples, at_least=1)
+        self.max_weights = whole_number("max_weights", max_weights, at_least=1)
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         total = sum(lam.numel() for lam in natural.values())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from bayesbin.core.checks import real_number
 from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.site_distributions import sharpened_mean
 
@@ -45,9 +45,7 @@ class ExpectedWeight(Estimator):
 
     def __init__(self, sharpness: float = 1.0) -> None:
         super().__init__()
-        if not 0 < sharpness < math.inf:
-            raise ValueError(f"The sharpness is a positive finite number; got {sharpness}.")
-        self.sharpness = float(sharpness)
+        self.sharpness = real_number("sharpness", sharpness, above=0)
 
     def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
         values = {name: [sharpened_mean(entry, self.sharpness)] for name, entry in natural.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from bayesbin.core import fused, numerics
-from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.core.checks import real_number, whole_number
+from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.surrogate import draw_signs
 
 
@@ -46,11 +46,9 @@ class GumbelRao(Estimator):
 
     def __init__(self, temperature: float = 0.5, num_inner: int = 10, num_samples: int = 1) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"The temperature is positive and finite; got {temperature}.")
-        self.temperature = float(temperature)
-        self.num_inner = checked_count("num_inner", num_inner)
-        self.num_samples = checked_count("num_samples", num_samples)
+        self.temperature = real_number("temperature", temperature, above=0)
+        self.num_inner = whole_number("num_inner", num_inner, at_least=1)
+        self.num_samples = whole_number("num_samples", num_samples, at_least=1)
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         signs = draw_signs(natural, self.num_samples)

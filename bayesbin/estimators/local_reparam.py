@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bayesbin.core import fused
-from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.core.checks import whole_number
+from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.weight_moments import WeightMoments
 
 _VARIANCE_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
@@ -57,7 +58,7 @@ class LocalReparameterization(Estimator):
 
     def __init__(self, num_samples: int = 1, variance_dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.num_samples = checked_count("num_samples", num_samples)
+        self.num_samples = whole_number("num_samples", num_samples, at_least=1)
         if variance_dtype is not None and variance_dtype not in _VARIANCE_DTYPES:
             raise ValueError(
                 f"variance_dtype is bfloat16, float32 or float64; got {variance_dtype}. "

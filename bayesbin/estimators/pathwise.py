@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from bayesbin.core import fused, numerics
-from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.core.checks import real_number, true_or_false, whole_number
+from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.site_distributions import relaxed_weights
 
 
@@ -48,13 +48,8 @@ class Concrete(Estimator):
 
     def __init__(self, temperature: float = 0.5, num_samples: int = 1) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(
-                f"The Concrete temperature is positive and finite; got {temperature}. "
-                "For hard draws use StraightThrough."
-            )
-        self.temperature = float(temperature)
-        self.num_samples = checked_count("num_samples", num_samples)
+        self.temperature = real_number("temperature", temperature, above=0)
+        self.num_samples = whole_number("num_samples", num_samples, at_least=1)
 
     def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
         values = {
@@ -101,9 +96,9 @@ class StraightThrough(Estimator):
 
     def __init__(self, num_samples: int = 1, *, noise: bool = True) -> None:
         super().__init__()
-        self.num_samples = checked_count("num_samples", num_samples)
-        self.noise = noise
-        if not noise and num_samples != 1:
+        self.num_samples = whole_number("num_samples", num_samples, at_least=1)
+        self.noise = true_or_false("noise", noise)
+        if not noise and self.num_samples != 1:
             raise ValueError(
                 "StraightThrough(noise=False) has one value, the mode: num_samples is 1."
             )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from bayesbin.core import fused
-from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.core.checks import real_number, whole_number
+from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.surrogate import draw_signs
 
 
@@ -54,12 +54,8 @@ class PseudoReward(Estimator):
 
     def __init__(self, scale: float = 1.0, num_samples: int = 1) -> None:
         super().__init__()
-        if not 0 < scale < math.inf:
-            raise ValueError(
-                f"The scale of the reward is positive and finite (1: as straight-through); got {scale}."
-            )
-        self.scale = float(scale)
-        self.num_samples = checked_count("num_samples", num_samples)
+        self.scale = real_number("scale", scale, above=0)
+        self.num_samples = whole_number("num_samples", num_samples, at_least=1)
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         signs = draw_signs(natural, self.num_samples)

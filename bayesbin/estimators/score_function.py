@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesbin.estimators.base import Estimator, Objective, checked_count
+from bayesbin.core.checks import whole_number
+from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.baselines import Baseline, LeaveOneOut
 from bayesbin.estimators.site_distributions import draw_weights, parameters_of, score_gradient
 from bayesbin.estimators.surrogate import with_gradient
@@ -51,7 +52,7 @@ class ScoreFunction(Estimator):
         self, num_samples: int = 4, baseline: Baseline | str | None = "leave-one-out"
     ) -> None:
         super().__init__()
-        self.num_samples = checked_count("num_samples", num_samples)
+        self.num_samples = whole_number("num_samples", num_samples, at_least=1)
         if baseline == "leave-one-out":
             baseline = LeaveOneOut()
         if baseline is not None and not isinstance(baseline, Baseline):

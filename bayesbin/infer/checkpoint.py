@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bayesbin.core.checks import whole_number
 from bayesbin.core.files import CorruptFileError, remove_temporaries, sha256, write_atomically
 
 FORMAT = "bayesbin checkpoint"
@@ -48,8 +49,7 @@ def save_checkpoint(
         >>> save_checkpoint("run", state).name  # doctest: +SKIP
         'epoch-000005.ckpt'
     """
-    if keep < 1:
-        raise ValueError(f"expected to keep at least 1 checkpoint, got keep={keep}; use 2.")
+    keep = whole_number("keep", keep, at_least=1)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder, minutes=15.0)

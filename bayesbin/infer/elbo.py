@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
+from bayesbin.core.checks import real_number, whole_number
 from bayesbin.distributions.wrappers import weight_distribution
 from bayesbin.estimators import BatchObjective, Estimator
 from bayesbin.guides.announcing import LocalParameters, announce
@@ -95,19 +96,22 @@ class TraceBinary_ELBO(ELBO):
                 f"estimator is an instance of bayesbin.estimators.Estimator, such as "
                 f"StraightThrough(); got {estimator!r}."
             )
-        if not kl_weight >= 0:
-            raise ValueError(f"kl_weight is at least 0 (1 is the ELBO); got {kl_weight}.")
-        if not isinstance(num_particles, int) or num_particles < 1:
-            raise ValueError(
-                f"num_particles is a whole number of at least 1; got {num_particles!r}."
-            )
-        super().__init__(num_particles=num_particles)
+        super().__init__(num_particles=whole_number("num_particles", num_particles, at_least=1))
         self.estimator = estimator
-        self.kl_weight = float(kl_weight)
+        self.kl_weight = kl_weight
         self._several_draws = SeveralDraws()
         self._dependent: weakref.WeakKeyDictionary[Any, frozenset[str]] = (
             weakref.WeakKeyDictionary()
         )
+
+    @property
+    def kl_weight(self) -> float:
+        """The weight on the KL term, at least 0; 1 is the ELBO."""
+        return self._kl_weight
+
+    @kl_weight.setter
+    def kl_weight(self, value: float) -> None:
+        self._kl_weight = real_number("kl_weight", value, at_least=0)
 
     def __reduce__(self) -> Any:  # what was found out about models is neither copied nor pickled
         return type(self), (self.estimator, self.kl_weight, self.num_particles)

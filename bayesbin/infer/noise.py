@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from bayesbin.core.checks import whole_number
+
 # Stream numbers keep apart what shares a counter. Results depend on them: they never change.
 STEP_NOISE, DATA_ORDER, VALIDATION_NOISE = 0, 1, 2
 
@@ -29,6 +31,7 @@ def counter_word(seed: int, stream: int, counter: int) -> int:
 
     Source: ``numpy.random.SeedSequence``; M. O'Neill, Developing a seed_seq alternative, 2015.
     """
+    seed = whole_number("seed", seed)
     return int(np.random.SeedSequence(seed, spawn_key=(stream, counter)).generate_state(1)[0])
 
 
@@ -110,7 +113,7 @@ def seeded_float32(seed: int) -> Iterator[None]:
     """Initial states in float32 from ``seed``; the caller's generator and default dtype come back after."""
     dtype = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(whole_number("seed", seed))
         torch.set_default_dtype(torch.float32)
         try:
             yield

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
+from bayesbin.core.checks import real_number
 from bayesbin.infer.batches import arguments, length
 from bayesbin.infer.checkpoint import save_checkpoint
 from bayesbin.infer.interruption import Interrupt, until_interrupted
@@ -73,10 +74,9 @@ class TrainingRun:
     def train_epoch(self, bar: tqdm[Any], interrupt: Interrupt) -> None:
         """The steps of the epoch not done yet; Ctrl-C ends them with a checkpoint."""
         now, epoch = self.progress, self.progress.epoch + 1
-        self.elbo.kl_weight = self.kl_weight(epoch)
-        if not self.elbo.kl_weight >= 0:
-            came = f"{self.elbo.kl_weight} in epoch {epoch}; 1 gives the ELBO."
-            raise ValueError(f"expected a KL weight of at least 0, got {came}")
+        self.elbo.kl_weight = real_number(
+            f"the KL weight of epoch {epoch}", self.kl_weight(epoch), at_least=0
+        )
         self.module.train()
         share = 1.0 / (length(self.data) or math.inf)  # of the bar, which moves within epochs
         begin = time.perf_counter() - now.seconds

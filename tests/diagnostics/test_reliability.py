@@ -98,9 +98,9 @@ def test_the_same_seed_gives_the_same_band():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="a level between 0 and 1, got 90"):
+    with pytest.raises(ValueError, match="level to be a number above 0 and below 1; got 90"):
         reliability(torch.zeros(1), torch.zeros(1), level=90)
-    with pytest.raises(ValueError, match="number of simulations of at least 1"):
+    with pytest.raises(ValueError, match="num_simulations to be a whole number of at least 1"):
         reliability(torch.zeros(1), torch.zeros(1), num_simulations=0)
     with pytest.raises(ValueError, match=r"probabilities, in 0 \.\. 1"):
         reliability(torch.tensor([1.5]), torch.zeros(1))

@@ -94,9 +94,9 @@ def test_errors():
         bootstrap(mean, torch.zeros(0))
     with pytest.raises(ValueError, match=r"one length in a tuple, got \[2, 3\]"):
         bootstrap(mean, (torch.zeros(2), torch.zeros(3)))
-    with pytest.raises(ValueError, match="an interval between 0 and 1, got 95"):
+    with pytest.raises(ValueError, match="interval to be a number above 0 and below 1; got 95"):
         bootstrap(mean, torch.zeros(2), interval=95)
-    with pytest.raises(ValueError, match="number of resamples of at least 1"):
+    with pytest.raises(ValueError, match="num_bootstrap to be a whole number of at least 1"):
         bootstrap(mean, torch.zeros(2), num_bootstrap=0)
     with pytest.raises(TypeError, match="numbers by name, got float"):
         bootstrap(lambda x: x.mean().item(), torch.zeros(2))  # pyright: ignore[reportArgumentType]

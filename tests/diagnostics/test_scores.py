@@ -111,5 +111,5 @@ def test_evaluate():
     assert found["mean"]["nll"] <= found["draws"]["mean"]["nll"]
     one = evaluate(net, q, x, y, num_samples=1)
     assert all(value == 0.0 for value in one["draws"]["std"].values())
-    with pytest.raises(ValueError, match="num_samples is at least 1; got 0"):
+    with pytest.raises(ValueError, match="num_samples to be a whole number of at least 1; got 0"):
         evaluate(net, q, x, y, num_samples=0)

@@ -361,14 +361,14 @@ def test_table_and_dictionary():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_candidates": 0}, "num_candidates of at least 1, got 0"),
-        ({"num_bootstrap": 0}, "num_bootstrap of at least 1, got 0"),
-        ({"score": "ece"}, "got 'ece'; use accuracy or nll"),
-        ({"interval": 1.0}, r"interval in \(0, 1\), got 1.0"),
-        ({"interval": 95}, r"interval in \(0, 1\), got 95"),
+        ({"num_candidates": 0}, "num_candidates to be a whole number of at least 1; got 0"),
+        ({"num_bootstrap": 0}, "num_bootstrap to be a whole number of at least 1; got 0"),
+        ({"score": "ece"}, "one of accuracy, nll; got 'ece'"),
+        ({"interval": 1.0}, r"interval to be a number above 0 and below 1; got 1.0"),
+        ({"interval": 95}, r"interval to be a number above 0 and below 1; got 95"),
         ({"data": torch.zeros(4, 4)}, r"expected data to be a pair .*, got Tensor; pass \(x, y\)"),
         ({"data": (torch.zeros(4, 4),)}, "got tuple; pass"),
-        ({"data": (torch.zeros(4, 4), [0, 1, 2, 0])}, "got tuple; pass"),
+        ({"data": (torch.zeros(4, 4), [0, 1, 2, 0.5])}, "pass one label"),
         ({"data": (torch.zeros(4, 4), torch.zeros(4))}, r"y \(4,\) of torch.float32; pass one"),
         ({"data": (torch.zeros(4, 4), torch.zeros(4) > 1)}, r"y \(4,\) of torch.bool; pass one"),
         (

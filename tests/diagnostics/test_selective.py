@@ -76,7 +76,7 @@ def test_the_risk_at_a_coverage():
     assert found.risk_at(0.55) == found.risk_at(0.6) == pytest.approx(1 / 6)
     assert all(found.risk_at(k / 10) == found.risk[k - 1].item() for k in range(1, 11))
     for wrong in (0.0, 1.1, math.nan):
-        with pytest.raises(ValueError, match="coverage above 0 and at most 1"):
+        with pytest.raises(ValueError, match=r"coverage to be a .*number above 0 and at most 1"):
             found.risk_at(wrong)
 
 

@@ -71,7 +71,7 @@ def test_probabilities_of_0_are_left_out():
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_errors(temperature):
-    with pytest.raises(ValueError, match="positive, finite temperature"):
+    with pytest.raises(ValueError, match=r"temperature to be a .*number above 0"):
         TemperatureScaling(temperature)
 
 

@@ -179,7 +179,7 @@ def test_one_distribution_for_all_weights():
 
 def test_what_is_refused():
     for levels in [(1, -1), (0,), (0, 0, 1), (0, math.inf)]:
-        with pytest.raises(ValueError, match="levels are at least two finite increasing"):
+        with pytest.raises(ValueError, match="levels"):
             LowBitCategorical(levels, torch.zeros(len(levels)))
     with pytest.raises(
         ValueError, match=r"3 levels have logits of shape \(\.\.\., 3\); got \(4, 2\)"
@@ -194,7 +194,7 @@ def test_what_is_refused():
         q.log_prob(torch.zeros(3))
     with pytest.raises(ValueError, match="KL is between distributions on the same levels"):
         kl_divergence(q, SignBernoulli(natural=torch.zeros(2)))
-    with pytest.raises(ValueError, match="temperature is positive"):
+    with pytest.raises(ValueError, match="temperature to be a number above 0"):
         RelaxedLowBit(0.0, (-1, 1), torch.zeros(2))
     for bits in (0, 9, 1.5):
         with pytest.raises(ValueError, match="whole number from 1 to 8"):

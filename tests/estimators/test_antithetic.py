@@ -283,13 +283,13 @@ def test_antithetic_draws_beat_as_many_independent_ones():
 @pytest.mark.parametrize("build", [ARM, DisARM])
 @pytest.mark.parametrize("count", [0, -2, 1.0, True])
 def test_the_number_of_pairs_is_a_whole_number(build, count):
-    with pytest.raises(ValueError, match="num_pairs is a whole number of at least 1; got"):
+    with pytest.raises(ValueError, match="num_pairs to be a whole number of at least 1; got"):
         build(num_pairs=count)
 
 
 @pytest.mark.parametrize("count", [1, 0, 2.0])
 def test_arms_takes_two_draws_or_more(count):
-    with pytest.raises(ValueError, match="num_samples is a whole number of at least 2; got"):
+    with pytest.raises(ValueError, match="num_samples to be a whole number of at least 2; got"):
         ARMS(count)
 
 

@@ -164,5 +164,5 @@ def test_expected_weight_is_the_sharpened_mean():
     twin = ((share @ torch.tensor(TERNARY)) * torch.tanh(2.5 * natural)).sum()
     got = torch.autograd.grad(surrogate, (logits, natural))
     torch.testing.assert_close(flat(got), flat(torch.autograd.grad(twin, (logits, natural))))
-    with pytest.raises(ValueError, match="sharpness is a positive"):
+    with pytest.raises(ValueError, match="sharpness to be a number above 0"):
         ExpectedWeight(0.0)

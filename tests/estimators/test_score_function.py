@@ -381,7 +381,7 @@ def test_a_baseline_of_the_batch_learns_and_lowers_the_variance():
 @pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
 @pytest.mark.parametrize("build", [MovingAverage, lambda decay: Learned(decay=decay)])
 def test_the_decay_is_below_one(build, decay):
-    with pytest.raises(ValueError, match=r"decay is at least 0 and below 1.*; got"):
+    with pytest.raises(ValueError, match=r"decay to be a .*number of at least 0 and below 1; got"):
         build(decay)
 
 
@@ -395,7 +395,7 @@ def test_leave_one_out_needs_another_draw():
     for baseline in ("leave-one-out", LeaveOneOut()):
         with pytest.raises(ValueError, match=r"num_samples of at least 2; got 1.*MovingAverage"):
             ScoreFunction(1, baseline)
-    with pytest.raises(ValueError, match="num_samples is a whole number of at least 1; got 0"):
+    with pytest.raises(ValueError, match="num_samples to be a whole number of at least 1; got 0"):
         ScoreFunction(0)
 
 

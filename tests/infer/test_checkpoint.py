@@ -88,7 +88,7 @@ def test_keeps_the_newest_two(tmp_path: Path) -> None:
     for epoch in range(1, 5):
         save_checkpoint(tmp_path, state(epoch))
     assert names(tmp_path) == ["epoch-000003.ckpt", "epoch-000004.ckpt", "notes.txt"]
-    with pytest.raises(ValueError, match="keep=0"):
+    with pytest.raises(ValueError, match="keep to be a whole number of at least 1; got 0"):
         save_checkpoint(tmp_path, state(), keep=0)
 
 

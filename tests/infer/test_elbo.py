@@ -722,10 +722,19 @@ def test_distributions_and_shapes_that_do_not_fit():
     ("arguments", "message"),
     [
         (dict(estimator=StraightThrough), "instance of bayesbin.estimators.Estimator"),
-        (dict(estimator=StraightThrough(), kl_weight=-0.1), "kl_weight is at least 0"),
-        (dict(estimator=StraightThrough(), kl_weight=math.nan), "kl_weight is at least 0"),
-        (dict(estimator=StraightThrough(), num_particles=0), "num_particles is a whole number"),
-        (dict(estimator=StraightThrough(), num_particles=1.5), "num_particles is a whole number"),
+        (
+            dict(estimator=StraightThrough(), kl_weight=-0.1),
+            "expected kl_weight to be",
+        ),
+        (
+            dict(estimator=StraightThrough(), kl_weight=math.nan),
+            "expected kl_weight to be",
+        ),
+        (dict(estimator=StraightThrough(), num_particles=0), "num_particles to be a whole number"),
+        (
+            dict(estimator=StraightThrough(), num_particles=1.5),
+            "num_particles to be a whole number",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):

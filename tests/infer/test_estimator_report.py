@@ -148,7 +148,7 @@ def test_it_prints_a_table_and_goes_into_json():
 
 def test_bad_arguments_are_named():
     model, guide, batch = problem()
-    with pytest.raises(ValueError, match="num_replicates is a whole number of at least 20"):
+    with pytest.raises(ValueError, match="num_replicates to be a whole number of at least 20"):
         estimator_report(model, guide, batch, [DisARM()], 5)
     with pytest.raises(ValueError, match=r"got none"):
         estimator_report(model, guide, batch, [])

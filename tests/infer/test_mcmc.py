@@ -291,19 +291,19 @@ def test_kernels_and_models_that_do_not_fit():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(step=0.0), "positive step, got 0"),
-        (dict(target_accept=1.0), "between 0 and 1, got 1"),
+        (dict(step=0.0), "step to be a number above 0; got 0"),
+        (dict(target_accept=1.0), "above 0 and below 1; got 1"),
         (dict(model="net"), "Pyro model to sample from, got str"),
     ],
 )
 def test_bad_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         DiscreteLangevin(**{"model": two_sites, **arguments})
-    with pytest.raises(ValueError, match="num_flips is a whole number"):
+    with pytest.raises(ValueError, match="num_flips to be a whole number"):
         GibbsWithGradients(two_sites, 0)
     with pytest.raises(ValueError, match="tuple, list, dict or tensor, got int"):
         run_mcmc(two_sites, 3)
-    with pytest.raises(ValueError, match="num_chains is a whole number"):
+    with pytest.raises(ValueError, match="num_chains to be a whole number"):
         run_mcmc(two_sites, num_chains=0)
 
 

@@ -403,7 +403,7 @@ def test_restarts_agree_on_outputs_where_weights_are_permuted():
     assert "4 restarts: R-hat up to 1.0" in str(outputs)
     with pytest.raises(ValueError, match="return a BinaryPosterior, got Tensor"):
         restarts_as_chains(lambda seed: torch.zeros(3), hidden)  # pyright: ignore
-    with pytest.raises(ValueError, match="num_restarts is a whole number of at least 2"):
+    with pytest.raises(ValueError, match="num_restarts to be a whole number of at least 2"):
         restarts_as_chains(posterior_of, hidden, num_restarts=1)
 
 

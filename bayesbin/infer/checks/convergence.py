@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesbin.estimators.base import checked_count
+from bayesbin.core.checks import whole_number
 from bayesbin.posterior import BinaryPosterior
 
 _LEAST_DRAWS = 4  # of which ArviZ makes two half chains
@@ -138,8 +138,8 @@ def restarts_as_chains(
 
     Source: Vehtari in arviz-devs/arviz#498; Fort, Hu and Lakshminarayanan 2019, arXiv 1912.02757.
     """
-    checked_count("num_restarts", num_restarts, least=2)
-    checked_count("num_samples", num_samples, least=_LEAST_DRAWS)
+    num_restarts = whole_number("num_restarts", num_restarts, at_least=2)
+    num_samples = whole_number("num_samples", num_samples, at_least=_LEAST_DRAWS)
     posteriors = []
     for restart in range(num_restarts):
         posterior = posterior_of(seed + restart)

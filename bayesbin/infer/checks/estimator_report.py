@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesbin.core.checks import whole_number
 from bayesbin.estimators import DisARM, Enumerate, Estimator, LocalExpectation
-from bayesbin.estimators.base import Objective, Values, checked_count
+from bayesbin.estimators.base import Objective, Values
 from bayesbin.estimators.surrogate import draw_signs
 from bayesbin.infer.batches import arguments
 from bayesbin.infer.checks.gradient_statistics import GradientStatistics, Reference
@@ -135,7 +136,14 @@ def estimator_report(
 
     Source: the comparisons of Dong, Mnih and Tucker 2020, arXiv 2006.10680.
     """
-    checked_count("num_replicates", num_replicates, least=GradientStatistics.GROUPS)
+    num_replicates = whole_number(
+        "num_replicates", num_replicates, at_least=GradientStatistics.GROUPS
+    )
+    num_warmup = whole_number("num_warmup", num_warmup)
+    if reference_replicates is not None:
+        reference_replicates = whole_number(
+            "reference_replicates", reference_replicates, at_least=1
+        )
     named = _named(estimators)
     probe = _Probe(named, num_replicates, reference, reference_replicates, num_warmup, seed)
     device = next((p.device for p in _parameters(guide)), torch.device("cpu"))

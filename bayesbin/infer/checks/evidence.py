@@ -10,8 +10,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from bayesbin.core.checks import whole_number
 from bayesbin.estimators import Enumerate, StraightThrough
-from bayesbin.estimators.base import checked_count
 from bayesbin.estimators.exact import all_signs
 from bayesbin.guides.effects import with_effects
 from bayesbin.guides.prototype import normalisation_kept
@@ -60,7 +60,7 @@ def elbo_with_standard_error(
 
     Source: Blei, Kucukelbir and McAuliffe 2017, arXiv 1601.00670.
     """
-    checked_count("num_samples", num_samples, least=2)
+    num_samples = whole_number("num_samples", num_samples, at_least=2)
     args, kwargs = called_with(data)
     elbo = TraceBinary_ELBO(StraightThrough())  # which hard draws do not use
     with NoiseStream(seed, CHECK_NOISE, 1).active(), normalisation_kept(), poutine.block():
@@ -91,6 +91,7 @@ def evidence(model: Callable[..., Any], data: Any = (), max_weights: int = 16) -
         >>> round(evidence(model), 4), round(4 * torch.cosh(torch.tensor(1.0)).log().item(), 4)
         (1.7351, 1.7351)
     """
+    max_weights = whole_number("max_weights", max_weights, at_least=1)
     args, kwargs = called_with(data)
     with torch.random.fork_rng():
         joint = LogJoint(model, args, kwargs)
@@ -154,7 +155,7 @@ def evidence_gap(
         >>> round(evidence_gap(model, guide).gap, 4)  # lambda = 0, where the posterior has 1
         1.7351
     """
-    checked_count("num_samples", num_samples, least=2)
+    num_samples = whole_number("num_samples", num_samples, at_least=2)
     args, kwargs = called_with(data)
     log_evidence = evidence(model, data, max_weights)
     elbo = TraceBinary_ELBO(Enumerate(max_weights))

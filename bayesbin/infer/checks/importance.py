@@ -12,9 +12,9 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from bayesbin.core.checks import whole_number
 from bayesbin.distributions import RelaxedSignBernoulli
 from bayesbin.distributions.wrappers import TRANSPARENT
-from bayesbin.estimators.base import checked_count
 from bayesbin.guides.announcing import LocalParameters
 from bayesbin.guides.effects import with_effects
 from bayesbin.guides.prototype import normalisation_kept
@@ -79,7 +79,7 @@ def traces_at_draws(
     model: Callable[..., Any], guide: Callable[..., Any], data: Any, num_samples: int, seed: int
 ) -> Iterator[tuple[Any, Any]]:
     """The traces of model and guide at S draws of the guide, one after another, without a graph."""
-    checked_count("num_samples", num_samples)
+    num_samples = whole_number("num_samples", num_samples, at_least=1)
     args, kwargs = called_with(data)
     whole = with_effects(model, guide)
     stream = NoiseStream(seed, CHECK_NOISE, 0)

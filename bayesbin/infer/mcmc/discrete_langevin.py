@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bayesbin.core import numerics
+from bayesbin.core.checks import real_number, true_or_false
 from bayesbin.infer.mcmc.sign_kernel import SignKernel, TunedStep
 
 # 2 / step is a flip's cost in log-odds: nothing against any slope above, out of reach below.
@@ -58,14 +58,10 @@ class DiscreteLangevin(SignKernel):
         metropolis: bool = True,
     ) -> None:
         super().__init__(model)
-        if not 0 < step < math.inf:
-            raise ValueError(f"expected a positive step, got {step}; use 0.2, for example.")
-        if not 0 < target_accept < 1:
-            raise ValueError(
-                f"expected target_accept between 0 and 1, got {target_accept}; use 0.574."
-            )
-        self.initial_step, self.adapt = float(step), adapt
-        self.target_accept, self.metropolis = float(target_accept), metropolis
+        self.initial_step = real_number("step", step, above=0)
+        self.target_accept = real_number("target_accept", target_accept, above=0, below=1)
+        self.adapt = true_or_false("adapt", adapt)
+        self.metropolis = true_or_false("metropolis", metropolis)
         self._step = self._fresh_step()
 
     @property

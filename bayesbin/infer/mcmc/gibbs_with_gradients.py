@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesbin.core import numerics
-from bayesbin.estimators.base import checked_count
+from bayesbin.core.checks import whole_number
 from bayesbin.infer.mcmc.sign_kernel import SignKernel
 
 
@@ -46,7 +46,7 @@ class GibbsWithGradients(SignKernel):
 
     def __init__(self, model: Callable[..., Any], num_flips: int = 1) -> None:
         super().__init__(model)
-        self.num_flips = checked_count("num_flips", num_flips)
+        self.num_flips = whole_number("num_flips", num_flips, at_least=1)
 
     def check(self, size: int) -> None:
         if self.num_flips > size:

@@ -11,7 +11,7 @@ from pyro.infer.mcmc import HMC
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
-from bayesbin.estimators.base import checked_count
+from bayesbin.core.checks import whole_number
 from bayesbin.guides.announcing import LocalParameters
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.mcmc.log_joint import LogJoint
@@ -68,7 +68,7 @@ class MixedKernel(MCMCKernel):
                 f"expected NUTS, HMC or a partial of one, got what makes {type(self.real).__name__}; pass "
                 "the class, not an instance."
             )
-        self.sign_steps = checked_count("sign_steps", sign_steps)
+        self.sign_steps = whole_number("sign_steps", sign_steps, at_least=1)
         self.transforms = None  # known from setup on, as are the initial values
         self._initial: dict[str, Tensor] = {}
 

@@ -11,7 +11,7 @@ import torch
 from pyro.infer.mcmc import HMC, MCMC, NUTS
 from torch import Tensor
 
-from bayesbin.estimators.base import checked_count
+from bayesbin.core.checks import whole_number
 from bayesbin.infer.checks.convergence import Convergence, convergence
 from bayesbin.infer.mcmc.discrete_langevin import DiscreteLangevin
 from bayesbin.infer.mcmc.log_joint import LogJoint, called_with
@@ -126,10 +126,10 @@ def run_mcmc(
 
     Source: Gelman et al. 2013, Bayesian Data Analysis, chapter 11 (several chains).
     """
-    checked_count("num_samples", num_samples)
-    checked_count("num_warmup", num_warmup, least=0)
-    checked_count("num_chains", num_chains)
-    checked_count("thin", thin)
+    num_samples = whole_number("num_samples", num_samples, at_least=1)
+    num_warmup = whole_number("num_warmup", num_warmup, at_least=0)
+    num_chains = whole_number("num_chains", num_chains, at_least=1)
+    thin = whole_number("thin", thin, at_least=1)
     args, kwargs = called_with(data)
     with NoiseStream(seed, MCMC_NOISE, 0).active():
         real_sites = LogJoint(model, args, kwargs).real
