@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bayesbin.core.checks import real_number, whole_number
 from bayesbin.estimators import Estimator, named_estimator
-from bayesbin.infer.batches import length, require_batches
+from bayesbin.infer.batches import joined, length, require_batches, single_refused
 from bayesbin.infer.checkpoint import checkpoints, load_latest
 from bayesbin.infer.elbo import TraceBinary_ELBO
 from bayesbin.infer.interruption import deferred_interrupt
@@ -98,7 +98,9 @@ def fit(
 
     :param data: an iterable of batches that can be iterated anew at each epoch: tuples, lists are
         passed as ``model(*batch)``, dicts as keywords, a tensor as the one argument, all on the
-        device of the parameters. A DataLoader's own generator is reseeded at each epoch.
+        device of the parameters, and numpy arrays become tensors. A DataLoader's own generator is
+        reseeded at each epoch. Where the network normalises by the batch, a last batch of one example of
+        :class:`bayesbin.data.Batches` joins the batch before; other data with one are refused.
     Without ``optimizers`` it trains as ``recipe("bayesbin", model, epochs=epochs)`` does, to the bit, with
     any guide: the Bayesian learning rule in relative steps for what the guide's ``training_groups()`` give
     it, Adam for every other parameter, and a cosine for both.
@@ -137,11 +139,15 @@ def fit(
 
     Source: Khan and Rue 2023, arXiv 2107.04562 (natural gradients for the signs, others by Adam).
     """
-    _check(data, validation, epochs, validate_every, patience, checkpoint_dir, resume)
+    _check(data, validation, patience, checkpoint_dir, resume)
+    epochs = whole_number("epochs", epochs, at_least=1)
+    validate_every = whole_number("validate_every", validate_every, at_least=1)
+    seed = whole_number("seed", seed)
     estimator = named_estimator(DEFAULTS["estimator"]) if estimator is None else estimator
     weight = _kl_weights(kl_weight)
     elbo = TraceBinary_ELBO(estimator=estimator, kl_weight=weight(1), num_particles=num_particles)
     module = elbo(model, guide)
+    data = joined(data, module)
     size = resolve_dataset_size(dataset_size, model)
     schedules = [schedulers] if isinstance(schedulers, LRScheduler) else list(schedulers)
     if optimizers is None:
@@ -187,7 +193,8 @@ def _train(run: TrainingRun, epochs: int, patience: int | None, progress: bool |
         disable=None if progress is None else not progress,
         bar_format=_BAR,
     )
-    with bar, training_modes(run.module), deferred_interrupt() as interrupt:
+    refusing = single_refused(run.module, run.data)
+    with bar, training_modes(run.module), refusing, deferred_interrupt() as interrupt:
         while run.progress.epoch < epochs and not stopped:
             bar.set_description_str(f"epoch {run.progress.epoch + 1}/{epochs}", refresh=False)
             run.train_epoch(bar, interrupt)
@@ -211,8 +218,6 @@ def _kl_weights(given: float | Callable[[int], float] | None) -> Callable[[int],
 def _check(
     data: Any,
     validation: Any,
-    epochs: int,
-    validate_every: int,
     patience: int | None,
     checkpoint_dir: str | PathLike[str] | None,
     resume: bool,
@@ -220,8 +225,6 @@ def _check(
     """Refuse what cannot be trained, before anything is built."""
     for batches in (data, *([] if validation is None else [validation])):
         require_batches(batches)
-    whole_number("epochs", epochs, at_least=1)
-    whole_number("validate_every", validate_every, at_least=1)
     if patience is not None:
         whole_number("patience", patience, at_least=1)
         if validation is None:

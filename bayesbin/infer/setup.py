@@ -21,6 +21,8 @@ def claimed(optimizers: Iterable[Optimizer]) -> list[Tensor]:
 
 def resolve_dataset_size(argument: int | None, model: Any) -> int:
     own = getattr(model, "dataset_size", None)
+    if argument is not None:
+        argument = whole_number("dataset_size", argument, at_least=1)
     if argument is not None and own is not None and argument != own:
         came = (
             f"dataset_size={argument} and model.dataset_size={own}; correct one, or leave it out."

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from bayesbin.core.checks import real_number
-from bayesbin.infer.batches import arguments, length
+from bayesbin.infer.batches import SINGLE, arguments, length
 from bayesbin.infer.checkpoint import save_checkpoint
 from bayesbin.infer.interruption import Interrupt, until_interrupted
 from bayesbin.infer.noise import STEP_NOISE, VALIDATION_NOISE, NoiseStream, ordered_batches
@@ -108,7 +108,7 @@ class TrainingRun:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         with NoiseStream(self.seed, STEP_NOISE, self.progress.step).active():
-            terms = self.module.terms(*args, **kwargs)
+            terms = self._terms(args, kwargs)
             values = float(terms.loss.detach()), float(terms[1]), float(terms[2])
             if not all(map(math.isfinite, values)):
                 came = ", ".join(f"{k} = {v}" for k, v in zip(TERMS, values, strict=True))
@@ -121,6 +121,14 @@ class TrainingRun:
             for optimizer in self.optimizers:
                 optimizer.step()
         return values
+
+    def _terms(self, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        try:
+            return self.module.terms(*args, **kwargs)
+        except ValueError as error:  # with the shapes that Pyro adds; or torch's own
+            if SINGLE in str(error) or "more than 1 value per channel" in str(error):
+                raise ValueError(SINGLE) from error
+            raise
 
     def _require_finite_parameters(self, epoch: int) -> None:
         # The last step of an epoch may break a parameter that no loss has been computed from yet.

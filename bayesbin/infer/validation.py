@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bayesbin.core.arrays import as_tensor
+from bayesbin.core.checks import is_number
 from bayesbin.diagnostics import scores
 from bayesbin.estimators import StraightThrough
 from bayesbin.infer.batches import arguments
@@ -46,11 +48,14 @@ def validation_metrics(
     if any(isinstance(module, _BatchNorm) for module in net.modules()):
         statistics = recalibrate(net, posterior, _first(calibration).to(device), NUM_SAMPLES, seed)
     pairs = [(x, y) for x, y in data]
-    x, y = (torch.cat(parts).to(device) for parts in zip(*pairs, strict=True))
+    x, y = (
+        torch.cat([as_tensor("validation data", part) for part in parts]).to(device)
+        for parts in zip(*pairs, strict=True)
+    )
     if isinstance(model, Classifier):
         prediction = predict(net, posterior, x, NUM_SAMPLES, seed, statistics)
         return scores(prediction.log_probs, y)
-    noise = model.noise if isinstance(model.noise, (int, float)) else "noise"
+    noise = model.noise if is_number(model.noise) else "noise"
     result = predict_regression(net, posterior, x, noise, NUM_SAMPLES, seed, statistics)
     distribution = torch.distributions.Normal(result.mean, result.std)
     rmse = (result.mean - y).square().mean().sqrt()
@@ -61,7 +66,7 @@ def _first(batches: Iterable[Any]) -> Tensor:
     """The first few thousand inputs of an iterable of batches."""
     inputs: list[Tensor] = []
     for x, *_ in batches:
-        inputs.append(x)
+        inputs.append(as_tensor("training data", x))
         if sum(map(len, inputs)) >= CALIBRATION_DATA:
             break
     return torch.cat(inputs)[:CALIBRATION_DATA]

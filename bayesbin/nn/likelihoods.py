@@ -11,6 +11,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from bayesbin.core import networks
+from bayesbin.core.arrays import as_tensor, class_labels, network_inputs
+from bayesbin.core.checks import is_number, real_number, shown, whole_number
 from bayesbin.distributions import SignBernoulli
 from bayesbin.nn.effective import binary_sites
 from bayesbin.nn.priors import checked_hyperpriors, sample_natural
@@ -21,18 +23,13 @@ class _NetworkModel(PyroModule):
 
     def __init__(self, net: nn.Module, dataset_size: int, hyperprior: Any = None) -> None:
         super().__init__()
-        if not isinstance(dataset_size, int) or dataset_size < 1:
-            raise ValueError(
-                f"dataset_size is the number of training data, at least 1; got {dataset_size!r}. It "
-                "scales the likelihood of a minibatch to the whole data set."
-            )
         if not binary_sites(net):
             raise ValueError(
                 "The network has no binary weights. Convert it with bayesbin.nn.to_binary_(net), or "
                 "build it from BinaryLinear and BinaryConv layers."
             )
         self.net = net
-        self.dataset_size = dataset_size
+        self.dataset_size = whole_number("dataset_size", dataset_size, at_least=1)
         self.hyperpriors = checked_hyperpriors(hyperprior, binary_sites(net))
 
     def sample_weights(self) -> dict[str, Tensor]:
@@ -44,22 +41,23 @@ class _NetworkModel(PyroModule):
             values[site.name] = pyro.sample(site.name, distribution.to_event(len(site.shape)))
         return values
 
-    def outputs(self, values: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
-        """The network's outputs for a checked batch."""
-        if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
+    def batch(self, x: Any, y: Any) -> tuple[Tensor, Tensor | None]:
+        """A batch as tensors of the network's type and device, checked."""
+        x = network_inputs(self.net, x)
+        if x.dim() == 0 or len(x) == 0:
             raise ValueError(
-                f"Expected a batch of inputs as a tensor with at least one row; got "
-                f"{tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}. Leave empty "
+                f"Expected a batch of inputs with at least one row; got {tuple(x.shape)}. Leave empty "
                 "batches out: they say nothing about the posterior."
             )
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
-        if y is not None and (not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]):
-            came = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(
-                f"Expected a tensor with one target for each of the {len(x)} inputs; got {came}."
-            )
-        return networks.call(self.net, values, x)
+        if y is not None:
+            y = as_tensor("targets", y).to(x.device)
+            if y.shape[:1] != x.shape[:1]:
+                raise ValueError(
+                    f"Expected one target for each of the {len(x)} inputs; got shape {tuple(y.shape)}."
+                )
+        return x, y
 
     def batch_plate(self, x: Tensor) -> Any:
         """The plate over data: scales the batch to the data set, without drawing indices."""
@@ -109,11 +107,12 @@ class Classifier(_NetworkModel):
     Source: Gelman et al. 2013, Bayesian Data Analysis, chapter 5 (hierarchical priors).
     """
 
-    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
+    def forward(self, x: Any = None, y: Any = None) -> Tensor | None:
         values = self.sample_weights()
         if x is None:
             return None
-        logits = self.outputs(values, x, y)
+        x, y = self.batch(x, y)
+        logits = networks.call(self.net, values, x)
         if logits.shape[:1] != x.shape[:1] or logits.dim() != 2:
             raise ValueError(
                 f"Expected logits of shape ({len(x)}, classes) from the network; got "
@@ -150,26 +149,30 @@ class Regressor(_NetworkModel):
         self, net: nn.Module, dataset_size: int, noise: Any = None, hyperprior: Any = None
     ) -> None:
         super().__init__(net, dataset_size, hyperprior)
-        if isinstance(noise, (int, float)) and not noise > 0:
+        if is_number(noise):
+            noise = real_number("noise", noise, above=0)
+        elif noise is not None and not hasattr(noise, "log_prob"):
             raise ValueError(
-                f"The noise is a positive standard deviation or a distribution; got {noise}."
+                f"expected noise to be a positive standard deviation or a distribution; got {shown(noise)}."
             )
         self.noise = dist.LogNormal(-1.0, 1.0) if noise is None else noise
 
-    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
+    def forward(self, x: Any = None, y: Any = None) -> Tensor | None:
         values = self.sample_weights()
         noise = self.noise
-        if not isinstance(noise, (int, float)):
+        if not is_number(noise):
             noise = pyro.sample("noise", noise)
         if x is None:
             return None
-        mean = self.outputs(values, x, y)
+        x, y = self.batch(x, y)
+        mean = networks.call(self.net, values, x)
         if mean.dim() == 2 and mean.shape[1] == 1:
             mean = mean.squeeze(1)
         if mean.shape != x.shape[:1]:
             raise ValueError(
                 f"Expected one mean per input from the network; got {tuple(mean.shape)}."
             )
+        y = None if y is None else y.to(mean.dtype)
         if y is not None and (y.shape != mean.shape or not bool(torch.isfinite(y).all())):
             raise ValueError(
                 f"Expected {len(x)} finite targets of shape ({len(x)},); got shape {tuple(y.shape)}"
@@ -180,12 +183,7 @@ class Regressor(_NetworkModel):
 
 
 def _checked_labels(y: Tensor, num_classes: int) -> Tensor:
-    if y.dim() != 1 or y.is_floating_point() or y.is_complex():
-        raise ValueError(
-            f"Expected labels as whole numbers of shape (B,); got {y.dtype} of shape {tuple(y.shape)}. "
-            "One-hot labels: y.argmax(-1); strings: sklearn.preprocessing.LabelEncoder."
-        )
-    y = y.long()
+    y = class_labels("labels", y)
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= num_classes:
         raise ValueError(

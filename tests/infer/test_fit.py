@@ -190,7 +190,7 @@ def test_kl_weight_may_anneal() -> None:
     model, guide, data = problem()
     result = fit(model, guide, data, epochs=3, kl_weight=lambda epoch: epoch / 10)
     assert [row["kl_weight"] for row in result.history] == [0.1, 0.2, 0.3]
-    with pytest.raises(ValueError, match=r"at least 0, got -1\.0 in epoch 2"):
+    with pytest.raises(ValueError, match=r"epoch 2 to be a number of at least 0; got -1\.0"):
         fit(model, guide, data, epochs=3, kl_weight=lambda epoch: 3.0 - 2.0 * epoch)
 
 

@@ -109,9 +109,9 @@ y5 = torch.zeros(5, dtype=torch.long)
         (torch.full((5, 2), -math.inf), y5, "inputs contain NaN or infinity"),
         (torch.zeros(0, 2), y5[:0], "at least one row; got"),
         (torch.tensor(1.0), y5, "at least one row; got"),
-        ([[0.0, 0.0]], y5[:1], "at least one row; got list"),
+        ([["a", "b"]], y5[:1], "expected inputs as a tensor.*; got list of strings"),
         (x5, y5[:4], r"one target for each of the 5 inputs; got shape \(4,\)"),
-        (x5, [0] * 5, "one target for each of the 5 inputs; got list"),
+        (x5, [0] * 4, r"one target for each of the 5 inputs; got shape \(4,\)"),
         (x5, y5.double(), "labels as whole numbers"),
         (x5, nn.functional.one_hot(y5, 3), r"of shape \(5, 3\).*argmax"),
         (x5, y5 - 1, r"labels in 0 \.\. 2, the network's classes; got -1"),
@@ -148,7 +148,7 @@ def test_targets_that_a_regressor_refuses(y, message):
 @pytest.mark.parametrize("Likelihood", [Classifier, Regressor])
 def test_construction(Likelihood):
     for size in (0, -1, 2.5, "100"):
-        with pytest.raises(ValueError, match="dataset_size is the number of training data"):
+        with pytest.raises(ValueError, match="dataset_size to be a whole number of at least 1"):
             Likelihood(BinaryLinear(2, 1), dataset_size=size)
     with pytest.raises(ValueError, match=r"network has no binary weights\. Convert it"):
         Likelihood(nn.Linear(2, 1), dataset_size=N)
@@ -156,5 +156,5 @@ def test_construction(Likelihood):
 
 @pytest.mark.parametrize("noise", [0.0, -1.0, math.nan])
 def test_noise_is_positive(noise):
-    with pytest.raises(ValueError, match="noise is a positive standard deviation"):
+    with pytest.raises(ValueError, match=r"noise to be a .*number above 0"):
         Regressor(BinaryLinear(2, 1), dataset_size=N, noise=noise)
