@@ -41,6 +41,10 @@ class _NetworkModel(PyroModule):
             values[site.name] = pyro.sample(site.name, distribution.to_event(len(site.shape)))
         return values
 
+    def outputs(self, values: dict[str, Tensor], x: Any, y: Any = None) -> Tensor:
+        """The network's outputs for a batch, which is checked, at the values of its weights."""
+        return networks.call(self.net, values, self.batch(x, y)[0])
+
     def batch(self, x: Any, y: Any) -> tuple[Tensor, Tensor | None]:
         """A batch as tensors of the network's type and device, checked."""
         x = network_inputs(self.net, x)

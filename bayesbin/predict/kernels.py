@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bayesbin.core.checks import whole_number
 from bayesbin.predict.packing import num_words
 
 _module: Any = None
@@ -264,9 +265,7 @@ def kind_number(kind: str) -> int:
 
 def thread_count(threads: int) -> int:
     """A number of threads, checked."""
-    if threads < 1:
-        raise ValueError(f"The number of threads is at least 1; got {threads}.")
-    return min(int(threads), 256)
+    return min(whole_number("threads", threads, at_least=1), 256)
 
 
 def checked(name: str, array: np.ndarray, dtype: Any, shape: tuple[int | None, ...]) -> np.ndarray:

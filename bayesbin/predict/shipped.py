@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bayesbin.core.checks import whole_number
 from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.predict import kernels
 from bayesbin.predict.quantities import entropy_of, mutual_information_of, probs_of, probs_std_of
@@ -77,8 +78,8 @@ class ShippedPredictive:
     """
 
     def __init__(self, model: ShippedModel, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads is at least 1, or None; got {threads}.")
+        if threads is not None:
+            threads = whole_number("threads", threads, at_least=1)
         kernels.loaded()
         self.model = model
         self.threads = threads or _processors()

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from bayesbin import __version__
+from bayesbin.core.checks import one_of, whole_number
 from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.nn.state_norm import Statistics
 from bayesbin.posterior import BinaryPosterior
@@ -20,7 +21,7 @@ from bayesbin.posterior.draws import key_of
 from bayesbin.predict import bbn_file, packed
 from bayesbin.predict.folding import Folded, Operation, fold
 from bayesbin.predict.packed_layers import PackedNetwork
-from bayesbin.predict.predictive import check_noise, mean_noise_variance
+from bayesbin.predict.predictive import checked_noise, mean_noise_variance
 from bayesbin.predict.program import Activation, Pool, Weighted, steps_of
 from bayesbin.predict.shipped_model import model_of
 from bayesbin.predict.shipped_steps import CONTENTS, walk
@@ -63,16 +64,11 @@ def pack(
 
     Example: see :func:`bayesbin.predict.load`.
     """
-    for what, value, known in (
-        ("contents", contents, CONTENTS),
-        ("precision", precision, packed.PRECISIONS),
-    ):
-        if value not in known:
-            raise ValueError(f"{what} is one of {', '.join(known)}; got {value!r}.")
-    if num_samples < 0:
-        raise ValueError(f"num_samples is at least 0 (0: the mode); got {num_samples}.")
+    contents = one_of("contents", contents, CONTENTS)
+    precision = one_of("precision", precision, packed.PRECISIONS)
+    num_samples, seed = whole_number("num_samples", num_samples), whole_number("seed", seed)
     if noise is not None:
-        check_noise(posterior, noise)
+        noise = checked_noise(posterior, noise)
     draws: list[int | None] = list(range(num_samples)) or [None]
     operations = fold(net, steps_of(net), draws, seed, statistics)
     network = PackedNetwork(operations, posterior, draws, seed, precision == "fast")

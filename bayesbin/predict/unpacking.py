@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bayesbin.core.checks import is_number, shown, whole_number
 from bayesbin.core.files import write_atomically
 from bayesbin.predict import packing
 from bayesbin.predict.shipped_model import ShippedModel, read_model
@@ -51,10 +52,11 @@ def checked_draw(model: ShippedModel, draw: int | str) -> int | None:
     """The index of a draw, None for the mode. :raises ValueError: if the model does not have it."""
     if draw == "mode":
         return None
-    if not isinstance(draw, int) or not 0 <= draw < model.num_samples:
+    index = whole_number("draw", draw, at_least=-1) if is_number(draw) else -1
+    if not 0 <= index < model.num_samples:
         have = f"0 .. {model.num_samples - 1}" if model.num_samples else 'none, but the "mode"'
-        raise ValueError(f"The file has the draws {have}; got {draw!r}.")
-    return draw
+        raise ValueError(f"The file has the draws {have}; got {shown(draw)}.")
+    return index
 
 
 def signs_of_draw(model: ShippedModel, draw: int | None) -> dict[str, np.ndarray]:

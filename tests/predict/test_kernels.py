@@ -666,7 +666,7 @@ def test_errors():
         kernels.linear(x, bits[:, :1])
     with pytest.raises(ValueError, match="one of real, fast, sign; got 'exact'"):
         kernels.linear(x, bits, "exact")
-    with pytest.raises(ValueError, match="threads is at least 1"):
+    with pytest.raises(ValueError, match="threads to be a whole number of at least 1"):
         kernels.linear(x, bits, threads=0)
     with pytest.raises(ValueError, match="'sse'"):
         kernels.linear(x, bits, isa="sse")

@@ -282,7 +282,7 @@ def test_inputs_that_do_not_fit_are_refused_in_a_sentence(model, tmp_path):
     for wrong in (x.astype(str), x.astype(complex), x.astype(object), [["a"] * 24]):
         with pytest.raises(ValueError, match="Inputs are numbers"):
             shipped.predict(wrong)
-    with pytest.raises(ValueError, match="threads is at least 1"):
+    with pytest.raises(ValueError, match="threads to be a whole number of at least 1"):
         load(path, threads=0)
     none = shipped.predict(x[:0])
     assert isinstance(none, ShippedPrediction) and none.probs.shape == (0, 3)
@@ -302,9 +302,9 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):
     convolution, images, _ = example("convolutional")
     out = tmp_path / "model.bbn"
     refused = [
-        (dict(contents="all"), "contents is one of draws, posterior"),
-        (dict(precision="half"), "precision is one of exact, fast"),
-        (dict(num_samples=-1), "num_samples is at least 0"),
+        (dict(contents="all"), "contents to be one of draws, posterior"),
+        (dict(precision="half"), "precision to be one of exact, fast"),
+        (dict(num_samples=-1), "num_samples to be a whole number of at least 0"),
         (dict(noise="noise"), "no real-valued site 'noise'"),
         (dict(noise=1.0), "outputs"),
         (dict(labels=["a"]), "a label for each of 3 classes, got 1"),
