@@ -4,7 +4,7 @@ Prior policies and boundaries are in :mod:`bayesbin.continual.priors`, metrics o
 :mod:`bayesbin.continual.metrics`, coresets in :mod:`bayesbin.continual.coresets`.
 """
 
-from bayesbin.continual import coresets, metrics, priors
+from bayesbin.continual import baselines, coresets, metrics, priors, streams
 from bayesbin.continual.base import Learner
 from bayesbin.continual.baselines import (
     OnlineEWC,
@@ -15,15 +15,23 @@ from bayesbin.continual.baselines import (
 )
 from bayesbin.continual.learn import learn
 from bayesbin.continual.learner import ContinualLearner
-from bayesbin.continual.networks import MultiHead, continual_network
+from bayesbin.continual.networks import GrowingHead, MultiHead, continual_network
 from bayesbin.continual.reports import TaskReport
 from bayesbin.continual.result import ContinualResult
-from bayesbin.continual.streams import PermutedPixels, RotatedPixels, SplitClasses, TaskStream
+from bayesbin.continual.streams import (
+    PermutedPixels,
+    RotatedPixels,
+    SplitClasses,
+    TaskSequence,
+    TaskStream,
+    register,
+)
 from bayesbin.continual.tasks import Task
 
 __all__ = [
     "ContinualLearner",
     "ContinualResult",
+    "GrowingHead",
     "Learner",
     "MultiHead",
     "OnlineEWC",
@@ -33,7 +41,9 @@ __all__ = [
     "StraightThroughLearner",
     "Task",
     "TaskReport",
+    "TaskSequence",
     "TaskStream",
+    "baselines",
     "continual_network",
     "coresets",
     "fine_tuning",
@@ -42,4 +52,6 @@ __all__ = [
     "learn",
     "metrics",
     "priors",
+    "register",
+    "streams",
 ]

@@ -1,10 +1,10 @@
-"""Sequences of tasks made from one data set: pixels permuted, classes split, images rotated."""
+"""Sequences of tasks: of one data set, a user's own, and those that are found by name."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesbin.continual.tasks import Task
-from bayesbin.core.checks import one_of, real_number, whole_number
+from bayesbin.core.checks import one_of, real_number, shown, whole_number
 from bayesbin.core.files import sha256
-from bayesbin.core.names import SCENARIOS
+from bayesbin.core.names import SCENARIOS, STREAMS
+from bayesbin.core.registry import Registry
 from bayesbin.data import Dataset, Splits
 
-__all__ = ["PermutedPixels", "RotatedPixels", "SplitClasses", "TaskStream"]
+__all__ = [
+    "PermutedPixels",
+    "RotatedPixels",
+    "SplitClasses",
+    "TaskSequence",
+    "TaskStream",
+    "make_stream",
+    "names",
+    "register",
+]
 
 
 class TaskStream(Sequence[Task]):
@@ -207,6 +217,195 @@ class SplitClasses(TaskStream):
         labels[torch.tensor(classes)] = torch.arange(len(classes))
         y = labels.to(y.device)[y]
         return Dataset(x, y, dataset.name, num_classes=len(classes))
+
+
+class TaskSequence(Sequence[Task]):
+    """A user's own tasks in order, with heads and outputs as a scenario has them.
+
+    :param tasks: each a :class:`Task`, or (name, training set, test set) as that class takes them.
+    :param scenario: "task": a head for each task, in their order, whose outputs are the labels of the
+        task; "domain": one head for all, whose output k stands for the k-th label of every task (or one
+        target of a regression); "class": one head with an output for each label of all tasks, in the
+        order in which the tasks bring them.
+    :raises ValueError: for no tasks, an unknown scenario, tasks of both labels and regression, tasks that
+        differ in the shape of their inputs, tasks of the same name, and for "domain" tasks with different
+        numbers of labels.
+
+    >>> x = [[0.0], [1.0]]
+    >>> pets, farm = ("pets", (x, ["cat", "dog"])), ("farm", (x, ["dog", "horse"]))
+    >>> for scenario in ("task", "domain", "class"):
+    ...     tasks = TaskSequence([(name, data, data) for name, data in (pets, farm)], scenario)
+    ...     print(tasks.num_outputs, tasks[1].head, tasks[1].labels, tasks[1].train.y.tolist())
+    2 1 ('dog', 'horse') [0, 1]
+    2 None ('dog', 'horse') [0, 1]
+    3 None ('cat', 'dog', 'horse') [1, 2]
+
+    Source: van de Ven and Tolias 2019, arXiv 1904.07734 (scenarios).
+    """
+
+    def __init__(self, tasks: Iterable[Any], scenario: str = "task") -> None:
+        self.scenario = one_of("scenario", scenario, SCENARIOS)
+        made = [each if isinstance(each, Task) else _task_of(each) for each in tasks]
+        _require_alike(made)
+        kinds = {task.regression for task in made}
+        if scenario == "class" and kinds == {True}:
+            raise ValueError("expected labels for the scenario 'class'; got tasks of regression.")
+        sizes = [1 if task.labels is None else len(task.labels) for task in made]
+        if scenario == "domain" and len(set(sizes)) > 1:
+            raise ValueError(
+                "expected tasks with the same number of labels for the scenario 'domain', which share "
+                f"their outputs; got {', '.join(map(str, sizes))}."
+            )
+        union = tuple(dict.fromkeys(label for task in made for label in task.labels or ()))
+        self.num_outputs = len(union) if scenario == "class" else max(sizes)
+        self._tasks = tuple(
+            _in_scenario(task, index, scenario, union) for index, task in enumerate(made)
+        )
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._tasks[index]
+
+
+def _task_of(given: Any) -> Task:
+    if not isinstance(given, (tuple, list)) or len(given) != 3:
+        raise ValueError(
+            f"expected each task as a Task, or as (name, training set, test set); got {shown(given)}."
+        )
+    return Task(*given)
+
+
+def _require_alike(tasks: Sequence[Task]) -> None:
+    if not tasks:
+        raise ValueError("expected at least one task; got none.")
+    for what, found in (
+        ("of labels, or of regression, but not of both", {task.regression for task in tasks}),
+        ("with inputs of one shape", {tuple(task.test.x.shape[1:]) for task in tasks}),
+    ):
+        if len(found) > 1:
+            raise ValueError(f"expected tasks {what}; got {', '.join(map(str, sorted(found)))}.")
+    seen = [task.name for task in tasks]
+    if twice := sorted({name for name in seen if seen.count(name) > 1}):
+        raise ValueError(f"expected tasks of different names; got {', '.join(twice)} twice.")
+
+
+def _in_scenario(task: Task, index: int, scenario: str, union: tuple[Any, ...]) -> Task:
+    task = task.with_head(index if scenario == "task" else None)
+    if task.labels is None:
+        return task
+    return task.with_outputs(union if scenario == "class" else task.labels)
+
+
+# Streams by name
+
+
+def _own(make: type[TaskStream]) -> Callable[..., TaskStream]:
+    def factory(splits: Splits, **settings: Any) -> TaskStream:
+        return make(splits, **settings)
+
+    factory.__doc__ = make.__doc__
+    return factory
+
+
+def _check(name: str, factory: Any) -> None:
+    if not callable(factory):
+        raise ValueError(
+            f"expected the stream {name!r} to be a function that returns a sequence of tasks; got "
+            f"{shown(factory)}."
+        )
+    try:
+        stream = factory()
+    except TypeError:  # it takes settings: what it returns is checked when it is made
+        return
+    checked_stream(name, stream)
+
+
+def checked_stream(name: str, stream: Any) -> Sequence[Task]:
+    """Return a stream, after checking its contract.
+
+    :raises ValueError: for a stream without a length, that gives something other than a :class:`Task`,
+        more or fewer tasks than its length, or other tasks when it is read again.
+    """
+    try:
+        count = len(stream)
+        passes = [[_described(name, task) for task in stream] for _ in range(2)]
+    except TypeError as error:
+        raise ValueError(
+            f"expected the stream {name!r} to be a sequence of tasks, with a length, that can be read more "
+            f"than once; got {type(stream).__name__} ({error})."
+        ) from error
+    if count == 0 or len(passes[0]) != count:
+        raise ValueError(
+            f"expected the stream {name!r} to give as many tasks as its length says, at least one; got "
+            f"{len(passes[0])} tasks and a length of {count}."
+        )
+    if passes[0] != passes[1]:
+        raise ValueError(
+            f"expected the stream {name!r} to give the same tasks each time it is read; got others the "
+            "second time. Let what it draws be a function of a seed."
+        )
+    return stream
+
+
+def _described(name: str, task: Any) -> tuple[Any, ...]:
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"expected the stream {name!r} to give bayesbin.continual.Task; got {type(task).__name__}."
+        )
+    return task.name, task.head, task.labels, task.data_digest()
+
+
+_REGISTRY: Registry[Callable[..., Sequence[Task]]] = Registry(
+    "stream",
+    dict(zip(STREAMS, map(_own, (PermutedPixels, SplitClasses, RotatedPixels)), strict=True)),
+    group="bayesbin.streams",
+    check=_check,
+)
+
+
+def register(name: str, factory: Callable[..., Sequence[Task]]) -> None:
+    """Give a sequence of tasks of your own a name, for :func:`make_stream`.
+
+    The contract is checked at once where the factory needs no settings, and else when a stream is made:
+    it gives Tasks, has a length, and gives the same tasks each time it is read. An installed package does
+    the same by an entry point in the group ``bayesbin.streams``.
+
+    :param factory: returns the sequence, from its settings.
+    :raises ValueError: for a name that is taken, or a stream that breaks the contract.
+
+    >>> from bayesbin.continual import Task, streams
+    >>> data = [[0.0], [1.0]], ["cat", "dog"]
+    >>> streams.register("pets", lambda: streams.TaskSequence([("first", data, data)]))
+    >>> len(streams.make_stream("pets")), "pets" in streams.names()
+    (1, True)
+    """
+    _REGISTRY.register(name, factory)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all streams: the package's, those registered, and those of installed packages.
+
+    >>> from bayesbin.continual import streams
+    >>> streams.names()[:3]
+    ('permuted', 'split', 'rotated')
+    """
+    return _REGISTRY.names()
+
+
+def make_stream(name: str, *args: Any, **settings: Any) -> Sequence[Task]:
+    """Make a stream by its name; of the package's own the first argument is a ``Splits``.
+
+    :raises ValueError: for an unknown name, or a stream that breaks the contract of :func:`register`.
+
+    >>> from bayesbin.continual import streams
+    >>> from bayesbin.data import digits
+    >>> len(streams.make_stream("permuted", digits(), num_tasks=3, seed=0))
+    3
+    """
+    stream = _REGISTRY[name](*args, **settings)
+    return stream if isinstance(stream, TaskStream) else checked_stream(name, stream)
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:

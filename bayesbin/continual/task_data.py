@@ -219,13 +219,7 @@ def _of_rows(rows: Sequence[Any], what: str) -> tuple[Any, Any]:
     if not len(rows):
         raise ValueError(f"expected at least one example in {what}; got none.")
     for row in rows:
-        if not isinstance(row, (tuple, list)) or len(row) != 2:
-            came = f"{len(row)} parts" if isinstance(row, (tuple, list)) else _kind(row)
-            named = " Name the entries of a mapping yourself." if isinstance(row, Mapping) else ""
-            raise ValueError(
-                f"expected an input and a target, (x, y), in each example or batch of {what}; got "
-                f"{came}.{named}"
-            )
+        _require_pair(row, what)
     first = rows[0][1]
     batched = isinstance(first, (tuple, list)) or getattr(first, "ndim", 0) > 0
     if not batched:
@@ -236,6 +230,17 @@ def _of_rows(rows: Sequence[Any], what: str) -> tuple[Any, Any]:
         )
     x = [part for row in rows for part in row[0]]
     return x, [part for row in rows for part in row[1]]
+
+
+def _require_pair(row: Any, what: str) -> None:
+    listed_parts = isinstance(row, (tuple, list))
+    if listed_parts and len(row) == 2:
+        return
+    came = f"{len(row)} parts" if listed_parts else _kind(row)
+    named = " Name the entries of a mapping yourself." if isinstance(row, Mapping) else ""
+    raise ValueError(
+        f"expected an input and a target, (x, y), in each example or batch of {what}; got {came}.{named}"
+    )
 
 
 # Inputs and targets as tensors

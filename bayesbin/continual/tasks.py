@@ -178,8 +178,10 @@ class Task:
 
     def fingerprint(self) -> str:
         """The digest, or that of all its data and labels where none was given."""
-        if self.digest is not None:
-            return self.digest
+        return self.data_digest() if self.digest is None else self.digest
+
+    def data_digest(self) -> str:
+        """The SHA-256 of the data and labels themselves."""
         parts = [] if self.train is None else [self.train.x, self.train.y]
         parts += [self.test.x, self.test.y]
         arrays = [
@@ -250,18 +252,20 @@ def _is_regression(
             "for each input, not one column for each label)."
         )
     for target in targets.values():
-        values = target.numbers
-        if values is not None and values.ndim == 2 and _sums_to_one(values):
-            raise ValueError(
-                f"expected a label or numbers to predict for each input in {name!r}; got rows that add up "
-                "to 1, as probabilities of labels do. Give y.argmax(1) for labels, or say regression=True."
-            )
+        _refuse_probabilities(name, target)
     return True
 
 
-def _sums_to_one(values: torch.Tensor) -> bool:
+def _refuse_probabilities(name: str, targets: Targets) -> None:
+    values = targets.numbers
+    if values is None or values.ndim != 2 or not bool((values >= 0).all()):
+        return
     sums = values.double().sum(1)
-    return bool((values >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums)))
+    if bool(torch.allclose(sums, torch.ones_like(sums))):
+        raise ValueError(
+            f"expected a label or numbers to predict for each input in {name!r}; got rows that add up "
+            "to 1, as probabilities of labels do. Give y.argmax(1) for labels, or say regression=True."
+        )
 
 
 def _dataset(

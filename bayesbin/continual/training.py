@@ -62,6 +62,7 @@ class Start:
     estimator: Estimator
     optimizers: list[Optimizer]
     schedules: list[Any]
+    settings: Mapping[str, Any]  # of the recipe
 
 
 @dataclass(frozen=True)
@@ -157,14 +158,13 @@ class Training:
     def describe(self, model: Any, guide: Any) -> dict[str, str]:
         """What a resumed run has to agree on."""
         start = self._start(model, guide, 1, 1, 0)
-        recipe = self.assembled(model, guide, 1, 1, 0)
         groups = [
             (type(optimizer).__name__, group.get("initial_lr", group.get("lr")))
             for optimizer in start.optimizers
             for group in optimizer.param_groups
         ]
         weight = "a function" if callable(self.kl_weight) else str(self.kl_weight)
-        settings = {name: value for name, value in recipe.settings.items() if name != "kl_weight"}
+        settings = {name: value for name, value in start.settings.items() if name != "kl_weight"}
         estimator = self.estimator
         return {
             "recipe": self.name,
@@ -183,10 +183,12 @@ class Training:
         recipe = self.assembled(model, guide, size, epochs, seed)
         if self.optimizers is not None:
             made = list(self.optimizers(recipe.guide, model, size))
-            return Start(recipe.guide, recipe.estimator, made, [])
+            return Start(recipe.guide, recipe.estimator, made, [], recipe.settings)
         # The recipe's cosine falls by the epoch; that of a task by the step, as it may have one epoch.
         schedules = [each for each in recipe.schedules if not isinstance(each, CosineAnnealingLR)]
-        return Start(recipe.guide, recipe.estimator, list(recipe.optimizers), schedules)
+        return Start(
+            recipe.guide, recipe.estimator, list(recipe.optimizers), schedules, recipe.settings
+        )
 
 
 def with_boundaries(

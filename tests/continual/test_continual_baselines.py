@@ -253,7 +253,8 @@ def test_every_learner_runs_through_the_same_protocol(name: str, kind: str) -> N
     assert missing.tolist() == [[False, heads], [False, False]]  # no head, no answer
     assert [report.dataset_size for report in result.reports] == [40, 40]
     assert result.to_dict()["average_accuracy"] == pytest.approx(result.R[1].mean())
-    assert plots.plot_continual(result) is not None
+    if kind == "one head":
+        assert plots.plot_continual(result) is not None
     twin = copy.deepcopy(made)
     for score, row in made.evaluate(stream).items():
         assert np.array_equal(twin.evaluate(stream)[score], row)
