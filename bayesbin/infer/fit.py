@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
@@ -19,8 +20,10 @@ from bayesbin.infer.batches import joined, length, require_batches, single_refus
 from bayesbin.infer.checkpoint import checkpoints, load_latest
 from bayesbin.infer.elbo import TraceBinary_ELBO
 from bayesbin.infer.interruption import deferred_interrupt
+from bayesbin.infer.noise import ordered_batches
 from bayesbin.infer.setup import (
     checked_optimizers,
+    declared_parameters,
     default_training,
     describe,
     resolve_dataset_size,
@@ -103,7 +106,8 @@ def fit(
         :class:`bayesbin.data.Batches` joins the batch before; other data with one are refused.
     Without ``optimizers`` it trains as ``recipe("bayesbin", model, epochs=epochs)`` does, to the bit, with
     any guide: the Bayesian learning rule in relative steps for what the guide's ``training_groups()`` give
-    it, Adam for every other parameter, and a cosine for both.
+    it, Adam for every other parameter, and a cosine for both. The ``pyro.param`` of a model or guide that
+    is a function are found by running it once, and go to Adam as well.
 
     :param estimator: of the gradient; LocalReparameterization() by default.
     :param epochs: passes over ``data``, the ones before a resume included.
@@ -151,7 +155,8 @@ def fit(
     size = resolve_dataset_size(dataset_size, model)
     schedules = [schedulers] if isinstance(schedulers, LRScheduler) else list(schedulers)
     if optimizers is None:
-        stepped, cosines = default_training(model, guide, estimator, epochs)
+        declared = _declared(model, guide, data, seed)
+        stepped, cosines = default_training(model, guide, estimator, epochs, declared)
         schedules = [*cosines, *schedules]
     else:
         stepped = checked_optimizers(optimizers, module)
@@ -204,6 +209,15 @@ def _train(run: TrainingRun, epochs: int, patience: int | None, progress: bool |
             raise KeyboardInterrupt("Interrupted at the end of an epoch.")
     done = run.progress
     return FitResult(done.history, done.epoch, done.step, stopped_early=stopped)
+
+
+def _declared(model: Any, guide: Any, data: Any, seed: int) -> list[Tensor]:
+    """The parameters of functions, which are found by running them on the first batch."""
+    if isinstance(model, nn.Module) and isinstance(guide, nn.Module):
+        return []
+    for batch in ordered_batches(data, seed, 1):
+        return declared_parameters(model, guide, batch)
+    return []
 
 
 def _kl_weights(given: float | Callable[[int], float] | None) -> Callable[[int], float]:

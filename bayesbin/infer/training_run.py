@@ -103,7 +103,7 @@ class TrainingRun:
 
     def _step(self, batch: Any, epoch: int) -> tuple[float, float, float]:
         """One step of every optimizer; (loss, nll, kl) in nats over the data set."""
-        args, kwargs = arguments(batch, next(self.module.parameters()).device)
+        args, kwargs = arguments(batch, self._device())
         self.module.zero_grad(set_to_none=True)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -130,9 +130,16 @@ class TrainingRun:
                 raise ValueError(SINGLE) from error
             raise
 
+    def _device(self) -> torch.device:
+        """That of the parameters: of the modules, or else of what the optimizers hold."""
+        for parameter in (*self.module.parameters(), *claimed(self.optimizers)):
+            return parameter.device
+        return torch.device("cpu")
+
     def _require_finite_parameters(self, epoch: int) -> None:
         # The last step of an epoch may break a parameter that no loss has been computed from yet.
-        for name, parameter in self.module.named_parameters():
+        others = ((f"a parameter of shape {tuple(p.shape)}", p) for p in self._other_parameters())
+        for name, parameter in (*self.module.named_parameters(), *others):
             if not bool(torch.isfinite(parameter).all()):
                 raise FloatingPointError(
                     f"expected finite parameters, got NaN or infinity in {name} in epoch {epoch}; "

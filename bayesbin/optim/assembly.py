@@ -186,11 +186,16 @@ def weight_optimizers(
     lr: float | None = None,
     momentum: float | None = None,
     weight_decay: float = 0.0,
+    relative: bool = True,
     dataset_size: int | None = None,
 ) -> list[Optimizer]:
     """The named optimizer for groups, whatever their own rule; latents stay within their bounds.
 
-    Arguments as of :func:`make_optimizers`. :param weight_decay: of SGD, for a loss per datum.
+    Arguments as of :func:`make_optimizers`.
+
+    :param weight_decay: of SGD, for a loss per datum.
+    :param relative: whether the Bayesian learning rule divides natural gradients by their running size, so
+        that lr is the typical change of lambda in a step; else lr multiplies the natural gradient itself.
     """
     one_of("optimizer", optimizer, OPTIMIZERS)
     lr = LEARNING_RATES[optimizer] if lr is None else real_number("lr", lr, above=0)
@@ -198,7 +203,7 @@ def weight_optimizers(
         momentum = DEFAULTS["momentum"]
     momentum = real_number("momentum", momentum, at_least=0, below=1)
     if optimizer == "bayesian-learning-rule":
-        return _rules(groups, lr, momentum)
+        return _rules(groups, lr, momentum, relative)
     parameters = [p for group in groups for p in group.trainable]
     made: Optimizer
     if optimizer == "adam":
@@ -221,8 +226,10 @@ def make_schedules(optimizers: Iterable[Optimizer], epochs: int) -> list[LRSched
     ]
 
 
-def _rules(groups: Sequence[TrainingGroup], lr: float, momentum: float) -> list[Optimizer]:
-    """The Bayesian learning rule in relative steps, one optimizer for each preconditioner."""
+def _rules(
+    groups: Sequence[TrainingGroup], lr: float, momentum: float, relative: bool
+) -> list[Optimizer]:
+    """The Bayesian learning rule, one optimizer for each preconditioner."""
     by_preconditioner: list[tuple[Preconditioner | None, list[TrainingGroup]]] = []
     for group in groups:
         for preconditioner, members in by_preconditioner:
@@ -237,7 +244,7 @@ def _rules(groups: Sequence[TrainingGroup], lr: float, momentum: float) -> list[
                 {
                     # A preconditioner gets all gradients, also of those that are held fixed.
                     "params": list(group.trainable if preconditioner is None else group.parameters),
-                    "normalize": "group" if group.together else True,
+                    "normalize": ("group" if group.together else True) if relative else False,
                 }
                 for group in members
             ],

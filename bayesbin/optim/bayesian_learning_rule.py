@@ -112,6 +112,10 @@ class BayesianLearningRule(Optimizer):
                     f"The preconditioner returned {len(gradients)} gradients for {len(parameters)} "
                     "parameters; it returns one per parameter, in order."
                 )
+            # One without a gradient, held fixed or not used in this step, stays.
+            gradients = [
+                None if p.grad is None else g for p, g in zip(parameters, gradients, strict=True)
+            ]
         else:
             gradients = [
                 None if g is None else fused.over_fisher(g, p, bounds[p])

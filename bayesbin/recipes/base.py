@@ -95,8 +95,10 @@ class Ingredients:
 
     def guide_options(self) -> dict[str, Any]:
         """The keywords that all guides take: init_scale, and init and args where they were given."""
-        given = {name: self.objects[name] for name in ("init", "args") if name in self.objects}
-        return {"init_scale": self.settings["init_scale"], **given}
+        given = {name: self.objects[name] for name in _OBJECTS if name in self.objects}
+        if "init_scale" in self.settings:
+            given["init_scale"] = self.settings["init_scale"]
+        return given
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,14 @@ class Parts:
     :param guide: the posterior. :param estimator: of the gradient.
     :param optimizers: of the weights; parameters that none of them holds go to Adam at ``real_lr``.
     :param schedules: beside that of the learning rates, which every optimizer gets.
+    :param kl_weight: of the loss, where it is not the setting ``kl_weight``.
     """
 
     guide: Any
     estimator: Estimator
     optimizers: list[Optimizer]
     schedules: list[Any] = field(default_factory=list)
+    kl_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ class Method:
     :param build: from :class:`Ingredients` to :class:`Parts`.
     :param settings: name -> :class:`Setting`, or a default of the type that the setting has.
     :param source: where it was published. :param note: what of it is not as published.
+    :param shared: those of the two settings of all methods that apply: "real_lr", Adam's for all that is
+        not a weight, and "init_scale", the guide's.
     :param presets: name -> values of settings, for ``recipe(name, model, settings="published")``.
     :param objects: names of arguments that are no settings, beside ``init`` and ``args``.
     :param resolve: completes settings that depend on others, and refuses what does not fit: from (settings,
@@ -131,16 +137,15 @@ class Method:
     settings: Mapping[str, Any]
     source: str = ""
     note: str = ""
+    shared: tuple[str, ...] = ("real_lr", "init_scale")
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     objects: tuple[str, ...] = ()
     resolve: Callable[[dict[str, Any], frozenset[str]], dict[str, Any]] | None = None
 
     def all_settings(self) -> dict[str, Setting]:
-        """The settings, those included that every method has: real_lr, init_scale, schedule."""
-        return {
-            **{name: Setting.like(default) for name, default in self.settings.items()},
-            **{name: setting for name, setting in _SHARED.items() if name not in self.settings},
-        }
+        """The settings, with those that methods share."""
+        own = {name: Setting.like(default) for name, default in self.settings.items()}
+        return {**own, **{name: _SHARED[name] for name in self.shared if name not in own}}
 
 
 _SHARED: Mapping[str, Setting] = {
@@ -201,8 +206,8 @@ def assemble(
         for group in training_groups(parts.guide, model, parts.estimator)
         if not any(id(p) in held for p in group.parameters)
     ]
-    optimizers = [*parts.optimizers, *make_optimizers(left, real_lr=settings["real_lr"])]
-    annealing = make_schedules(optimizers, epochs) if settings["schedule"] == "cosine" else []
+    optimizers = [*parts.optimizers, *make_optimizers(left, real_lr=settings.get("real_lr"))]
+    annealing = make_schedules(optimizers, epochs) if settings.get("schedule") != "constant" else []
     return Recipe(
         name=name,
         model=model,
@@ -210,7 +215,7 @@ def assemble(
         estimator=parts.estimator,
         optimizers=tuple(optimizers),
         schedules=(*annealing, *parts.schedules),
-        kl_weight=float(settings.get("kl_weight", 0.0)),
+        kl_weight=settings.get("kl_weight", 0.0) if parts.kl_weight is None else parts.kl_weight,
         epochs=epochs,
         settings=settings,
         given=tuple(key for key, value in overrides.items() if value is not None),

@@ -25,11 +25,12 @@ from bayesbin.optim import (
     exponential,
     linear,
     recu_tau,
+    step_decay,
     training_groups,
 )
 from bayesbin.optim.assembly import weight_optimizers
 from bayesbin.recipes.base import Ingredients, Method, Parts
-from bayesbin.recipes.settings import choice, flag, number, numbers, positive
+from bayesbin.recipes.settings import choice, count, flag, number, numbers, positive
 
 Settings = Mapping[str, Any]
 
@@ -84,8 +85,21 @@ def _bop(given: Ingredients) -> Parts:
         gamma=settings["gamma"],
         fan_in_scaling=settings["fan_in_scaling"],
     )
-    gamma = exponential(settings["gamma"], settings["last_gamma"], given.epochs)
+    if settings["gamma_every"] is None:
+        gamma = exponential(settings["gamma"], settings["last_gamma"], given.epochs)
+    else:
+        gamma = step_decay(settings["gamma"], 0.1, settings["gamma_every"])
     return Parts(guide, _nothing_to_estimate(), [bop], [Schedule(bop, "gamma", gamma)])
+
+
+def _complete_bop(settings: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:
+    if settings["gamma_every"] is None:
+        return settings
+    if "last_gamma" in given:
+        raise ValueError(
+            "gamma falls to last_gamma over the training, or by 0.1 each gamma_every epochs; leave out one."
+        )
+    return settings | {"last_gamma": None}
 
 
 def _bop2(given: Ingredients) -> Parts:
@@ -138,6 +152,7 @@ POINTS: dict[str, Method] = {
         {"lr": positive(1e-2), "stochastic": flag(True)},
         "Lin, Courbariaux, Memisevic and Bengio 2016, arXiv 1510.03009",
         f"{_ANNEALED}; three levels; predicts with the rounded latents",
+        shared=("real_lr",),  # latents start at one size, whatever init_scale
     ),
     "recu": Method(
         _recu,
@@ -159,23 +174,36 @@ POINTS: dict[str, Method] = {
             "levels": numbers((-1.0, 1.0)),
             "sharpness": positive(1.0),
             "last_sharpness": positive(100.0),
-            "hold": numbers((0.2, 0.9), at_least=0, at_most=1),
+            "hold": numbers((0.2, 0.9), length=2, at_least=0, at_most=1),
         },
         "Yang et al. 2020, arXiv 2009.08695",
         f"{_ANNEALED}; the sharpness grows by one factor per epoch, to 100 whatever their number",
+        shared=("real_lr",),
     ),
     "bop": Method(
         _bop,
         {
             "threshold": number(1e-6, at_least=0),
             "gamma": number(1e-4, **_RATE),
-            "last_gamma": number(1e-5, **_RATE),
+            "last_gamma": number(1e-5, optional=True, **_RATE),
+            "gamma_every": count(None, optional=True),
             "fan_in_scaling": flag(True),
         },
         "Helwegen, Widdicombe, Geiger, Liu, Cheng and Nusselder 2019, arXiv 1906.02107",
-        "published: threshold 1e-8, the same for each layer, gamma times 0.1 every 100 epochs of 500, with "
-        "batch normalisation. Here the threshold is divided by the root of the fan-in, as the layers' "
-        "weights are, so that networks without normalisation train; gamma falls once over the training",
+        "the threshold is divided by the root of the fan-in, as the layers' weights are, so that networks "
+        "without normalisation train; gamma falls by 0.1 over the training. settings='published': threshold "
+        "1e-8, the same for each layer, gamma times 0.1 every 100 epochs, for networks with batch "
+        "normalisation",
+        shared=("real_lr",),
+        presets={
+            "published": {
+                "threshold": 1e-8,
+                "last_gamma": None,
+                "gamma_every": 100,
+                "fan_in_scaling": False,
+            }
+        },
+        resolve=_complete_bop,
     ),
     "bop2": Method(
         _bop2,
@@ -188,8 +216,17 @@ POINTS: dict[str, Method] = {
             "last_sigma": number(1e-2, **_RATE),
         },
         "Suarez-Ramirez, Gonzalez-Mendoza, Chang, Ochoa-Ruiz and Duran-Vega 2021, arXiv 2104.05124",
-        "published: threshold 1e-5 to 1e-8, gamma 1e-2 to 1e-5, sigma 1e-7 to 1e-2, linear, with batch "
-        "normalisation. Without it nothing trains at these thresholds, far below the noise of the ratio; "
-        "those here are above it, and do as well with normalisation",
+        "thresholds above the noise of the ratio, so that networks without normalisation train. "
+        "settings='published': threshold 1e-5 to 1e-8, gamma 1e-2 to 1e-5, sigma 1e-7 to 1e-2, for networks "
+        "with batch normalisation",
+        shared=("real_lr",),
+        presets={
+            "published": {
+                "threshold": 1e-5,
+                "last_threshold": 1e-8,
+                "last_gamma": 1e-5,
+                "sigma": 1e-7,
+            }
+        },
     ),
 }

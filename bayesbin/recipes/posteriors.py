@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from bayesbin.core.checks import shown
 from bayesbin.core.names import OPTIMIZERS, SHARING
+from bayesbin.core.numerics import sign_of
 from bayesbin.estimators import (
     Concrete,
     LocalReparameterization,
     PseudoReward,
+    StraightThrough,
     named_estimator,
 )
 from bayesbin.estimators.named import ESTIMATORS, estimator_settings
 from bayesbin.guides import (
     AutoNestedSignBernoulli,
     AutoSignBernoulli,
+    AutoSignDelta,
     natural_from_latent,
 )
 from bayesbin.guides.named import GUIDES
-from bayesbin.optim import DEFAULTS
+from bayesbin.nn import binary_sites
+from bayesbin.nn.binarizers import SignSTE
+from bayesbin.optim import DEFAULTS, BayesianLearningRule
 from bayesbin.optim.assembly import LEARNING_RATES, weight_groups, weight_optimizers
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.recipes.base import Ingredients, Method, Parts
@@ -39,9 +49,11 @@ def _bayesbin(given: Ingredients) -> Parts:
         if settings["sharing"] is not None:
             options["sharing"] = settings["sharing"]
         guide = GUIDES[settings["guide"]](given.model, **options)
-    elif not callable(guide):
+    elif not isinstance(guide, nn.Module):
         raise ValueError(
-            f"expected guide to be one of {', '.join(GUIDES.names())}, or a guide; got {guide!r}."
+            f"expected guide to be one of {', '.join(GUIDES.names())}, or a guide that is a torch module; "
+            f"got {shown(guide)}. The parameters of a function are known once it runs: train it with "
+            "bayesbin.fit(model, guide, data, epochs=...)."
         )
     estimator = objects.get("estimator")
     if estimator is None:
@@ -120,15 +132,92 @@ def _complete_estimator(settings: Settings) -> None:
 
 def _bayesbinn(given: Ingredients) -> Parts:
     settings = given.settings
+    if settings["settings"] == "published":
+        return _bayesbinn_in_float32(given)
     guide = AutoSignBernoulli(given.model, **given.guide_options())
-    estimator = Concrete(settings["temperature"], settings["num_samples"])
+    if settings["start"] == "signs":
+        _to_signs_(guide.natural_parameters(), settings["init_scale"])
     rules = weight_optimizers(
         weight_groups(guide),
         "bayesian-learning-rule",
         lr=settings["lr"],
         momentum=settings["momentum"],
+        relative=settings["steps"] == "relative",
     )
-    return Parts(guide, estimator, rules)
+    return Parts(guide, Concrete(settings["temperature"], settings["num_samples"]), rules)
+
+
+def _bayesbinn_in_float32(given: Ingredients) -> Parts:
+    """What the published code computes in float32 where lambda starts at +-10 and tau is small.
+
+    There tanh((lambda + delta) / tau) is sign(lambda) for every delta, and with an epsilon of 1e-10 in
+    numerator and denominator s is 1 / tau for every weight. In exact arithmetic s would be 0. A step is of
+    the order of 1 / tau, so that lambda does not come to lie between -9 and 9, where s is another one.
+    """
+    settings = given.settings
+    sites = binary_sites(given.model) if isinstance(given.model, nn.Module) else {}
+    told = [name for name, site in sites.items() if bool((site.prior != 0).any())]
+    if told or getattr(given.model, "hyperpriors", None):
+        raise ValueError(
+            "The published settings of bayesbinn have the uniform prior; the model has another, of "
+            f"{', '.join(told[:3]) or 'all weights'}. Leave settings='published' out."
+        )
+    guide = AutoSignDelta(given.model, binarizer=SignSTE(clip=None), **given.guide_options())
+    latents = list(guide.latents())
+    _to_signs_(latents, settings["init_scale"])
+    decay = StraightThroughWithDecay(latents, settings["temperature"], settings["kl_weight"])
+    rule = BayesianLearningRule(
+        latents, settings["lr"], settings["momentum"], bound=None, preconditioner=decay
+    )
+    # The rule has the decay of the KL in it, and the network is a single one: nothing else to weigh.
+    return Parts(guide, StraightThrough(noise=False), [rule], kl_weight=0.0)
+
+
+class StraightThroughWithDecay:
+    r"""The natural gradient of the published BayesBiNN in float32, from the gradient at the signs.
+
+    .. math:: \tilde g = g / \tau + \beta \lambda
+    """
+
+    def __init__(self, latents: Sequence[Tensor], temperature: float, kl_weight: float) -> None:
+        self.latents, self.temperature, self.kl_weight = latents, temperature, kl_weight
+
+    def __call__(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        return [
+            None if g is None else g / self.temperature + self.kl_weight * latent.detach()
+            for g, latent in zip(gradients, self.latents, strict=True)
+        ]
+
+
+@torch.no_grad()
+def _to_signs_(parameters: Iterable[Tensor], size: float) -> None:
+    """Let parameters start at plus or minus one size, with the signs that they have."""
+    for parameter in parameters:
+        parameter.copy_(size * sign_of(parameter))
+
+
+def _complete_bayesbinn(settings: Settings, given: frozenset[str]) -> Settings:
+    if settings["settings"] != "published":
+        return settings
+    fixed = {"steps": "natural", "start": "signs"}
+    for name, value in fixed.items():
+        if settings[name] != value:
+            raise ValueError(
+                f"The published settings of bayesbinn have {name}={value!r}; leave {name} out, or "
+                "settings='published'."
+            )
+    if settings["num_samples"] not in (None, 1):
+        raise ValueError(
+            "The published settings of bayesbinn draw nothing in float32, and have no num_samples; leave it "
+            "out, or settings='published'."
+        )
+    if settings["temperature"] > 1e-5 or settings["init_scale"] < 9:
+        raise ValueError(
+            "The published settings of bayesbinn draw no weight that differs from its sign, which holds for "
+            f"temperatures of at most 1e-5 and init_scale of at least 9; got {settings['temperature']:g} and "
+            f"{settings['init_scale']:g}. Leave settings='published' out for others."
+        )
+    return settings | {"num_samples": None}
 
 
 def _lr_net(given: Ingredients) -> Parts:
@@ -180,13 +269,30 @@ POSTERIORS: dict[str, Method] = {
             "lr": positive(DEFAULTS["lr"]),
             "momentum": _MOMENTUM,
             "temperature": positive(0.5),
-            "num_samples": count(1),
+            "num_samples": count(1, optional=True),
             "kl_weight": _KL_WEIGHT,
+            "init_scale": number(DEFAULTS["init_scale"], at_least=0),
+            "start": choice("normal", lambda: ("normal", "signs")),
+            "steps": choice("relative", lambda: ("relative", "natural")),
         },
         "Meng, Bachmann and Khan 2020, arXiv 2002.10778",
         "the algorithm as written, s without epsilons, with settings of ours at which draws differ: lambda "
-        "from near 0, temperature 0.5, relative steps, a small weight on the KL. The published image runs, "
-        "temperature 1e-10 from lambda = +-10, draw no weight that differs from its sign",
+        "from near 0, temperature 0.5, relative steps, a small weight on the KL. settings='published' has "
+        "those of the authors' image runs, which draw no weight that differs from its sign in float32: it "
+        "is trained as what that is, w = sign(lambda), s = 1 / temperature, no bound on lambda",
+        presets={
+            "published": {
+                "lr": 1e-4,
+                "momentum": 0.0,
+                "temperature": 1e-10,
+                "num_samples": None,
+                "kl_weight": 1.0,
+                "init_scale": 10.0,
+                "start": "signs",
+                "steps": "natural",
+            }
+        },
+        resolve=_complete_bayesbinn,
     ),
     "lr-net": Method(
         _lr_net,

@@ -115,9 +115,16 @@ def names(
     return Setting(None if default is None else list(default), check, optional)
 
 
-def numbers(default: Iterable[float], **bounds: float) -> Setting:
-    """Several real numbers."""
-    return Setting(list(default), lambda name, value: list(real_numbers(name, value, **bounds)))
+def numbers(default: Iterable[float], *, length: int | None = None, **bounds: float) -> Setting:
+    """Several real numbers; as many as ``length``, if it is given."""
+
+    def check(name: str, value: Any) -> list[float]:
+        found = list(real_numbers(name, value, **bounds))
+        if length is not None and len(found) != length:
+            raise ValueError(f"expected {name} to be {length} numbers; got {shown(value)}.")
+        return found
+
+    return Setting(list(default), check)
 
 
 def _text(name: str, value: Any) -> str:
