@@ -51,37 +51,47 @@ def _check(name: str, factory: Any) -> None:
                 f"The guide {name!r} cannot be built as factory(model, init_scale=0.1) for a model with one "
                 f"site of signs, 'weight': {type(error).__name__}: {error}"
             ) from error
-        if not isinstance(getattr(guide, "sites", None), Mapping) or "weight" not in guide.sites:
-            raise ValueError(
-                f"The guide {name!r} has to say what it is over: sites, a dictionary by the model's names "
-                "of its latent sites, in which the site 'weight' of a small model is missing."
-            )
-        if not callable(getattr(guide, "posterior", None)):
-            raise ValueError(
-                f"The guide {name!r} has to have a method posterior(), which gives its distribution by value."
-            )
-        posterior = guide.posterior()
-        if not isinstance(posterior, Mapping) or "weight" not in posterior:
-            raise ValueError(
-                f"expected posterior() of the guide {name!r} to be a mapping of site names to "
-                f"distributions, such as a BinaryPosterior; got {shown(posterior)}."
-            )
+        _check_posterior(name, guide)
+        _check_training(name, guide)
         with poutine.trace() as drawn:
             guide()
-        if "weight" not in drawn.trace.nodes or drawn.trace.nodes["weight"]["type"] != "sample":
-            raise ValueError(
-                f"The guide {name!r} draws no value for the site 'weight' when it is called; its sites are "
-                f"{', '.join(drawn.trace.stochastic_nodes) or 'none'}."
-            )
-        if not training_groups(guide):
-            raise ValueError(
-                f"The guide {name!r} has nothing to train: make it a torch module with parameters, or let "
-                "training_groups() yield them."
-            )
-        if not isinstance(guide, nn.Module):
-            raise ValueError(
-                f"expected the guide {name!r} to be a torch module; got {shown(guide)}."
-            )
+    if "weight" not in drawn.trace.stochastic_nodes:
+        raise ValueError(
+            f"The guide {name!r} draws no value for the site 'weight' when it is called; its sites are "
+            f"{', '.join(drawn.trace.stochastic_nodes) or 'none'}."
+        )
+
+
+def _check_posterior(name: str, guide: Any) -> None:
+    if not isinstance(guide, nn.Module):
+        raise ValueError(f"expected the guide {name!r} to be a torch module; got {shown(guide)}.")
+    if not isinstance(getattr(guide, "sites", None), Mapping) or "weight" not in guide.sites:
+        raise ValueError(
+            f"The guide {name!r} has to say what it is over: sites, a dictionary by the model's names "
+            "of its latent sites, in which the site 'weight' of a small model is missing."
+        )
+    if not callable(getattr(guide, "posterior", None)):
+        raise ValueError(
+            f"The guide {name!r} has to have a method posterior(), which gives its distribution by value."
+        )
+    posterior = guide.posterior()
+    if not isinstance(posterior, Mapping) or "weight" not in posterior:
+        raise ValueError(
+            f"expected posterior() of the guide {name!r} to be a mapping of site names to "
+            f"distributions, such as a BinaryPosterior; got {shown(posterior)}."
+        )
+
+
+def _check_training(name: str, guide: Any) -> None:
+    try:
+        groups = training_groups(guide)
+    except TypeError as error:
+        raise ValueError(f"The guide {name!r} cannot be trained: {error}") from error
+    if not groups:
+        raise ValueError(
+            f"The guide {name!r} has nothing to train: give it parameters, or let training_groups() yield "
+            "them."
+        )
 
 
 GUIDES: Registry[Callable[..., Any]] = Registry(

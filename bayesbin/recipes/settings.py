@@ -198,5 +198,12 @@ def _feed(sha: Any, value: Any) -> None:
 
 def require_json(settings: Mapping[str, Any]) -> None:
     """Refuse settings that would not come back from JSON as they are."""
-    if json.loads(json.dumps(settings, allow_nan=False)) != dict(settings):
-        raise ValueError(f"expected settings that JSON can keep; got {shown(dict(settings))}.")
+    try:
+        kept = json.loads(json.dumps(settings, allow_nan=False)) == dict(settings)
+    except (TypeError, ValueError):
+        kept = False
+    if not kept:
+        raise ValueError(
+            "expected settings that JSON can keep: numbers, strings, lists of these, None; got "
+            f"{shown(dict(settings))}."
+        )
