@@ -261,7 +261,7 @@ def test_each_setting_reaches_the_training(name):
         ("snapquant", {"sharing": ["filter", "filter"]}, "sharing to be some of .*at most once"),
         ("snapquant", {"sharing": ["filters"]}, "each of sharing .* Did you mean 'filter'"),
         ("bayesbin", {"lr": "0.1"}, "lr to be a number above 0; got '0.1'"),
-        ("bayesbin", {"lr": float("nan")}, "lr to be a number above 0; got nan"),
+        ("bayesbin", {"lr": float("nan")}, "lr to be a finite number above 0; got nan"),
         ("bayesbin", {"lr": True}, "lr to be a number above 0; got True"),
         ("bayesbin", {"guide": "nest"}, "guide to be one of mean-field, .*Did you mean 'nested'"),
         ("bayesbin", {"guide": lambda x: None}, "known once it runs: train it with bayesbin.fit"),
@@ -354,7 +354,7 @@ def test_settings_as_texts(name, texts, found):
         ("bayesbin", ["lr=fast"], "lr to be a number above 0; got 'fast'"),
         ("bayesbin", ["lr="], "lr to be a number above 0; got ''"),
         ("bayesbin", ["lr=0.1,0.2"], "lr to be a number above 0"),
-        ("bayesbin", ["lr=nan"], "lr to be a number above 0; got nan"),
+        ("bayesbin", ["lr=nan"], "lr to be a finite number above 0; got nan"),
         ("bayesbin", ["num_samples=2.5"], "num_samples to be a whole number"),
         ("bayesbin", ["learning_rate=1"], "has the settings guide, .*; got learning_rate"),
         ("bayesbin", ["init=net"], "has the settings guide, .*; got init"),
@@ -665,7 +665,7 @@ class Twin:
         """Of the loss in nats over the data set, at these weights; steps the biases."""
         weights = [w.detach().requires_grad_() for w in weights]
         h = torch.tanh(X @ weights[0].T / 2.0 + self.biases[0])
-        logits = h @ weights[1].T / 12**0.5 + self.biases[1]
+        logits = h @ weights[1].T / 4.0 + self.biases[1]
         self.adam.zero_grad()
         (N * nn.functional.cross_entropy(logits, Y)).backward()
         self.adam.step()

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from bayesbin import data
-from bayesbin.estimators import Estimator
-from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import fit
 from bayesbin.nn import Classifier, Regressor
-from bayesbin.optim import BayesianLearningRule
-from bayesbin.posterior import BinaryPosterior
+from bayesbin.recipes import Recipe, recipe
 
 # Test data come from the distribution of the training data, with a seed that no training run uses.
 TEST_SEED = 1_000_003
@@ -41,39 +36,20 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def train_full_batch(
+    name: str,
     model: Classifier | Regressor,
     dataset: data.Dataset,
-    estimator: Estimator,
     *,
     epochs: int,
     seed: int,
     progress: bool | None,
-    lr: float,
-    kl_weight: float,
-    init_scale: float,
-    bound: float | str | None = "auto",
-) -> BinaryPosterior:
-    """Full-batch training: natural gradients for the signs, Adam for everything real, cosine decay.
+    **settings: Any,
+) -> Recipe:
+    """Train a recipe with all data in one batch, and return it.
 
-    :param lr: of the rule, times the data-set size.
+    :param name: of the recipe. :param settings: those that are not its defaults.
     """
-    size = len(dataset)
-    guide = AutoSignBernoulli(model, init_scale=init_scale)
-    real = [*model.parameters(), *guide.real_parameters()]
-    optimizers = [
-        BayesianLearningRule(guide.natural_parameters(), lr=lr / size, momentum=0.9, bound=bound),
-        Adam(real, lr=1e-2),
-    ]
-    fit(
-        model,
-        guide,
-        data.Batches(dataset, batch_size=size, shuffle=False),
-        estimator=estimator,
-        epochs=epochs,
-        kl_weight=kl_weight,
-        optimizers=optimizers,
-        schedulers=[CosineAnnealingLR(optimizer, epochs) for optimizer in optimizers],
-        seed=seed,
-        progress=progress,
-    )
-    return guide.posterior()
+    method = recipe(name, model, epochs=epochs, **settings)
+    batches = data.Batches(dataset, batch_size=len(dataset), shuffle=False)
+    method.fit(batches, seed=seed, progress=progress)
+    return method

@@ -5,24 +5,19 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesbin import data
 from bayesbin.diagnostics import evaluate, scores
-from bayesbin.estimators import Estimator, LocalReparameterization, StraightThrough
 from bayesbin.experiments.demos.full_batch import NUM_TEST, TEST_SEED, seeded, train_full_batch
 from bayesbin.experiments.demos.result import DemoResult
 from bayesbin.nn import Classifier, mlp, to_binary_
-from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import draw_log_probs, predict
+from bayesbin.recipes import Recipe
 
 WIDTH = 128  # of both hidden layers
-# Chosen by the likelihood of validation data drawn with other seeds. The learning rate is that of the
-# rule, times the data-set size.
-SETTINGS = {"lr": 10.0, "kl_weight": 0.03, "init_scale": 1.0}
 
 
 def two_moons_demo(
@@ -53,21 +48,17 @@ def two_moons_demo(
     train = data.two_moons(200, noise=0.1, seed=seed)
     test = data.two_moons(NUM_TEST, noise=0.1, seed=TEST_SEED + seed)
 
-    def classifier(estimator: Estimator, **settings: Any) -> tuple[nn.Module, BinaryPosterior]:
+    def classifier(name: str) -> Recipe:
         with seeded(seed):
             net = to_binary_(mlp(2, [WIDTH, WIDTH], 2, normalize=False))
             model = Classifier(net, dataset_size=len(train))
-            posterior = train_full_batch(
-                model, train, estimator, epochs=epochs, seed=seed, progress=progress, **settings
-            )
-        return net, posterior
+            return train_full_batch(name, model, train, epochs=epochs, seed=seed, progress=progress)
 
-    # The latent weights of the straight-through estimator are clipped at 1, as its authors do.
-    point, latent = classifier(
-        StraightThrough(noise=False), lr=1.0, kl_weight=0.0, init_scale=0.1, bound=1.0
-    )
+    straight_through = classifier("binaryconnect")
+    point, latent = straight_through.model.net, straight_through.guide.posterior()
     trained_point = time.perf_counter()
-    net, posterior = classifier(LocalReparameterization(), **SETTINGS)
+    method = classifier("bayesbin")
+    net, posterior = method.model.net, method.guide.posterior()
     trained = time.perf_counter()
 
     (log_probs,) = draw_log_probs(point, latent, test.x, num_samples=0)
@@ -106,7 +97,13 @@ def two_moons_demo(
         units={"nll": "nats", "entropy": "nats", "mutual information": "nats"},
         weights=posterior.num_weights,
         bits_per_weight=posterior.summary().total().entropy_bits,
-        settings={"epochs": epochs, "seed": seed, "num_samples": num_samples, **SETTINGS},
+        settings={
+            "epochs": epochs,
+            "seed": seed,
+            "num_samples": num_samples,
+            "recipe": method.name,
+            "settings": method.settings,
+        },
         seconds={
             "straight-through": trained_point - begin,
             "posterior": trained - trained_point,

@@ -20,10 +20,10 @@ from bayesbin.infer.batches import arguments
 from bayesbin.infer.checks.gradient_statistics import GradientStatistics, Reference
 from bayesbin.infer.elbo import TraceBinary_ELBO
 from bayesbin.infer.noise import NoiseStream
+from bayesbin.optim import make_optimizers, training_groups
 
 REPORT_NOISE = 3  # stream number, apart from those of training
 _LARGEST_ENUMERATED, _LARGEST_FLIPPED = 12, 2000
-_TUNING_LR = 1e-2
 
 
 @dataclass(frozen=True)
@@ -261,10 +261,10 @@ def _warm_up(
     estimator: Estimator, objective: Objective, leaves: Mapping[str, Tensor], steps: int
 ) -> None:
     learned = [p for p in estimator.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(learned, lr=_TUNING_LR) if learned else None
+    optimizers = make_optimizers(training_groups(estimator))
     for _ in range(steps if learned or any(True for _ in estimator.buffers()) else 1):
         surrogate = estimator(objective, leaves)
-        if optimizer is not None:
+        for optimizer in optimizers:
             slopes = torch.autograd.grad(-surrogate, learned, materialize_grads=True)
             for parameter, slope in zip(learned, slopes, strict=True):
                 parameter.grad = slope
