@@ -220,7 +220,7 @@ def test_each_setting_reaches_the_training(name):
         "quantile": "empirical", "levels": [-1.0, 0.0, 1.0], "hold": [0.0, 0.3], "stochastic": False,
         "fan_in_scaling": False, "sharing": ["filter"], "num_samples": 2, "clip": 0.05, "tau": 0.6,
         "start": "signs", "steps": "natural", "guide": "nested", "estimator": "straight-through",
-        "optimizer": "adam", "gamma_every": 2, "last_tau": 0.6,
+        "optimizer": "adam", "schedule": "constant", "gamma_every": 2, "last_tau": 0.6,
     }  # fmt: skip
     needed = {"temperature": {"estimator": "concrete"}, "sharing": {"guide": "nested"}}
     start = {"bop": {"gamma": 0.1, "last_gamma": 0.05, "threshold": 1e-4}}.get(name, {})

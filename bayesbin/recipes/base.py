@@ -125,8 +125,8 @@ class Method:
     :param build: from :class:`Ingredients` to :class:`Parts`.
     :param settings: name -> :class:`Setting`, or a default of the type that the setting has.
     :param source: where it was published. :param note: what of it is not as published.
-    :param shared: those of the two settings of all methods that apply: "real_lr", Adam's for all that is
-        not a weight, and "init_scale", the guide's.
+    :param shared: those of the three settings of all methods that apply: "real_lr", Adam's for all that is
+        not a weight; "init_scale", the guide's; "schedule", of the learning rates.
     :param presets: name -> values of settings, for ``recipe(name, model, settings="published")``.
     :param objects: names of arguments that are no settings, beside ``init`` and ``args``.
     :param resolve: completes settings that depend on others, and refuses what does not fit: from (settings,
@@ -137,7 +137,7 @@ class Method:
     settings: Mapping[str, Any]
     source: str = ""
     note: str = ""
-    shared: tuple[str, ...] = ("real_lr", "init_scale")
+    shared: tuple[str, ...] = ("real_lr", "init_scale", "schedule")
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     objects: tuple[str, ...] = ()
     resolve: Callable[[dict[str, Any], frozenset[str]], dict[str, Any]] | None = None
@@ -206,7 +206,8 @@ def assemble(
         for group in training_groups(parts.guide, model, parts.estimator)
         if not any(id(p) in held for p in group.parameters)
     ]
-    optimizers = [*parts.optimizers, *make_optimizers(left, real_lr=settings.get("real_lr"))]
+    real_lr = settings.get("real_lr", DEFAULTS["real_lr"])
+    optimizers = [*parts.optimizers, *make_optimizers(left, real_lr=real_lr)]
     annealing = make_schedules(optimizers, epochs) if settings.get("schedule") != "constant" else []
     return Recipe(
         name=name,

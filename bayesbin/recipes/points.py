@@ -152,7 +152,7 @@ POINTS: dict[str, Method] = {
         {"lr": positive(1e-2), "stochastic": flag(True)},
         "Lin, Courbariaux, Memisevic and Bengio 2016, arXiv 1510.03009",
         f"{_ANNEALED}; three levels; predicts with the rounded latents",
-        shared=("real_lr",),  # latents start at one size, whatever init_scale
+        shared=("real_lr", "schedule"),  # latents start at one size, whatever init_scale
     ),
     "recu": Method(
         _recu,
@@ -178,7 +178,7 @@ POINTS: dict[str, Method] = {
         },
         "Yang et al. 2020, arXiv 2009.08695",
         f"{_ANNEALED}; the sharpness grows by one factor per epoch, to 100 whatever their number",
-        shared=("real_lr",),
+        shared=("real_lr", "schedule"),
     ),
     "bop": Method(
         _bop,
@@ -194,7 +194,7 @@ POINTS: dict[str, Method] = {
         "without normalisation train; gamma falls by 0.1 over the training. settings='published': threshold "
         "1e-8, the same for each layer, gamma times 0.1 every 100 epochs, for networks with batch "
         "normalisation",
-        shared=("real_lr",),
+        shared=("real_lr", "schedule"),
         presets={
             "published": {
                 "threshold": 1e-8,
@@ -219,7 +219,7 @@ POINTS: dict[str, Method] = {
         "thresholds above the noise of the ratio, so that networks without normalisation train. "
         "settings='published': threshold 1e-5 to 1e-8, gamma 1e-2 to 1e-5, sigma 1e-7 to 1e-2, for networks "
         "with batch normalisation",
-        shared=("real_lr",),
+        shared=("real_lr", "schedule"),
         presets={
             "published": {
                 "threshold": 1e-5,

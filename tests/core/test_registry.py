@@ -452,7 +452,7 @@ def test_a_registered_recipe_is_found_by_name():
     assert parts.optimizers[0].param_groups[0]["lr"] == 0.02 and parts.source == "here"
     assert parts.settings == recipes.settings_of("mine", rate=0.02)
     assert parts.settings == {"settings": "ours", "rate": 0.02, "kl_weight": 1.0, "tags": ["a"],
-                              "real_lr": 0.01, "init_scale": 0.1}  # fmt: skip
+                              "real_lr": 0.01, "init_scale": 0.1, "schedule": "cosine"}  # fmt: skip
     assert parts.fit(data, progress=False).history[0]["kl_weight"] == 1.0
     assert recipes.parse_settings("mine", ["settings=published", "tags=a,b"]) == {
         "settings": "published",
