@@ -22,7 +22,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 Member = tuple[nn.Module, str]
 
-_STATE = frozenset({"_parameters", "_buffers", "_modules"})
+_TORCHS = frozenset(vars(nn.Module()))  # parameters, buffers, hooks: none of them an attribute
 _CONTAINERS = (list, dict, deque)
 _NONE = object()
 
@@ -138,7 +138,7 @@ def _kept(net: nn.Module) -> Iterator[None]:
     before = []
     for module in net.modules():
         own = vars(module)
-        kept = [(name, value) for name, value in own.items() if name not in _STATE]
+        kept = [(name, value) for name, value in own.items() if name not in _TORCHS]
         contents = [
             (container, copy.copy(container))
             for _, value in kept
@@ -160,7 +160,7 @@ def _put_back(module: nn.Module, before: dict[str, Any]) -> None:
     own = vars(module)
     for name, value in list(own.items()):
         old = before.get(name, _NONE)
-        if value is old or name in _STATE or not (_holds_tensor(value) or _holds_tensor(old)):
+        if value is old or name in _TORCHS or not (_holds_tensor(value) or _holds_tensor(old)):
             continue
         if old is _NONE:
             del own[name]
