@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bayesbin import BinaryPosterior, plots
 from bayesbin.data import regression_1d, two_moons
@@ -269,3 +271,25 @@ def test_a_continual_run_has_the_panels_it_has_data_for(posterior):
     result = tasks_learned(layers=posterior)
     titles = [axes.get_title("left") for axes in panels(plots.plot_continual(result, UNCERTAINTY))]
     assert [title[:3] for title in titles] == ["(a)", "(b)", "(c)", "(d)"][: 4 if posterior else 2]
+
+
+def test_colour_bars_and_titles_stay_in_their_places():
+    """Nothing of one panel of two moons runs into another panel."""
+    probs = torch.linspace(0.01, 0.99, len(AREA.points), dtype=torch.float64)
+    figure = plots.plot_two_moons(probs, probs, prediction(probs), AREA, TRAIN.x, TRAIN.y)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    boxes: list[Any] = [axes.get_tightbbox(renderer) for axes in panels(figure)]
+    titles = [axes.title.get_window_extent(renderer) for axes in panels(figure)]
+    for row in (boxes, titles):
+        for left, right in pairwise(sorted(row, key=lambda box: box.x0)):
+            assert left.x1 < right.x0
+
+
+def test_variances_of_rounding_do_not_stretch_the_axis():
+    panel = {"disarm": [(2.0, 40.0), (4.0, 20.0)], "exact": [(8.0, 1e-13)], "sure": [(8.0, 1e-6)]}
+    figure = plots.plot_estimators({"lambda 0": panel})
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["disarm", "sure"]
+    assert axes.get_ylim()[0] > 1e-8

@@ -4,7 +4,8 @@ Figures are matplotlib's own objects, made without ``pyplot``: no window opens, 
 list grows. Colours stay apart for colour-blind readers and in print.
 """
 
-from matplotlib.figure import Figure
+# Not public, and used by those who draw on axes of their own: Figure, Grid, figure_of.
+from matplotlib.figure import Figure as Figure
 
 from bayesbin.plots.calibration import plot_reliability, plot_risk_coverage
 from bayesbin.plots.continual import (
@@ -15,12 +16,13 @@ from bayesbin.plots.continual import (
     plot_uncertainty,
 )
 from bayesbin.plots.estimators import plot_estimators
-from bayesbin.plots.figures import figure_of, save_figure
+from bayesbin.plots.figures import figure_of as figure_of
+from bayesbin.plots.figures import save_figure
 from bayesbin.plots.learning_curves import plot_learning_curves
 from bayesbin.plots.limits import plot_small_temperature
 from bayesbin.plots.loss_terms import plot_loss_terms
+from bayesbin.plots.predictions import Grid as Grid
 from bayesbin.plots.predictions import (
-    Grid,
     grid,
     plot_boundary,
     plot_classes,
@@ -33,9 +35,6 @@ from bayesbin.plots.uncertainty import plot_in_vs_out, plot_uncertainty_panel
 from bayesbin.plots.weights import plot_filters, plot_level_probabilities, plot_sign_probabilities
 
 __all__ = [
-    "Figure",
-    "Grid",
-    "figure_of",
     "grid",
     "plot_accuracy_matrix",
     "plot_boundary",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from bayesbin.plots.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, STYL
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, BLACK)
 _MARKERS = "osD^vPX"
+# Of the largest variance: below it is nothing but the rounding of an exact gradient.
+_ROUNDING = 1e-10
 
 
 def plot_estimators(
@@ -23,8 +26,9 @@ def plot_estimators(
 ) -> Figure:
     """Total variance against computation, log-log, a panel per setting and a line per estimator.
 
-    Further left and further down is better; along a line, more draws trade one for the other. Points
-    without variance have no place on a logarithmic axis and are left out.
+    Further left and further down is better; along a line, more draws trade one for the other. Exact
+    gradients, whose variance is 0 or that of rounding, have no place on a logarithmic axis and are left
+    out.
 
     :param panels: title -> estimator -> points (computation, total variance).
     :param biased: estimators whose markers stay hollow and whose lines are dashed.
@@ -37,13 +41,15 @@ def plot_estimators(
     """
     if not panels:
         raise ValueError("expected at least one panel of estimators, got none; measure some first.")
+    values = [y for panel in panels.values() for points in panel.values() for _, y in points]
+    least = _ROUNDING * max((y for y in values if math.isfinite(y)), default=0.0)
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.9 * len(panels) + 1.9, 3.6), layout="constrained")
         grid: Any = figure.subplots(1, len(panels), squeeze=False, sharey=True)
         for axes, (title, panel) in zip(grid[0], panels.items(), strict=True):
             for name, points in panel.items():
-                points = sorted((x, y) for x, y in points if x > 0 and y > 0)
+                points = sorted((x, y) for x, y in points if x > 0 and y > least)
                 if not points:
                     continue
                 place = names.index(name)

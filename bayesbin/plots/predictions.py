@@ -117,7 +117,7 @@ def plot_two_moons(
     :param mode: the same at the posterior's mode.
     :param mean: the prediction averaged over draws, of R * C points and two classes.
     :param area: of :func:`grid`. :param x: training points (N, 2). :param y: their classes (N,).
-    :param figure: to draw in, empty; None: a new one, 11 inches wide.
+    :param figure: to draw in, empty; None: a new one, 12.6 inches wide.
     :raises ValueError: for a prediction that is not one for two classes at these points.
     """
     expected = (len(area.points), 2)
@@ -128,7 +128,9 @@ def plot_two_moons(
         came = f"{tuple(mean.log_probs.shape)}, {len(straight_through)} and {len(mode)} points"
         raise ValueError(f"expected predictions {expected} on the grid, got {came}; predict there.")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11.0, 2.55), layout="constrained") if figure is None else figure
+        if figure is None:
+            figure = Figure(figsize=(12.6, 2.6), layout="constrained")
+            figure.get_layout_engine().set(wspace=0.06)  # pyright: ignore[reportOptionalMemberAccess]
         panels: list[Axes] = list(figure.subplots(1, 5, sharex=True, sharey=True))
         average = mean.probs[:, 1]
         probabilities = [

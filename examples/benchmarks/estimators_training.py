@@ -206,33 +206,65 @@ def spread(values: list[float], digits: int) -> str:
     return f"{mean} +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
+# Okabe and Ito's colours, which colour-blind readers can tell apart, each with two lines and markers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = {
+    name: {
+        "color": COLOURS[i % len(COLOURS)],
+        "linestyle": ("-", "--")[i // len(COLOURS)],
+        "marker": ("o", "s")[i // len(COLOURS)],
+    }
+    for i, name in enumerate(ESTIMATORS)
+}
+
+
 def plot(folder: Path, out: str) -> None:
     """Negative ELBO against epochs and against seconds, a row per data set; bands are seeds' ranges."""
     present = [d for d in TASKS if grouped(folder, d)]
-    figure = Figure(figsize=(10, 3.6 * len(present)), layout="constrained")
-    axes: Any = figure.subplots(len(present), 2, squeeze=False)
-    styles = {name: (f"C{i % 5}", ("-", "--", ":")[i // 5]) for i, name in enumerate(ESTIMATORS)}
+    figure = Figure(figsize=(11, 3.8 * len(present)), layout="constrained")
+    axes: Any = figure.subplots(len(present), 2, squeeze=False, sharey="row")
     for row, dataset in zip(axes, present, strict=True):
+        ends = {}
         for name, runs in grouped(folder, dataset):
             curves = [r["curve"] for r in runs if r["curve"]]
             if not curves:
                 continue
-            color, style = styles[name]
             for axis, unit in zip(row, ("epoch", "seconds"), strict=True):
                 across = [
                     statistics.mean(p[unit] for p in points) for points in zip(*curves, strict=True)
                 ]
                 losses = [[p["loss"] for p in points] for points in zip(*curves, strict=True)]
                 middle = [statistics.mean(x) for x in losses]
-                axis.plot(across, middle, color=color, linestyle=style, label=name)
+                axis.plot(across, middle, markersize=3, linewidth=1.2, **STYLES[name])
                 axis.fill_between(across, [min(x) for x in losses], [max(x) for x in losses],
-                                  color=color, alpha=0.15, linewidth=0)  # fmt: skip
+                                  color=STYLES[name]["color"], alpha=0.12, linewidth=0)  # fmt: skip
+                ends[name] = across[-1], middle[-1]
         for axis, unit in zip(row, ("epochs", "seconds of training"), strict=True):
-            axis.set(xlabel=unit, ylabel="negative ELBO, nats per datum", title=dataset)
+            axis.set(xlabel=unit, title=dataset)
+        row[0].set_ylabel("negative ELBO, nats per datum")
         row[1].set_xscale("log")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
+        label_ends(row[1], ends)
     figure.savefig(out, dpi=150)
+
+
+def label_ends(axis: Any, ends: dict[str, tuple[float, float]]) -> None:
+    """Name each curve beside its end, in the order of the ends, with a line from the end to its name."""
+    low, high = axis.get_ylim()
+    names = sorted(ends, key=lambda name: ends[name][1])
+    gap, below = 1.0 / len(names), -1.0
+    heights = []
+    for name in names:  # from below, each name at its curve's height or above the name before
+        below = max((ends[name][1] - low) / (high - low), below + 0.9 * gap)
+        heights.append(below)
+    above = 1.0 + 0.9 * gap
+    for i in reversed(range(len(names))):  # and down again where they left the axes
+        above = heights[i] = min(heights[i], above - 0.9 * gap)
+    for name, height in zip(names, heights, strict=True):
+        color = STYLES[name]["color"]
+        axis.annotate(
+            name, ends[name], (1.06, height), textcoords="axes fraction", fontsize=8, color=color,
+            va="center", arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "alpha": 0.6},
+        )  # fmt: skip
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; padding-top: .6rem; border-top: 
 p { max-width: 46rem; margin: .5rem 0 }
 a { color: var(--link) }
 nav ol { padding-left: 1.4rem; columns: 15rem }
-.scroll { overflow-x: auto; margin: 1rem 0 }
+.scroll { overflow-x: auto; max-width: 100%; margin: 1rem 0 }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; color: var(--quiet); padding-bottom: .4rem;
   max-width: min(46rem, calc(100vw - 2.2rem)) }
@@ -110,6 +110,9 @@ figure img { display: block; width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 4px }
 figcaption { color: var(--quiet); font-size: .9rem; padding-top: .4rem }
 footer { color: var(--quiet); font-size: .85rem; margin-top: 3rem }
+@media (max-width: 32rem) { body { padding: .8rem .7rem 2rem } table { font-size: .78rem }
+  th, td { padding: .25rem .45rem .25rem .2rem } th:first-child { min-width: 4.5rem }
+  small { white-space: normal } }
 @media print { nav { display: none } h2, figure, table { break-inside: avoid } }
 """
 
