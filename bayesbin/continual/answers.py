@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bayesbin.core.checks import is_number
 from bayesbin.diagnostics import draw_gaussians, regression_scores, scores
 from bayesbin.nn import Classifier, Regressor, Statistics
 from bayesbin.predict import Prediction, RegressionPrediction, predict, predict_regression
@@ -73,4 +74,4 @@ def gaussian_scores(
 
 def _noise_of(model: Regressor) -> float | str:
     """Return the noise standard deviation, or the name of the site that it is drawn at."""
-    return float(model.noise) if isinstance(model.noise, (int, float)) else "noise"
+    return float(model.noise) if is_number(model.noise) else "noise"

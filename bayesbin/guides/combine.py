@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from bayesbin.core.checks import whole_number
 from bayesbin.core.nesting import scope_effects
 
 Read = Callable[[str, str], Tensor]
@@ -107,9 +108,8 @@ class PolicyNetwork(Combine):
 
     def __init__(self, embedding_dim: int = 8, hidden: int = 32) -> None:
         super().__init__()
-        for what, size in (("embedding_dim", embedding_dim), ("hidden", hidden)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{what} is a whole number of at least 1; got {size!r}.")
+        embedding_dim = whole_number("embedding_dim", embedding_dim, at_least=1)
+        hidden = whole_number("hidden", hidden, at_least=1)
         self.embedding_dim = embedding_dim
         self.state = nn.Parameter(torch.zeros(hidden))
         # Of a sum of about four embeddings of unit variance, units of about unit variance.

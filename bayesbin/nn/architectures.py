@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from bayesbin.core.checks import is_number, whole_number, whole_numbers
 from bayesbin.nn.activations import Sign
 from bayesbin.nn.layers import Scale
 
@@ -42,8 +43,9 @@ def mlp(
         >>> list(binary_sites(to_binary_(mlp(4, [8], 3))))
         ['0.weight', '3.weight']
     """
-    sizes = [num_inputs, *hidden, num_outputs]
-    check_arguments([("Layer sizes", sizes)], activation, dropout)
+    widths = [hidden] if is_number(hidden) else hidden
+    sizes = list(whole_numbers("the layer sizes", [num_inputs, *widths, num_outputs]))
+    check_arguments([], activation, dropout)
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes[:-1]):
         layers.append(nn.Linear(fan_in, fan_out, bias=not normalize))
@@ -52,7 +54,7 @@ def mlp(
         layers.append(ACTIVATIONS[activation]())
         if dropout:
             layers.append(nn.Dropout(dropout))
-    layers.append(nn.Linear(sizes[-2], num_outputs))
+    layers.append(nn.Linear(sizes[-2], sizes[-1]))
     if output_scale:
         layers.append(Scale())
     return nn.Sequential(*layers)
@@ -93,11 +95,11 @@ def conv_net(
     """
     if len(image) != 3:
         raise ValueError(f"image is (channels, height, width); got {tuple(image)}.")
-    sizes = [("Image sizes", image), ("Channels", channels), ("Kernel sizes", [kernel_size])]
-    check_arguments(sizes, activation, dropout)
-    if not isinstance(padding, int) or padding < 0:
-        raise ValueError(f"padding is a whole number of at least 0; got {padding!r}.")
-    fan_in, *extent = image
+    kernel_size = whole_number("kernel_size", kernel_size, at_least=1)
+    padding = whole_number("padding", padding)
+    channels = [whole_number("each of the channels", size, at_least=1) for size in channels]
+    check_arguments([], activation, dropout)
+    fan_in, *extent = whole_numbers("the image sizes", image)
     layers: list[nn.Module] = []
     for fan_out in channels:
         convolution = nn.Conv2d(fan_in, fan_out, kernel_size, padding=padding, bias=False)
@@ -123,10 +125,7 @@ def check_arguments(
 ) -> None:
     """Sizes, an activation and a dropout that a network can have, or an error."""
     for what, numbers in sizes:
-        if any(not isinstance(number, int) or number < 1 for number in numbers):
-            raise ValueError(
-                f"{what} are whole numbers of at least 1; got {', '.join(map(str, numbers))}."
-            )
+        whole_numbers(f"the {what.lower()}", numbers)
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
     if not 0 <= dropout < 1:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from bayesbin.core.checks import whole_number
 
 __all__ = ["PiecewiseLinearEncoder"]
 
@@ -51,10 +52,7 @@ class PiecewiseLinearEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def fit(self, X: Any, y: Any = None) -> PiecewiseLinearEncoder:
         """Find the edges from inputs (n, features)."""
-        if not isinstance(self.num_bins, Integral) or self.num_bins < 1:
-            raise ValueError(
-                f"num_bins is a whole number of bins of a feature, at least 1; got {self.num_bins!r}."
-            )
+        whole_number("num_bins", self.num_bins, at_least=1)
         X = validate_data(self, X, dtype=np.float64)
         self.edges_ = [self._edges(column) for column in X.T]
         return self

@@ -522,7 +522,7 @@ def test_more_draws_average_and_do_not_repeat(name):
 def test_the_number_of_draws_is_a_whole_number(name, count):
     argument, least = COUNTS[name]
     with pytest.raises(
-        ValueError, match=f"{argument} is a whole number of at least {least}; got {count!r}"
+        ValueError, match=f"{argument} to be a whole number of at least {least}; got {count!r}"
     ):
         EXPORTED[name](**{argument: count})
 

@@ -184,9 +184,9 @@ def test_copies_and_state_are_whole():
 
 
 def test_sizes_are_positive():
-    with pytest.raises(ValueError, match="embedding_dim is a whole number of at least 1; got 0"):
+    with pytest.raises(ValueError, match="embedding_dim to be a whole number of at least 1; got 0"):
         PolicyNetwork(0)
-    with pytest.raises(ValueError, match="hidden is a whole number"):
+    with pytest.raises(ValueError, match="hidden to be a whole number"):
         PolicyNetwork(3, 2.5)  # pyright: ignore[reportArgumentType]
     assert isinstance(Combine.of(total), Combine) and Combine.of(None) is None
 

@@ -463,7 +463,7 @@ def other_shape(x, y):
         ({"posterior": {"w": torch.zeros(4)}}, "Expected a BinaryPosterior.*got dict"),
         ({"posterior": []}, "got list"),
         ({"posterior": [exact_posterior(), BinaryPosterior({"w": torch.zeros(3)})]}, "posterior 1 has"),
-        ({"num_samples": 0}, "num_samples is a whole number of at least 1; got 0"),
+        ({"num_samples": 0}, "num_samples to be a whole number of at least 1; got 0"),
         ({"signs": ["v"]}, "signs are names of w; got v"),
         ({"model": None}, "Expected the model that data"),
         ({"model": [model, model]}, "one model for each of the 1 chains; got 2"),

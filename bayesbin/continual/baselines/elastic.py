@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from bayesbin.continual.baselines.points import PointLearner, split_settings
 from bayesbin.continual.tasks import Task
 from bayesbin.core import networks
-from bayesbin.core.checks import real_number, whole_number
+from bayesbin.core.checks import is_number, real_number, whole_number
 from bayesbin.data import Dataset
 from bayesbin.estimators import StraightThrough
 from bayesbin.guides.base import Read, SignGuide
@@ -257,7 +257,7 @@ class OnlineEWC(PointLearner):
 
     def _noise(self) -> float:
         noise = getattr(self.model, "noise", 1.0)
-        if isinstance(noise, (int, float)):
+        if is_number(noise):
             return float(noise)
         return float(self.guide.real_posterior()["noise"].at(0.0))
 
