@@ -21,9 +21,17 @@ from bayesbin.estimators import RELAX
 from bayesbin.predict import predict, predict_regression
 from bayesbin.sklearn import BinaryNetworkClassifier, BinaryNetworkRegressor
 
+QUICK = {"epochs": 30, "num_samples": 8}
 
-@parametrize_with_checks([BinaryNetworkClassifier(), BinaryNetworkRegressor()])
+
+@parametrize_with_checks([BinaryNetworkClassifier(**QUICK), BinaryNetworkRegressor(**QUICK)])
 def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([BinaryNetworkClassifier(), BinaryNetworkRegressor()])
+def test_scikit_learns_checks_with_the_default_settings(estimator, check):
     check(estimator)
 
 
@@ -109,7 +117,7 @@ def test_bins_learn_a_wave_that_signs_of_one_feature_do_not():
     grid = np.linspace(-2.9, 2.9, 200)[:, None]
     error = {}
     for bins in (0, 16):
-        fitted = BinaryNetworkRegressor(num_bins=bins, epochs=300, random_state=0).fit(x, y)
+        fitted = BinaryNetworkRegressor(num_bins=bins, epochs=150, random_state=0).fit(x, y)
         mean, std = fitted.predict(grid, return_std=True)
         error[bins] = np.sqrt(np.mean((mean - np.sin(2.0 * grid[:, 0])) ** 2))
     assert error[16] < 0.2 < 0.4 < error[0]
