@@ -1,7 +1,7 @@
 """Published methods in plain torch, as their papers write them: what the recipes are compared with.
 
 A twin has the network 784-...-10 of the recipes, the same settings, and nothing of this package. What feeds
-a layer is divided by the root of its fan-in, as there.
+a layer is multiplied by the power of two nearest to one over the root of its fan-in, as there.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class TwinNetwork(nn.Module):
 
     def forward(self, x: Tensor, linears: list[Any]) -> Tensor:
         for k, (linear, fan_in) in enumerate(zip(linears, self.fan_ins, strict=True)):
-            x = linear(x / fan_in**0.5)
+            x = linear(x * 2.0 ** -math.ceil((math.log2(fan_in) - 1.0) / 2.0))
             x = self.between[k](x).relu() if k < len(self.between) else self.last(x)
         return x * self.log_scale.exp()
 
