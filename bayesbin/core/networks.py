@@ -207,11 +207,12 @@ def _holds_tensor(value: Any) -> bool:
 
 def _settle_buffers(module: nn.Module, before: dict[str, Any]) -> None:
     """Buffers that were assigned anew stay, as state does, but hold no graph and no tensor of ``vmap``'s."""
+    functorch: Any = torch._C
     for name, value in list(module._buffers.items()):
         old = before.get(name, _NONE)
         if value is old or not isinstance(value, Tensor):
             continue
-        if torch._C._functorch.is_functorch_wrapped_tensor(value):
+        if functorch._functorch.is_functorch_wrapped_tensor(value):
             if old is _NONE:
                 del module._buffers[name]
             else:

@@ -256,11 +256,20 @@ def _fast_forward(base: Any) -> Any:
 
 
 class _RecurrentWeights:
-    """Mixin of converted RNNs: their list of weights is made when it is read, and nothing is kept."""
+    """Mixin of converted RNNs: their list of weights is made for each call, and nothing of it is kept."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.__dict__["_weights_in_use"] = self._flat_weights  # torch reads the list several times
+        try:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            del self.__dict__["_weights_in_use"]
 
     @property
     def _flat_weights(self) -> list[Any]:
         own: Any = self
+        if (found := own.__dict__.get("_weights_in_use")) is not None:
+            return found
         return [getattr(own, name, None) for name in own._flat_weights_names]
 
     @_flat_weights.setter

@@ -13,8 +13,16 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin.nn.activations import Sign
-from bayesbin.nn.effective import scale_of
+from bayesbin.nn.effective import convolution_forward, linear_forward, scale_of
 from bayesbin.nn.layers import Scale
+
+_LINEAR = (
+    linear_forward,
+    convolution_forward,
+    nn.Linear.forward,
+    nn.Conv1d.forward,
+    nn.Conv2d.forward,
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,11 @@ def _weighted(
     posterior: Mapping[str, Any],
     given: Moments,
 ) -> Moments:
+    if type(layer).forward not in _LINEAR:
+        raise ValueError(
+            f"propagate_moments has no rule for {type(layer).__name__}, whose forward is its own; use "
+            "bayesbin.predict.predict, which draws."
+        )
     leaves = getattr(type(layer), "binary_leaves", ())
     if leaves and leaves != ("weight",):
         raise ValueError(

@@ -143,11 +143,12 @@ def _asked_for(net: nn.Module, where: Any, every: list[Candidate], caller: str) 
         inside = [c for m in net.modules() if isinstance(m, where) for c in _inside(m, every)]
         return {id(c) for c in inside if not c.wish}
     if callable(where):
-        _refuse_twice(net, where, caller)
+        accepts: Any = where
+        _refuse_twice(net, accepts, caller)
         return {
             id(c)
             for c in every
-            if c.parameter.requires_grad and any(where(n, o) for n, o in _by_name(net, c))
+            if c.parameter.requires_grad and any(accepts(n, o) for n, o in _by_name(net, c))
         }
     raise ValueError(
         "expected each part of where= to be a predicate (name, owner) -> bool, a module class or a name; got "
