@@ -13,12 +13,10 @@ import argparse
 
 import torch
 
+import bayesbin as bb
 from bayesbin import nn
 from bayesbin.data import Batches, load
 from bayesbin.diagnostics import evaluate
-from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import fit
-from bayesbin.optim import BayesianLearningRule
 
 
 def main() -> None:
@@ -47,26 +45,18 @@ def main() -> None:
     # Normalised hidden layers and a learned output scale; all weights binary, and nothing else.
     net = nn.to_binary_(nn.mlp(train.x.shape[1], [width, width], 10))
     model = nn.Classifier(net, dataset_size=len(train))
-    guide = AutoSignBernoulli(model)
 
-    # Natural gradients of layers differ by orders of magnitude; normalised, lr is the typical change of
-    # a natural parameter in one step.
-    rule = BayesianLearningRule(guide.natural_parameters(), lr=0.05, momentum=0.9, normalize=True)
-    adam = torch.optim.Adam(model.parameters(), lr=1e-2)
-    fit(
-        model,
-        guide,
+    # Natural gradients of layers differ by orders of magnitude; the recipe normalises them, so that its lr
+    # is the typical change of a natural parameter in one step.
+    recipe = bb.recipe("bayesbin", model, epochs=epochs)
+    recipe.fit(
         Batches(train, batch_size=100),
-        epochs=epochs,
-        kl_weight=0.03,
-        optimizers=[rule, adam],
-        schedulers=[torch.optim.lr_scheduler.CosineAnnealingLR(o, epochs) for o in (rule, adam)],
         validation=Batches(validation, batch_size=1000, shuffle=False),
         validate_every=5,
         seed=arguments.seed,
         progress=not arguments.smoke,
     )
-    posterior = guide.posterior()
+    posterior = recipe.guide.posterior()
     print(posterior.summary())
 
     # Each draw is a network of its own and needs normalisation statistics of its own.

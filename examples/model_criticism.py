@@ -88,7 +88,7 @@ def main() -> None:
         rule = BayesianLearningRule(guide.natural_parameters(), lr=0.1)
         fit(
             model, guide, [(x, y)], dataset_size=NUM_DATA, estimator=Enumerate(), epochs=steps,
-            optimizers=rule, seed=arguments.seed, progress=False,
+            kl_weight=1.0, optimizers=rule, seed=arguments.seed, progress=False,
         )  # fmt: skip
         data = bb.to_inference_data(guide.posterior(), model, (x, y), num_samples=draws)
         # Uncorrected, as ArviZ's own: the guide is taken for the posterior.

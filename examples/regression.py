@@ -12,12 +12,10 @@ import argparse
 
 import torch
 
+import bayesbin as bb
 from bayesbin import nn, plots
 from bayesbin.data import Batches, regression_1d
 from bayesbin.experiments.demos import LocalBumps
-from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import fit
-from bayesbin.optim import BayesianLearningRule
 from bayesbin.predict import predict_regression
 
 
@@ -41,23 +39,12 @@ def main() -> None:
 
     # The noise has a LogNormal prior, and so becomes a latent site "noise" beside the weights.
     model = nn.Regressor(net, dataset_size=len(train))
-    guide = AutoSignBernoulli(model, init_scale=0.2)
 
-    # The guide's real parameters are those of the noise, the model's the biases and the output scale.
-    rule = BayesianLearningRule(guide.natural_parameters(), lr=5.0 / len(train), momentum=0.9)
-    adam = torch.optim.Adam([*model.parameters(), *guide.real_parameters()], lr=1e-2)
-    fit(
-        model,
-        guide,
-        Batches(train, batch_size=len(train)),
-        epochs=epochs,
-        kl_weight=0.005,
-        optimizers=[rule, adam],
-        schedulers=[torch.optim.lr_scheduler.CosineAnnealingLR(o, epochs) for o in (rule, adam)],
-        seed=arguments.seed,
-        progress=not arguments.smoke,
-    )
-    posterior = guide.posterior()
+    # The recipe gives the weights and the noise a posterior, and trains biases and output scale with them.
+    recipe = bb.recipe("bayesbin", model, epochs=epochs)
+    batches = Batches(train, batch_size=len(train))
+    recipe.fit(batches, seed=arguments.seed, progress=not arguments.smoke)
+    posterior = recipe.guide.posterior()
 
     # Two uncertainties: what the draws disagree about (epistemic), and the noise (aleatoric).
     places = {

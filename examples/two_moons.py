@@ -12,13 +12,10 @@ import argparse
 
 import torch
 
+import bayesbin as bb
 from bayesbin import nn, plots
 from bayesbin.data import Batches, two_moons
 from bayesbin.diagnostics import evaluate
-from bayesbin.estimators import LocalReparameterization
-from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import fit
-from bayesbin.optim import BayesianLearningRule
 from bayesbin.predict import predict
 
 
@@ -39,29 +36,17 @@ def main() -> None:
     train, test = two_moons(200, seed=arguments.seed), two_moons(2000, seed=arguments.seed + 1000)
     net = nn.to_binary_(nn.mlp(2, [128, 128], 2, normalize=False))
 
-    # A Pyro model with one sample site per weight matrix, and a Bernoulli posterior for each sign.
+    # A Pyro model with one sample site per weight matrix.
     model = nn.Classifier(net, dataset_size=len(train))
-    guide = AutoSignBernoulli(model, init_scale=1.0)
 
-    # Natural gradients for the signs, Adam for biases and output scale. The loss is in nats over the
-    # whole data set, hence the division.
-    rule = BayesianLearningRule(guide.natural_parameters(), lr=10.0 / len(train), momentum=0.9)
-    adam = torch.optim.Adam(model.parameters(), lr=1e-2)
-    fit(
-        model,
-        guide,
-        Batches(train, batch_size=len(train)),
-        estimator=LocalReparameterization(),
-        epochs=epochs,
-        kl_weight=0.03,
-        optimizers=[rule, adam],
-        schedulers=[torch.optim.lr_scheduler.CosineAnnealingLR(o, epochs) for o in (rule, adam)],
-        seed=arguments.seed,
-        progress=not arguments.smoke,
-    )
+    # The recipe adds a Bernoulli posterior for each sign, natural gradients for it, and Adam for biases
+    # and output scale; any of its settings can be given here, lr=0.05 say.
+    recipe = bb.recipe("bayesbin", model, epochs=epochs)
+    batches = Batches(train, batch_size=len(train))
+    recipe.fit(batches, seed=arguments.seed, progress=not arguments.smoke)
 
     # What a guide has learned is a posterior: a value, which knows nothing of the training.
-    posterior = guide.posterior()
+    posterior = recipe.guide.posterior()
     print(posterior.summary())
     scores = evaluate(net, posterior, test.x, test.y, num_samples=10)
     for name in ("mode", "mean"):

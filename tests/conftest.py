@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 
 # Both are read by libraries when they are imported, which any of the imports below may do, and by the
@@ -42,6 +43,20 @@ def fresh_pyro() -> Iterator[None]:
     with pyro.validation_enabled(True):
         yield
     pyro.clear_param_store()
+
+
+@pytest.fixture(autouse=True)
+def registered_names_end_with_the_test() -> Iterator[None]:
+    """What a test, a docstring or a page registers is not there for the next one."""
+    yield
+    rooms = {"estimators": "ESTIMATORS", "guides": "GUIDES", "recipes": "METHODS"}
+    for room, name in rooms.items():
+        module = sys.modules.get(
+            f"bayesbin.{room}" if room == "recipes" else f"bayesbin.{room}.named"
+        )
+        if (registry := getattr(module, name, None)) is not None:
+            for registered in registry.registered:
+                registry.unregister(registered)
 
 
 def pytest_report_header() -> str:

@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bayesbin.estimators import RELAX
 from bayesbin.predict import predict, predict_regression
+from bayesbin.recipes import settings_of
 from bayesbin.sklearn import BinaryNetworkClassifier, BinaryNetworkRegressor
 
 QUICK = {"epochs": 30, "num_samples": 8}
@@ -65,7 +66,9 @@ def test_digits():
 def test_diabetes(num_bins, least):  # few data, nearly linear and noisy: bins cost a little
     x, y = load_diabetes(return_X_y=True)
     train, test, y_train, y_test = train_test_split(x, y, random_state=0)
-    regressor = BinaryNetworkRegressor(num_bins=num_bins, random_state=0).fit(train, y_train)
+    # Of 331 noisy rows the default KL weight of 0.03 makes too much: the variance below is 2 with bins.
+    regressor = BinaryNetworkRegressor(num_bins=num_bins, kl_weight=0.1, random_state=0)
+    regressor.fit(train, y_train)
     mean, std = regressor.predict(test, return_std=True)
     # A standardised residual of a calibrated prediction has variance 1, whose estimate from 111 of
     # them has a standard error of 0.13.
@@ -120,7 +123,7 @@ def test_bins_learn_a_wave_that_signs_of_one_feature_do_not():
         fitted = BinaryNetworkRegressor(num_bins=bins, epochs=150, random_state=0).fit(x, y)
         mean, std = fitted.predict(grid, return_std=True)
         error[bins] = np.sqrt(np.mean((mean - np.sin(2.0 * grid[:, 0])) ** 2))
-    assert error[16] < 0.2 < 0.4 < error[0]
+    assert error[16] < 0.1 < 0.2 < error[0]
     # and it knows where the data end
     assert (fitted.predict([[-6.0], [6.0]], return_std=True)[1] > 3.0 * std.max()).all()
 
@@ -183,6 +186,38 @@ def test_an_estimator_of_the_package_is_not_changed():
     BinaryNetworkRegressor(**FEW, estimator=estimator).fit(x, y)
     assert before
     assert all(torch.equal(before[name], value) for name, value in estimator.state_dict().items())
+
+
+def test_settings_are_those_of_the_recipe():
+    x, y = blobs()
+    plain = BinaryNetworkClassifier(**FEW).fit(x, y)
+    assert plain.settings_ == settings_of("bayesbin")
+    given = {
+        "lr": 0.2,
+        "real_lr": 0.02,
+        "kl_weight": 0.5,
+        "init_scale": 0.3,
+        "estimator": "concrete",
+    }
+    further = {"temperature": 0.3, "num_samples": 2}
+    fitted = BinaryNetworkClassifier(**FEW, **given, settings=further).fit(x, y)
+    assert fitted.settings_ == settings_of("bayesbin", **given, **further)
+    both = BinaryNetworkClassifier(**FEW, settings={**given, **further}).fit(x, y)
+    assert both.settings_ == fitted.settings_
+    assert both.posterior_.digest == fitted.posterior_.digest != plain.posterior_.digest
+    nested = BinaryNetworkClassifier(**FEW, settings={"guide": "nested"}).fit(x, y)
+    assert nested.settings_["sharing"] == ["layer", "filter", "kernel", "weight"]
+    point = BinaryNetworkClassifier(**FEW, recipe="ste", lr=0.1).fit(x, y)
+    assert point.settings_ == settings_of("ste", lr=0.1)
+    assert (point.predict_proba(x) == point.predict_proba(x)).all()
+    for settings, message in (
+        ({"recipe": "ste", "kl_weight": 0.1}, "'ste' has the settings lr, .*; got kl_weight"),
+        ({"lr": 0.1, "settings": {"lr": 0.2}}, "lr is given twice; leave it out of settings"),
+        ({"recipe": "stee"}, "recipe to be one of .* Did you mean 'ste'"),
+        ({"settings": {"sharing": ["filter"]}}, "guide 'mean-field' has no setting sharing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BinaryNetworkClassifier(**FEW | settings).fit(x, y)
 
 
 def test_history_and_settings():

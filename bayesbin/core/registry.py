@@ -69,6 +69,11 @@ class Registry(Generic[T]):
         one_of(f"the registered {self.kind}", name, self._registered)
         del self._registered[name]
 
+    @property
+    def registered(self) -> tuple[str, ...]:
+        """The names that were registered."""
+        return tuple(self._registered)
+
     def names(self) -> tuple[str, ...]:
         """All names: the package's own, the registered ones, those of entry points. Loads nothing."""
         return tuple(dict.fromkeys((*self.own, *self._registered, *self._entry_points())))

@@ -29,9 +29,9 @@ from bayesbin import estimators as E
 from bayesbin.data import Batches, Splits, load
 from bayesbin.diagnostics import evaluate
 from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import TraceBinary_ELBO, fit
+from bayesbin.infer import TraceBinary_ELBO
 from bayesbin.nn import Classifier, mlp, to_binary_
-from bayesbin.optim import BayesianLearningRule
+from bayesbin.recipes import recipe
 
 ESTIMATORS: dict[str, Callable[[], E.Estimator]] = {
     "StraightThrough": E.StraightThrough,
@@ -81,15 +81,10 @@ def train(
     guide = AutoSignBernoulli(model)
     estimator = ESTIMATORS[name]()
     kind, lr = OPTIMIZERS[optimizer]
-    natural = list(guide.natural_parameters())
-    real = [*model.parameters(), *estimator.parameters()]
-    first: torch.optim.Optimizer = (
-        BayesianLearningRule(natural, lr, 0.9, normalize=True)
-        if kind == "rule"
-        else torch.optim.Adam(natural, lr)
-    )
-    optimizers = [first, torch.optim.Adam([p for p in real if p.requires_grad], lr=3e-3)]
-    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, epochs) for o in optimizers]
+    method = recipe(
+        "bayesbin", model, epochs=epochs, guide=guide, estimator=estimator, kl_weight=1.0,
+        optimizer={"rule": "bayesian-learning-rule"}.get(kind, kind), lr=lr, real_lr=3e-3,
+    )  # fmt: skip
     scorer = TraceBinary_ELBO(estimator, num_particles=4)
     curve: list[dict[str, float]] = []
     seconds = 0.0
@@ -102,10 +97,7 @@ def train(
             per_datum = {k: v.item() / len(data) for k, v in terms._asdict().items()}
             curve.append({"epoch": report.epoch, "seconds": seconds, **per_datum})
 
-    fit(
-        model, guide, Batches(data, task.batch_size), estimator=estimator, epochs=epochs,
-        optimizers=optimizers, schedulers=schedulers, seed=seed, callbacks=[score], progress=False,
-    )  # fmt: skip
+    method.fit(Batches(data, task.batch_size), seed=seed, callbacks=[score], progress=False)
     return model, guide, curve
 
 

@@ -29,13 +29,11 @@ from torchmetrics.functional.classification import binary_auroc
 from bayesbin import BinaryPosterior
 from bayesbin.data import Batches, Splits, load
 from bayesbin.diagnostics import evaluate
-from bayesbin.estimators import LocalReparameterization
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli, PolicyNetwork
-from bayesbin.infer import fit
 from bayesbin.nn import Classifier, conv_net, mlp, recalibrate, to_binary_
-from bayesbin.optim.assembly import weight_groups, weight_optimizers
 from bayesbin.plots import plot_sharing, save_figure
 from bayesbin.predict import predict
+from bayesbin.recipes import Recipe, recipe
 
 BATCH_SIZE = 100
 NUM_SAMPLES = 32
@@ -88,10 +86,8 @@ def foreign_images(args: argparse.Namespace, dataset: str) -> Tensor | None:
     return small.flatten(1)
 
 
-def parts(
-    name: str, model: Classifier, settings: dict[str, Any]
-) -> tuple[AutoSignBernoulli | AutoNestedSignBernoulli, list[torch.optim.Optimizer]]:
-    """The guide, and the optimizers of its binary and of all other parameters."""
+def method(name: str, model: Classifier, settings: dict[str, Any], epochs: int) -> Recipe:
+    """The default recipe with one of the guides, and with the settings of this benchmark."""
     options = dict(POSTERIORS[name])
     if name == "mean-field":
         guide: Any = AutoSignBernoulli(model, init_scale=settings["init_scale"])
@@ -101,11 +97,10 @@ def parts(
         guide = AutoNestedSignBernoulli(
             model, **options, combine=combine, init_scale=settings["init_scale"]
         )
-    rest = [*model.parameters(), *guide.real_parameters()]
-    rules = weight_optimizers(
-        weight_groups(guide), "bayesian-learning-rule", lr=settings["lr"], momentum=MOMENTUM
-    )
-    return guide, [*rules, torch.optim.Adam(rest, lr=settings["adam_lr"])]
+    return recipe(
+        "bayesbin", model, guide=guide, epochs=epochs, lr=settings["lr"], momentum=MOMENTUM,
+        real_lr=settings["adam_lr"], kl_weight=settings["kl_weight"],
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, dataset: str, kind: str, name: str, seed: int) -> dict[str, Any]:
@@ -127,13 +122,11 @@ def run(args: argparse.Namespace, dataset: str, kind: str, name: str, seed: int)
     torch.manual_seed(seed)
     net = to_binary_(network(dataset, kind))
     model = Classifier(net, dataset_size=len(x))
-    guide, optimizers = parts(name, model, settings)
-    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, epochs) for o in optimizers]
-    result = fit(
-        model, guide, Batches((x, splits.train.y), BATCH_SIZE), estimator=LocalReparameterization(),
-        epochs=epochs, kl_weight=settings["kl_weight"], optimizers=optimizers,
-        schedulers=schedulers, seed=seed, checkpoint_dir=args.out / "checkpoints" / label,
-        progress=not args.no_progress,
+    trained = method(name, model, settings, epochs)
+    guide = trained.guide
+    result = trained.fit(
+        Batches((x, splits.train.y), BATCH_SIZE), seed=seed, progress=not args.no_progress,
+        checkpoint_dir=args.out / "checkpoints" / label,
     )  # fmt: skip
     posterior = guide.posterior()
     posterior.save(args.out / "checkpoints" / label / "posterior.safetensors")

@@ -33,11 +33,9 @@ from torch import Tensor
 from bayesbin.data import Batches, Dataset, digits
 from bayesbin.diagnostics import evaluate
 from bayesbin.distributions import SignBernoulli
-from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import fit
 from bayesbin.nn import Classifier, mlp, recalibrate, to_binary_
-from bayesbin.optim import BayesianLearningRule
 from bayesbin.predict import draw_log_probs
+from bayesbin.recipes import recipe
 
 PROBABILITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 LEARNED = "learned"  # one p per layer, uniform on (0, 1) a priori
@@ -93,18 +91,14 @@ def train(
     net = to_binary_(mlp(data.x.shape[1], [HIDDEN], 10), prior=distribution)
     hyperprior = dist.Beta(1.0, 1.0) if learned else None
     model = Classifier(net, dataset_size=len(data), hyperprior=hyperprior)
-    guide = AutoSignBernoulli(model)
-    natural, rest = guide.natural_parameters(), [*model.parameters(), *guide.real_parameters()]
-    rule = BayesianLearningRule(natural, lr=LR, momentum=MOMENTUM, normalize=True)
-    optimizers: list[torch.optim.Optimizer] = [rule, torch.optim.Adam(rest, lr=ADAM_LR)]
-    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, args.epochs) for o in optimizers]
-    start = time.perf_counter()
-    result = fit(
-        model, guide, Batches(data, BATCH_SIZE), epochs=args.epochs, kl_weight=kl_weight,
-        optimizers=optimizers, schedulers=schedulers, seed=seed, progress=False,
+    method = recipe(
+        "bayesbin", model, epochs=args.epochs, lr=LR, momentum=MOMENTUM, real_lr=ADAM_LR,
+        kl_weight=kl_weight,
     )  # fmt: skip
+    start = time.perf_counter()
+    result = method.fit(Batches(data, BATCH_SIZE), seed=seed, progress=False)
     seconds = time.perf_counter() - start
-    posterior = guide.posterior()
+    posterior = method.guide.posterior()
     normalisation = recalibrate(net, posterior, data.x, args.draws, seed)
     scores = evaluate(net, posterior, test.x, test.y, args.draws, seed, normalisation)
     draws = draw_log_probs(net, posterior, test.x, args.draws, seed, normalisation)

@@ -29,12 +29,10 @@ ROOMS = {"estimators": ESTIMATORS, "guides": GUIDES, "recipes": METHODS}
 
 
 @pytest.fixture(autouse=True)
-def forget():
-    """Take back what a test registers."""
+def load_anew():
+    """Entry points of one test are not those of the next."""
     yield
     for registry in ROOMS.values():
-        for name in list(registry._registered):
-            registry.unregister(name)
         registry._loaded.clear()
 
 
