@@ -179,6 +179,25 @@ def test_within_scikit_learn():
     assert len(cross_val_score(BinaryNetworkRegressor(**FEW), *line(), cv=3)) == 3
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_numbers_of_all_kinds(kind):
+    x, y = blobs()
+    numbers = {
+        "hidden_layer_sizes": 8,
+        "num_bins": 4,
+        "batch_size": 20,
+        "num_samples": 3,
+        "epochs": 2,
+    }
+    plain = BinaryNetworkClassifier(**numbers, random_state=0).fit(x, y)
+    other = {name: kind(number) for name, number in numbers.items()}
+    found = BinaryNetworkClassifier(**other, random_state=0).fit(x, y)
+    np.testing.assert_array_equal(plain.predict_proba(x), found.predict_proba(x))
+    listed = BinaryNetworkClassifier(**numbers | {"hidden_layer_sizes": [kind(8)]}, random_state=0)
+    np.testing.assert_array_equal(plain.predict_proba(x), listed.fit(x, y).predict_proba(x))
+    assert BinaryNetworkClassifier((), epochs=1, random_state=0).fit(x, y).score(x, y) >= 0.0
+
+
 def test_an_estimator_of_the_package_is_not_changed():
     x, y = line()
     estimator = RELAX()
@@ -240,15 +259,19 @@ def test_history_and_settings():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs"),
-        ({"num_bins": -1}, "num_bins is a whole number of bins of a feature, 0 for inputs as"),
-        ({"num_bins": None}, "got None"),
-        ({"num_samples": -1}, "num_samples is a whole number of draws, 0 for the mode; got -1"),
+        ({"epochs": 0}, "expected epochs to be a whole number of at least 1; got 0"),
+        ({"num_bins": -1}, "expected num_bins to be a whole number of at least 0; got -1"),
+        ({"num_bins": None}, "num_bins to be .*; got None"),
+        ({"num_samples": -1}, "num_samples to be a whole number of at least 0; got -1"),
         ({"num_samples": 2.5}, "got 2.5"),
         ({"estimator": "guess"}, "expected estimator to be one of"),
-        ({"activation": "step"}, "activation is one of"),
-        ({"hidden_layer_sizes": (0,)}, "Layer sizes"),
-        ({"batch_size": 0}, "batch size of at least 1"),
+        ({"activation": "step"}, "activation"),
+        (
+            {"hidden_layer_sizes": (0,)},
+            "hidden_layer_sizes to be a whole number of at least 1; got 0",
+        ),
+        ({"hidden_layer_sizes": "many"}, "hidden_layer_sizes to be whole numbers"),
+        ({"batch_size": 0}, "batch_size to be a whole number of at least 1; got 0"),
         ({"kl_weight": -1.0}, "expected kl_weight to be a number of at least 0; got -1.0"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import Tensor, nn
 
+from bayesbin.core.checks import whole_number, whole_numbers
 from bayesbin.data import Batches
 from bayesbin.estimators import Estimator
 from bayesbin.infer.noise import seeded_float32
@@ -78,23 +78,18 @@ class _BinaryNetwork(BaseEstimator):
     def _fit(
         self, X: np.ndarray, targets: Tensor, likelihood: Callable[..., Any], num_outputs: int
     ) -> None:
-        if not isinstance(self.num_samples, Integral) or self.num_samples < 0:
-            raise ValueError(
-                f"num_samples is a whole number of draws, 0 for the mode; got {self.num_samples!r}."
-            )
-        if not isinstance(self.num_bins, Integral) or self.num_bins < 0:
-            raise ValueError(
-                "num_bins is a whole number of bins of a feature, 0 for inputs as they are; "
-                f"got {self.num_bins!r}."
-            )
+        num_bins = whole_number("num_bins", self.num_bins)
+        whole_number("num_samples", self.num_samples)  # of a prediction; 0 for the mode
         given = self.hidden_layer_sizes
         hidden = self._default_hidden if given is None else given
-        widths = [hidden] if isinstance(hidden, int) else list(hidden)
+        none = isinstance(hidden, (list, tuple)) and not hidden
+        widths = () if none else whole_numbers("hidden_layer_sizes", hidden)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        encoders = [PiecewiseLinearEncoder(self.num_bins)] if self.num_bins else []
+        encoders = [PiecewiseLinearEncoder(num_bins)] if num_bins else []
         self.transformer_ = make_pipeline(*encoders, StandardScaler()).fit(X)
         x, size = self._transformed(X).float(), len(X)
-        batch_size = min(_BATCH_SIZE if self.batch_size is None else self.batch_size, size)
+        wanted = _BATCH_SIZE if self.batch_size is None else self.batch_size
+        batch_size = min(whole_number("batch_size", wanted, at_least=1), size)
         with seeded_float32(seed):
             layers = mlp(
                 x.shape[1], widths, num_outputs, activation=self.activation, normalize=False
@@ -189,7 +184,7 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, averaged over draws, (n, classes)."""
         net, x = self._checked(X)
-        return predict(net, self.posterior_, x, self.num_samples).probs.numpy()
+        return predict(net, self.posterior_, x, int(self.num_samples)).probs.numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest labels, (n,)."""
@@ -236,6 +231,6 @@ class BinaryNetworkRegressor(RegressorMixin, _BinaryNetwork):
         The standard deviation has both parts, noise and disagreement of the draws.
         """
         net, x = self._checked(X)
-        found = predict_regression(net, self.posterior_, x, num_samples=self.num_samples)
+        found = predict_regression(net, self.posterior_, x, num_samples=int(self.num_samples))
         mean = self.y_mean_ + self.y_scale_ * found.mean.numpy()
         return (mean, self.y_scale_ * found.std.numpy()) if return_std else mean
