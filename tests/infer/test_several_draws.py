@@ -47,6 +47,7 @@ from bayesbin.infer.checkpoint import checkpoints
 from bayesbin.infer.fit import fit
 from bayesbin.infer.several_draws import SeveralDraws
 from bayesbin.nn import Classifier, Regressor, mlp, to_binary_
+from bayesbin.optim import make_optimizers, training_groups
 
 N = 12
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
@@ -431,6 +432,7 @@ def test_a_fit_with_several_draws_resumes_exactly(name, options, tmp_path):
             batches,
             epochs=epochs,
             estimator=estimator,
+            optimizers=make_optimizers(training_groups(guide, model, estimator)),
             checkpoint_dir=folder,
             progress=False,
         )

@@ -11,6 +11,7 @@ from bayesbin.estimators import LocalReparameterization, StraightThrough
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import fit
 from bayesbin.nn import Classifier, recalibrate, resnet20, to_binary_, vgg_small
+from bayesbin.optim import make_optimizers, training_groups
 from bayesbin.predict import PackedPredictive, draw_outputs, kernels, predict
 
 DRAWS, SEED = 2, 5
@@ -68,7 +69,7 @@ def test_a_resumed_run_sees_the_crops_that_one_run_sees(tmp_path):
         guide = AutoSignBernoulli(model)
         fit(
             model, guide, batches, epochs=epochs, seed=seed, checkpoint_dir=tmp_path / folder,
-            progress=False,
+            progress=False, optimizers=make_optimizers(training_groups(guide, model)),
         )  # fmt: skip
         return [natural.detach() for natural in guide.natural_parameters()]
 

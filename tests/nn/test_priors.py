@@ -35,7 +35,7 @@ from bayesbin.nn import (
     to_binary_,
 )
 from bayesbin.nn.priors import on_device
-from bayesbin.optim import BayesianLearningRule
+from bayesbin.optim import BayesianLearningRule, make_optimizers, training_groups
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.predict import predict, predict_regression
 
@@ -569,7 +569,8 @@ def test_a_fit_continues_where_its_checkpoint_ends(tmp_path):
         model = copy.deepcopy(start)
         guide = AutoSignBernoulli(model)
         for until in epochs:
-            options = {"checkpoint_dir": tmp_path / "c"} if len(epochs) > 1 else {}
+            options = {"optimizers": make_optimizers(training_groups(guide, model))}
+            options |= {"checkpoint_dir": tmp_path / "c"} if len(epochs) > 1 else {}
             fit(model, guide, batches, epochs=until, progress=False, **options)
         ends.append(flat(guide.parameters()))
     assert torch.equal(*ends)
