@@ -142,7 +142,8 @@ def report(folder: Path) -> str:
     tables = {"permuted": permuted_table, "split": five_tasks_table, "digits": five_tasks_table}
     of_table: dict[str, dict[str, Any]] = {name: {} for name in tables}
     for name, records in groups.items():
-        config = records[0]["config"]["settings"]
+        config = records[0]["config"]
+        config = config.get("settings", config)  # records of version 0.1 have them side by side
         of_table["digits" if config["dataset"] == "digits" else config["stream"]][name] = records
     parts = [table(of_table[name]) for name, table in tables.items() if of_table[name]]
     if of_table["permuted"]:
