@@ -265,3 +265,44 @@ def test_examples_in_docstrings(module):
     torch.set_default_dtype(torch.float32)  # as a reader's session has it
     failed, _ = doctest.testmod(importlib.import_module(module))
     assert failed == 0
+
+
+# Not arguments: values of JSON, sizes of torch's own modules, settings and labels told apart by their type.
+_NUMBERS_BY_TYPE = {
+    "continual/reports.py",
+    "continual/task_data.py",
+    "core/checks.py",
+    "experiments/cli/__init__.py",
+    "experiments/record.py",
+    "experiments/report/findings.py",
+    "experiments/train.py",
+    "infer/fit.py",
+    "nn/convert.py",
+    "nn/effective.py",
+    "nn/moment_propagation.py",
+    "predict/packed_summary.py",
+    "predict/program.py",
+    "recipes/settings.py",
+}
+
+
+def number_types(node: ast.AST) -> set[str]:
+    """The types of numbers that an ``isinstance`` asks for."""
+    if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "isinstance":
+        return set()
+    kinds = node.args[1].elts if isinstance(node.args[1], ast.Tuple) else [node.args[1]]
+    named = {getattr(kind, "id", getattr(kind, "attr", "")) for kind in kinds}
+    return named & {"int", "float", "Integral", "Real", "Number", "integer", "floating"}
+
+
+def test_numbers_are_checked_by_the_one_helper():
+    """``isinstance(x, int)`` refuses numpy's integers and accepts True: core/checks does neither."""
+    found = {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if number_types(node)
+    }
+    assert found <= _NUMBERS_BY_TYPE, f"use core/checks in {sorted(found - _NUMBERS_BY_TYPE)}"
+    asked = [f"isinstance(x, {kind})" for kind in ("int", "(str, float)", "np.integer", "Integral")]
+    assert all(number_types(ast.parse(each).body[0].value) for each in asked)  # pyright: ignore

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from bayesbin.core.checks import is_number, whole_number, whole_numbers
+from bayesbin.core.checks import whole_number, whole_numbers
 from bayesbin.nn.activations import Sign
 from bayesbin.nn.layers import Scale
 
@@ -43,7 +43,8 @@ def mlp(
         >>> list(binary_sites(to_binary_(mlp(4, [8], 3))))
         ['0.weight', '3.weight']
     """
-    widths = [hidden] if is_number(hidden) else hidden
+    none = isinstance(hidden, (list, tuple)) and not hidden
+    widths = () if none else whole_numbers("the layer sizes", hidden)
     sizes = list(whole_numbers("the layer sizes", [num_inputs, *widths, num_outputs]))
     check_arguments([], activation, dropout)
     layers: list[nn.Module] = []

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bayesbin.core import fused
+from bayesbin.core.checks import is_number
 from bayesbin.core.numerics import BOUNDS
 
 Preconditioner = Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]]
@@ -175,11 +176,7 @@ def _check_group(group: dict[str, Any]) -> None:
         raise ValueError(f'normalize is False, True or "group"; got {group["normalize"]!r}.')
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is in [0, 1); got {momentum!r}.")
-    if (
-        bound is not None
-        and bound != "auto"
-        and not (isinstance(bound, (int, float)) and bound > 0)
-    ):
+    if bound is not None and bound != "auto" and not (is_number(bound) and bound > 0):
         raise ValueError(f'bound is a positive number, "auto" or None (off); got {bound!r}.')
     for parameter in group["params"]:
         if parameter.dtype not in BOUNDS:

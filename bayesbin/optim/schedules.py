@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from bayesbin.core.checks import whole_number
+from bayesbin.core.checks import is_number, whole_number
 
 Function = Callable[[int], float]
 
@@ -37,7 +37,7 @@ class Schedule:
 
     def __init__(self, owner: Any, name: str, function: Function) -> None:
         groups = owner.param_groups if isinstance(owner, Optimizer) else [vars(owner)]
-        if any(not isinstance(group.get(name), (int, float)) for group in groups):
+        if not all(is_number(group.get(name)) for group in groups):
             raise ValueError(
                 f"{type(owner).__name__} has no number {name!r} to schedule; it has "
                 f"{', '.join(k for k, v in groups[0].items() if type(v) in (int, float)) or 'none'}."
