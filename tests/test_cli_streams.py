@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bayesbin.experiments import cli
 from bayesbin.experiments.cli import main
@@ -248,3 +249,32 @@ def test_a_table_is_no_array(tmp_path, capsys):
         _array(str(tmp_path / "words.npy"))
     np.save(tmp_path / "good.npy", np.arange(3))
     assert _array(str(tmp_path / "good.npy")).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "cpu:3", "warp", "xla", ""])
+@pytest.mark.usefixtures("no_work")
+def test_a_device_that_is_not_there_is_said_at_once(device, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for verb in (
+        ["train", "two-moons", "--out", str(tmp_path / "run")],
+        ["compare", "--out", str(tmp_path / "comparison")],
+        ["evaluate", str(tmp_path / "run")],
+    ):
+        assert main([*verb, "--device", device]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("bayesbin: error: expected a device") and error.endswith(".")
+    assert not list(tmp_path.iterdir())
+
+
+def test_devices_that_are_there(monkeypatch):
+    from argparse import Namespace
+
+    from bayesbin.experiments.cli.verbs import device_of
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        assert device_of(Namespace(device=name)) == torch.device(name)
+    with pytest.raises(ValueError, match=r"this machine \(cpu, cuda:0 to cuda:1\); got 'cuda:2'"):
+        device_of(Namespace(device="cuda:2"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -102,6 +103,7 @@ def compare(
     folder: str | os.PathLike[str],
     *,
     progress: bool | None = False,
+    device: torch.device | str = "cpu",
 ) -> Comparison:
     """Train and score every recipe with every seed; runs that are in ``folder`` are not repeated.
 
@@ -110,12 +112,17 @@ def compare(
     learning curves. Recipes and seeds can be added later. Validation scores while training are those of
     data held out; the test set is looked at once, after it.
 
+    :param device: that is trained on.
     :raises ValueError: if ``folder`` holds another kind of run, or a comparison of other settings or data.
     :raises FolderInUseError: if another process is writing to it. :raises DataError: if the data cannot be
         read. :raises KeyboardInterrupt: after a checkpoint.
     """
     return compare_runs(
-        settings.runs(), folder, num_samples=settings.num_samples, progress=progress
+        settings.runs(),
+        folder,
+        num_samples=settings.num_samples,
+        progress=progress,
+        device=device,
     )
 
 
@@ -125,6 +132,7 @@ def compare_runs(
     *,
     num_samples: int = 32,
     progress: bool | None = False,
+    device: torch.device | str = "cpu",
 ) -> Comparison:
     """:func:`compare` for runs by name, which share data, network, epochs and batch size."""
     folder, first = Path(folder), next(iter(runs.values()))
@@ -149,7 +157,7 @@ def compare_runs(
         for name, settings in runs.items():
             _require_ours(folder / name)
             train_on(
-                settings, folder / name, splits, progress=progress,
+                settings, folder / name, splits, progress=progress, device=device,
                 watch=lambda parts, place: Measurement(parts, place, num_samples),
             )  # fmt: skip
         record["runs"] = list(dict.fromkeys([*done, *runs]))

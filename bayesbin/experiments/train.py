@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -50,7 +51,11 @@ class Watcher:
 
 
 def train_run(
-    settings: RunSettings, folder: str | os.PathLike[str], *, progress: bool | None = False
+    settings: RunSettings,
+    folder: str | os.PathLike[str],
+    *,
+    progress: bool | None = False,
+    device: torch.device | str = "cpu",
 ) -> Run:
     """Train what the settings say and save it to ``folder``; continues there if it was interrupted.
 
@@ -61,13 +66,14 @@ def train_run(
     One process at a time writes to a folder. Whenever the process is killed, the same call continues, to
     the same posterior.
 
+    :param device: that is trained on. What is saved is on the CPU, and may be continued on another device.
     :raises ValueError: if the folder holds a run of other settings or other data, with what differs, or
         something else; for fewer epochs than before, or more where they cannot be added.
     :raises FolderInUseError: if another process is writing to the folder, with who it is.
     :raises DataError: if the data cannot be read. :raises KeyboardInterrupt: after a checkpoint.
     :raises OSError: if the folder cannot be written to.
     """
-    return train_on(settings, folder, load_splits(settings), progress=progress)
+    return train_on(settings, folder, load_splits(settings), progress=progress, device=device)
 
 
 def train_on(
@@ -77,6 +83,7 @@ def train_on(
     *,
     watch: Watch | None = None,
     progress: bool | None = False,
+    device: torch.device | str = "cpu",
 ) -> Run:
     """:func:`train_run` on data that are loaded; ``watch`` measures the training for the record."""
     folder = Path(folder)
@@ -93,7 +100,7 @@ def train_on(
             # The machine that a run was begun on stays in its record.
             begun["environment"] = found["environment"]
             _lengthen(folder, settings, found, begun)
-        return _train(settings, folder, splits, begun, watch, progress)
+        return _train(settings, folder, splits, begun, watch, progress, device)
 
 
 def beginning(settings: RunSettings, splits: data.Splits) -> dict[str, Any]:
@@ -150,12 +157,13 @@ def _train(
     record: dict[str, Any],
     watch: Watch | None,
     progress: bool | None,
+    device: torch.device | str,
 ) -> Run:
     held, validation = splits.hold_out(settings.validation, settings.data_seed)
     epochs = settings.epochs
     assert epochs is not None
     with seeded_float32(settings.seed):
-        net, parts = _assembled(settings, record["architecture"], len(held.train), epochs)
+        net, parts = _assembled(settings, record["architecture"], len(held.train), epochs, device)
         watcher = Watcher() if watch is None else watch(parts, folder / CHECKPOINTS)
         result = fit(
             parts.model,
@@ -182,14 +190,18 @@ def _train(
             **watcher.entries(held),
         }
         record["recipe"] |= {"source": parts.source, "note": parts.note}
-    return save_run(folder, net, parts.guide.posterior(), record)
+    return save_run(folder, net.cpu(), parts.guide.cpu().posterior(), record)
 
 
 def _assembled(
-    settings: RunSettings, architecture: Mapping[str, Any], size: int, epochs: int
+    settings: RunSettings,
+    architecture: Mapping[str, Any],
+    size: int,
+    epochs: int,
+    device: torch.device | str = "cpu",
 ) -> tuple[nn.Module, Recipe]:
     """The network in its initial state, and the recipe made for it."""
-    net = build_network(architecture)
+    net = build_network(architecture).to(device)
     model = Classifier(net, dataset_size=size)
     return net, recipe(settings.recipe, model, epochs=epochs, **settings.recipe_settings)
 

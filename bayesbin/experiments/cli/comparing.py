@@ -10,6 +10,8 @@ from bayesbin.experiments.cli.streams import say
 from bayesbin.experiments.cli.verbs import (
     DATA_HELP,
     add_verb,
+    device_of,
+    device_option,
     path,
     progress_of,
     progress_option,
@@ -70,6 +72,7 @@ def add_verbs(verbs: Any) -> None:
     compare.add_argument("--batch-size", type=int, help="(default: 100)")
     compare.add_argument("--num-samples", type=int, help="draws of a posterior (default: 32)")
     progress_option(compare)
+    device_option(compare)
 
     info = add_verb(verbs, "info", _info, "print versions and the number of threads")
     info.set_defaults(on_interrupt="")
@@ -110,9 +113,10 @@ def _compare(arguments: argparse.Namespace) -> tuple[Any, str]:
         **given,
     )
     require_writable(arguments.out, "folder")
+    device = device_of(arguments)
     what = f"{len(settings.recipes)} recipes with {settings.seeds} seeds"
     say(f"Training {what} in {arguments.out} ...", arguments.quiet)
-    comparison = compare(settings, arguments.out, progress=progress_of(arguments))
+    comparison = compare(settings, arguments.out, progress=progress_of(arguments), device=device)
     figure = str(comparison.folder / FIGURE)
     legend = "mean +- std over seeds; in brackets the std over single draws of a posterior"
     return {**comparison.to_dict(), "picture": figure}, (

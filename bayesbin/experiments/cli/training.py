@@ -10,6 +10,8 @@ from bayesbin.experiments.cli.streams import say
 from bayesbin.experiments.cli.verbs import (
     DATA_HELP,
     add_verb,
+    device_of,
+    device_option,
     path,
     progress_of,
     progress_option,
@@ -55,6 +57,7 @@ def add_verbs(verbs: Any) -> None:
     train.add_argument("--batch-size", type=int, help="(default: 100)")
     train.add_argument("--seed", type=int, default=0)
     progress_option(train)
+    device_option(train)
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[Any, str]:
@@ -85,7 +88,8 @@ def _train(arguments: argparse.Namespace) -> tuple[Any, str]:
         **given,
     )
     require_writable(arguments.out, "folder")
-    run = train_run(settings, arguments.out, progress=progress_of(arguments))
+    device = device_of(arguments)
+    run = train_run(settings, arguments.out, progress=progress_of(arguments), device=device)
     record = run.record
     report = {
         "folder": str(run.folder),
