@@ -25,9 +25,10 @@ class LocalReparameterization(Estimator):
 
     For weights with a few levels mu and F are the mean and the variance of their distribution.
 
-    Works for weights that enter one ``linear``, ``bilinear``, ``matmul``, convolution or transposed
-    convolution (after scaling or reshaping, if any). Any other use of a weight, and a second use of the same
-    weight, whose two draws would be independent, are errors that say so.
+    Works for weights that enter one ``linear``, ``bilinear``, ``matmul``, convolution, transposed
+    convolution, or the projections of torch's attention (after scaling or reshaping, if any). Any other use
+    of a weight, and a second use of the same weight, whose two draws would be independent, are errors that
+    say so.
 
     Biased: the sum of signs is taken to be Gaussian, an error of the order of 1/fan-in that is small
     above about 30 inputs; in convolutions the noise of positions that share weights is drawn

@@ -6,6 +6,7 @@ value itself (``__torch_function__``) what a linear layer makes of it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -57,8 +58,8 @@ class WeightMoments(Tensor):
         name = getattr(func, "__name__", str(func)).strip("_")
         raise TypeError(
             f"LocalReparameterization cannot carry the weight {site!r} through {name!r}: it draws the "
-            "outputs of linear, bilinear, matmul and convolutions, after scaling and reshaping at most. Use "
-            "another estimator for this model, for example StraightThrough or Concrete."
+            "outputs of linear, bilinear, matmul, convolutions and attention, after scaling and reshaping at "
+            "most. Use another estimator for this model, for example StraightThrough or Concrete."
         )
 
     def _use(self, name: str) -> None:
@@ -144,6 +145,51 @@ def _matmul(left: Any, right: Any) -> Any:
     )
 
 
+def _attention(*args: Any, **kwargs: Any) -> Any:
+    """Attention with its projections drawn: torch computes what lies between them.
+
+    Torch's function projects by weights of its own; it gets the drawn projections and identities.
+    """
+    given = _ATTENTION.bind(*args, **kwargs)
+    given.apply_defaults()
+    a = given.arguments
+    linear = ("in_proj_weight", "out_proj_weight", *(f"{x}_proj_weight" for x in "qkv"))
+    others = [value for name, value in a.items() if name not in linear]
+    if any(isinstance(value, WeightMoments) for value in others) or a["static_k"] is not None:
+        return NotImplemented
+    inputs, width = (a["query"], a["key"], a["value"]), a["embed_dim_to_check"]
+    whole, bias = a["in_proj_weight"], a["in_proj_bias"]
+    biases = (None,) * 3 if bias is None else bias.chunk(3)
+    if a["use_separate_proj_weight"]:
+        weights = [a[f"{x}_proj_weight"] for x in "qkv"]
+    elif inputs[0] is inputs[1] is inputs[2]:
+        weights = None
+    else:
+        weights = _rows(whole) if isinstance(whole, WeightMoments) else whole.chunk(3)
+    if weights is None:
+        projected = F.linear(inputs[0], whole, bias).chunk(3, -1)
+    else:
+        projected = [F.linear(*each) for each in zip(inputs, weights, biases, strict=True)]
+    identity = torch.eye(width, dtype=projected[0].dtype, device=projected[0].device)
+    a |= dict(zip(("query", "key", "value"), projected, strict=True))
+    a |= {"in_proj_weight": None, "in_proj_bias": None, "use_separate_proj_weight": True}
+    a |= {f"{x}_proj_weight": identity for x in "qkv"}
+    out_weight, out_bias = a["out_proj_weight"], a["out_proj_bias"]
+    a |= {"out_proj_weight": identity, "out_proj_bias": None}
+    outputs, attention = F.multi_head_attention_forward(*given.args, **given.kwargs)
+    return F.linear(outputs, out_weight, out_bias), attention
+
+
+_ATTENTION = inspect.signature(F.multi_head_attention_forward)
+
+
+def _rows(weight: WeightMoments) -> list[WeightMoments]:
+    """The weights of queries, keys and values: different rows, so that each may be drawn by itself."""
+    weight._use("attention")
+    pairs = zip(weight.mean_.chunk(3), weight.variance_.chunk(3), strict=True)
+    return [WeightMoments.of(weight.site, mean, variance) for mean, variance in pairs]
+
+
 def _derived(weight: WeightMoments, mean: Tensor, variance: Tensor) -> WeightMoments:
     return WeightMoments.of(weight.site, mean, variance, weight.uses)
 
@@ -225,6 +271,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(
         (torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__), _divide
     ),
+    F.multi_head_attention_forward: _attention,
     **dict.fromkeys((torch.bilinear, F.bilinear), _bilinear),
     **dict.fromkeys((torch.neg, Tensor.neg, Tensor.__neg__), _negate),
     **{

@@ -239,7 +239,16 @@ LINEAR_IN_THE_WEIGHT = [
     name
     for name in TABLE
     if name.startswith(
-        ("linear", "conv", "bilinear", "a scale", "subclass of", "subclass with torch")
+        (
+            "linear",
+            "conv",
+            "bilinear",
+            "attention",
+            "transf",
+            "a scale",
+            "subclass of",
+            "subclass with t",
+        )
     )
 ]
 
@@ -279,7 +288,7 @@ def test_local_reparameterization_follows_the_effective_weight(name):
     torch.testing.assert_close(drawn[0].std(0), expected, rtol=0.03, atol=0.0)
 
 
-@pytest.mark.parametrize("name", ["lstm, two layers", "attention", "embedding, padding"])
+@pytest.mark.parametrize("name", ["lstm, two layers", "gru cell", "embedding, padding"])
 def test_local_reparameterization_refuses_by_name_what_it_cannot_carry(name):
     net = converted(TABLE[name])
     before = snapshot(net)

@@ -1,4 +1,4 @@
-"""Binarizers: published ways from real latent weights to signs or a few levels, as parametrizations."""
+"""Binarizers: published ways from real latent weights to signs or a few levels."""
 
 from bayesbin.nn.binarizers.base import Binarizer
 from bayesbin.nn.binarizers.connect import BinaryConnect, TernaryConnect
