@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import json
 from pathlib import Path
 
@@ -191,6 +192,17 @@ def trained(parts):
     return [value.clone() for value in state]
 
 
+@functools.cache
+def _trained_once(key):
+    name, overrides = json.loads(key)
+    return trained(problem(name, **overrides))
+
+
+def trained_once(name, **overrides):
+    """The same from the last time, where it was asked for before."""
+    return _trained_once(json.dumps([name, overrides], sort_keys=True))
+
+
 @pytest.mark.parametrize("name, overrides", OVERRIDES)
 def test_the_settings_of_a_recipe_build_it_again(name, overrides):
     """Through JSON, and to the bit: what is trained from the record is what was trained."""
@@ -203,14 +215,6 @@ def test_the_settings_of_a_recipe_build_it_again(name, overrides):
     assert again.settings == first.settings and again.kl_weight == first.kl_weight
     assert repr(again.estimator) == repr(first.estimator)
     assert all(map(torch.equal, trained(first), trained(again)))
-
-
-@pytest.mark.parametrize("name, overrides", [o for o in OVERRIDES if o[1]])
-def test_every_setting_that_is_given_changes_what_is_trained(name, overrides):
-    """A setting that went nowhere would leave training as it was."""
-    if overrides != {"estimator": "expected-weight"}:
-        assert not all(map(torch.equal, trained(problem(name, epochs=2, **overrides)),
-                           trained(problem(name, epochs=2))))  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -233,7 +237,10 @@ def test_each_setting_reaches_the_training(name):
         value = (
             others[key] if key in others else 10.0 if key == "kl_weight" else (default or 0.6) / 2
         )
-        runs = [trained(problem(name, epochs=4, **base | extra)) for extra in ({}, {key: value})]
+        runs = [
+            trained_once(name, epochs=4, **base),
+            trained(problem(name, epochs=4, **base | {key: value})),
+        ]
         assert not all(a.shape == b.shape and torch.equal(a, b)
                        for a, b in zip(*runs, strict=False)), key  # fmt: skip
 

@@ -242,7 +242,7 @@ class Measurement(Watcher):
         peak = _peak_megabytes()
         parts, test = self.parts, splits.test
         net, posterior = parts.model.net, parts.guide.posterior()
-        draws = 1 if parts.guide.is_point else self.num_samples
+        draws = 1 if getattr(parts.guide, "is_point", False) else self.num_samples
         norms = None
         if any(isinstance(module, _BatchNorm) for module in net.modules()):
             norms = recalibrate(net, posterior, splits.train.x[:CALIBRATION_DATA], draws, self.seed)
