@@ -22,7 +22,7 @@ class RunSettings:
     Numbers that are left out are filled in when the settings are made, so that settings that are saved do not
     change with the defaults.
 
-    :param dataset: one of ``bayesbin.data.NAMES``.
+    :param dataset: one of ``bayesbin.core.names.DATASETS``.
     :param recipe: one of ``bayesbin.recipes.NAMES``.
     :param recipe_settings: of the recipe; those that are not named get the recipe's defaults.
     :param width: units per hidden layer. :param depth: number of hidden layers.
