@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bayesbin.continual.answers import SCORES
 from bayesbin.continual.base import Learner
 from bayesbin.continual.result import ContinualResult
 from bayesbin.continual.streams import TaskStream
@@ -52,37 +51,44 @@ def learn(
             f"{len(learner.reports)} tasks; make a new one (its checkpoints are found again)."
         )
     exams = _exams(stream) if forward else []
-    rows: list[dict[str, np.ndarray]] = []
     untrained = learner.evaluate(exams) if forward else None
     kept = _Kept(learner.checkpoint_dir, forward)
+    rows: list[dict[str, np.ndarray]] = []
+    hidden = None if progress is None else not progress
     total = len(stream) if isinstance(stream, Sequence) else None
-    with tqdm(
-        total=total, disable=None if progress is None else not progress, unit="task", leave=True
-    ) as bar:
+    with tqdm(total=total, disable=hidden, unit="task", leave=True) as bar:
         for index, task in enumerate(stream):
             bar.set_description_str(task.name, refresh=True)
-            report = learner.observe(task)
+            report = learner.observe(task).to_dict()
             if not forward:
                 exams.append(task.exam())
-            row = kept.row(index, report.to_dict())
+            row = kept.row(index, report)
             if row is None:
                 row = learner.evaluate(exams)
-                kept.add(index, report.to_dict(), row)
+                kept.add(index, report, row)
             rows.append(row)
             main = next(iter(row))
-            seen = row[main][: index + 1].mean()
-            bar.set_postfix({main: f"{seen:.4f}"}, refresh=False)
+            bar.set_postfix({main: f"{row[main][: index + 1].mean():.4f}"}, refresh=False)
             bar.update()
     if not rows:
         raise ValueError("expected at least one task, got a stream without any.")
-    size = len(rows)
-    missing = np.full(size, np.nan)
-    names = SCORES[learner.kind or "classification"]
+    return _result(learner, rows, untrained, exams)
+
+
+def _result(
+    learner: Learner,
+    rows: list[dict[str, np.ndarray]],
+    untrained: dict[str, np.ndarray] | None,
+    exams: Sequence[Task],
+) -> ContinualResult:
+    size, names = len(rows), tuple(rows[0])
+    if untrained is None:
+        untrained = {name: np.full(size, np.nan) for name in names}
     return ContinualResult(
         tuple(report.name for report in learner.reports),
         tuple(report.digest for report in learner.reports),
         {name: np.stack([_padded(row[name], size) for row in rows]) for name in names},
-        {name: missing if untrained is None else untrained[name] for name in names},
+        untrained,
         tuple(learner.reports),
         tuple(task.labels for task in exams),
     )
