@@ -293,3 +293,21 @@ def test_variances_of_rounding_do_not_stretch_the_axis():
     (axes,) = figure.axes
     assert [line.get_label() for line in axes.lines] == ["disarm", "sure"]
     assert axes.get_ylim()[0] > 1e-8
+
+
+def test_a_result_is_drawn_as_it_comes_from_learning():
+    from bayesbin.continual import ContinualResult
+
+    alone = plots.plot_continual(tasks_learned())
+    assert [axes.get_title("left")[:3] for axes in panels(alone)] == ["(a)", "(b)", "(c)"]
+    nan = math.nan
+    R = np.array([[0.5, nan], [1.25, 0.25]])
+    regression = ContinualResult(("a", "b"), ("", ""), {"rmse": R, "nll": R}, {})
+    axes: Any = plots.plot_task_accuracies(regression)
+    assert axes.get_ylabel() == "rmse"
+    np.testing.assert_allclose(axes.lines[-1].get_ydata(), [0.5, 0.75])
+    axes = plots.plot_accuracy_matrix(regression)
+    assert {text.get_text() for text in axes.texts} == {"0.50", "1.25", "0.25"}
+    assert axes.get_title("left") == "Rmse"
+    nothing = ContinualResult(("a",), ("",), {"accuracy": np.array([[nan]])}, {})
+    assert len(panels(plots.plot_continual(nothing))) == 2  # warnings are errors

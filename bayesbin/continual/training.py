@@ -20,6 +20,7 @@ from bayesbin.data import Batches, Dataset
 from bayesbin.estimators import Estimator
 from bayesbin.guides.base import SignGuide
 from bayesbin.infer import fit
+from bayesbin.infer.batches import SINGLE, joined
 from bayesbin.optim import cosine_by_step_
 from bayesbin.recipes.base import Method, Recipe, assemble
 
@@ -32,10 +33,12 @@ class TaskBatches:
     """Minibatches of several data sets, each batch from one of them, in an order drawn per pass.
 
     :param parts: (data set, head) pairs; a batch is (x, y), or (x, y, head) where there is a head.
+    :param model: joins a last batch of one to the one before, where it normalises by the batch.
+    :raises ValueError: for batches of one where the model normalises by the batch.
     """
 
-    def __init__(self, parts: Parts, batch_size: int) -> None:
-        self.parts = [(Batches((data.x, data.y), batch_size), head) for data, head in parts]
+    def __init__(self, parts: Parts, batch_size: int, model: Any = None) -> None:
+        self.parts = [(_batches(data, batch_size, model), head) for data, head in parts]
         self.dataset_size = sum(batches.dataset_size for batches, _ in self.parts)
 
     def __len__(self) -> int:
@@ -52,6 +55,16 @@ class TaskBatches:
     def _batch(self, iterators: list[Any], owner: int) -> tuple[Any, ...]:
         head = self.parts[owner][1]
         return (*next(iterators[owner]), *(() if head is None else (head,)))
+
+
+def _batches(data: Dataset, batch_size: int, model: Any) -> Batches:
+    batches = Batches((data.x, data.y), batch_size)
+    if not isinstance(model, nn.Module):
+        return batches
+    found = joined(batches, model)
+    if found is not batches and 1 in found.sizes() and data.x.ndim == 2:
+        raise ValueError(SINGLE)
+    return found
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,7 @@ class Training:
         :param task_model: makes, for the guide that is trained, a :class:`TaskModel` around ``model``, or a
             module around such a one.
         """
-        batches = TaskBatches(parts, self.batch_size)
+        batches = TaskBatches(parts, self.batch_size, model)
         size = batches.dataset_size
         start = self._start(model, guide, size, epochs, seed)
         trained = task_model(start.guide)
@@ -134,7 +147,7 @@ class Training:
         schedules = start.schedules
         if self.schedulers is not None:
             schedules = list(self.schedulers(start.optimizers, epochs))
-        else:
+        elif start.settings.get("schedule") != "constant":
             for optimizer in start.optimizers:
                 cosine_by_step_(optimizer, len(batches) * epochs)
         if folder is not None:

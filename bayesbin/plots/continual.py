@@ -19,7 +19,9 @@ _LABELLED = 12  # tasks up to which every cell of the matrix has room for its nu
 
 
 def plot_task_accuracies(result: ContinualResult, axes: Axes | None = None) -> Axes:
-    """The accuracy on each task from when it was learned on, and the average over those seen so far.
+    """Draw the score on each task from when it was learned on, and the average over those seen so far.
+
+    The score is the accuracy, or of regression the rmse.
 
     :param axes: to draw on; None: those of a new figure, reached by ``axes.figure``.
 
@@ -29,7 +31,7 @@ def plot_task_accuracies(result: ContinualResult, axes: Axes | None = None) -> A
     >>> len(plot_task_accuracies(result).lines)  # two tasks, and the average
     3
     """
-    R = 100.0 * result.R
+    R, _, label = _scores(result)
     steps = np.arange(1, len(R) + 1)
     with matplotlib.rc_context(STYLE):
         axes = _axes() if axes is None else axes
@@ -39,7 +41,7 @@ def plot_task_accuracies(result: ContinualResult, axes: Axes | None = None) -> A
         axes.plot(
             steps, average_accuracies(R), color=BLACK, lw=2.0, label="average over tasks seen"
         )
-        axes.set(xlabel="tasks learned", ylabel="accuracy, %")
+        axes.set(xlabel="tasks learned", ylabel=label)
         axes.set_title("Each task from when it was learned on", loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#dddddd", linewidth=0.5)
@@ -48,24 +50,28 @@ def plot_task_accuracies(result: ContinualResult, axes: Axes | None = None) -> A
 
 
 def plot_accuracy_matrix(result: ContinualResult, axes: Axes | None = None) -> Axes:
-    """R as a heat map: a row for each task learned, a column for each task scored.
+    """Draw the scores as a heat map: a row for each task learned, a column for each task scored.
 
     Cells of tasks that were not scored stay empty; up to 12 tasks, the numbers are written in.
 
     :param axes: as in :func:`plot_task_accuracies`.
     """
-    R = 100.0 * result.R
+    R, digits, label = _scores(result)
+    known = R[~np.isnan(R)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    if result.score == "accuracy":
+        low, high = min(low, 90.0), 100.0
     with matplotlib.rc_context(STYLE):
         axes = _axes() if axes is None else axes
-        low = min(float(np.nanmin(R)), 90.0)
-        image = axes.imshow(R, cmap="viridis", vmin=low, vmax=100.0)
+        image = axes.imshow(R, cmap="viridis", vmin=low, vmax=high)
         if len(R) <= _LABELLED:
             for (i, j), value in np.ndenumerate(R):
                 if not np.isnan(value):
-                    colour = "white" if value < low + 0.6 * (100.0 - low) else BLACK
-                    axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour, size=7)
+                    colour = "white" if value < low + 0.6 * (high - low) else BLACK
+                    text = f"{value:.{digits}f}"
+                    axes.text(j, i, text, ha="center", va="center", color=colour, size=7)
         axes.set(xlabel="scored on task", ylabel="after learning task", aspect="equal")
-        axes.set_title("Accuracy, %", loc="left")
+        axes.set_title(label[0].upper() + label[1:], loc="left")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
             axis.set_major_formatter(lambda place, _: f"{place + 1:.0f}")
@@ -166,6 +172,13 @@ def plot_continual(
         for letter, axes in zip("abcd", panels[:count], strict=False):
             axes.set_title(f"({letter}) {axes.get_title('left')}", loc="left")
     return figure
+
+
+def _scores(result: ContinualResult) -> tuple[np.ndarray, int, str]:
+    """The matrix to draw, how many digits its numbers are written with, and its name."""
+    if result.score == "accuracy":
+        return 100.0 * result.R, 0, "accuracy, %"
+    return result.R, 2, result.score
 
 
 def _has_posterior(result: ContinualResult) -> bool:

@@ -453,3 +453,16 @@ def test_inputs_of_another_type_are_converted() -> None:
     for wrong in (3.0, "text", None, [[1.0], [1.0, 2.0]]):
         with pytest.raises(ValueError, match="expected inputs"):
             made.predict(wrong, own)
+
+
+def test_a_last_batch_of_one_under_batch_normalisation() -> None:
+    def made(batch_size: int) -> Any:
+        network = net(2, normalization="per-task")
+        return learner(network, normalization="per-task", batch_size=batch_size)
+
+    data = part(["u", "v"], 17)
+    joined = made(8)
+    joined.observe(Task("a", data, data))
+    assert len(joined.reports[0].history) == 1
+    with pytest.raises(ValueError, match="batch"):
+        made(1).observe(Task("a", data, data))

@@ -118,6 +118,7 @@ METHOD = Method(
     _build,
     {"lr": 1e-3, "real_lr": 1e-3},
     "Kirkpatrick et al. 2017, arXiv 1612.00796; Schwarz et al. 2018, arXiv 1805.06370",
+    shared=("real_lr", "schedule"),
 )
 
 
@@ -140,8 +141,8 @@ class OnlineEWC(PointLearner):
     :param fisher_data: how many data of a task Omega is estimated from; with batch normalisation these
         share running statistics.
     :param epochs: passes over each task. :param batch_size: of its minibatches.
-    :param settings: of the method, also as keywords: ``lr`` of Adam for the weights (0.001), and
-        ``real_lr`` for the real parameters of the network (0.001).
+    :param settings: of the method, also as keywords: ``lr`` of Adam for the weights (0.001),
+        ``real_lr`` for the real parameters of the network (0.001), and ``schedule``.
     :param normalization: and num_samples, seed, checkpoint_dir and progress, as :class:`Learner`.
     :raises ValueError: for another model, settings out of range, or one that has no meaning here.
 
@@ -174,12 +175,11 @@ class OnlineEWC(PointLearner):
         progress: bool | None = None,
         **overrides: Any,
     ) -> None:
-        takes = ("lr", "real_lr")
         super().__init__(
             model,
             "online-ewc",
             METHOD,
-            split_settings(settings, overrides, type(self).__name__, takes),
+            split_settings(settings, overrides, type(self).__name__, METHOD.all_settings()),
             epochs=epochs,
             batch_size=batch_size,
             normalization=normalization,

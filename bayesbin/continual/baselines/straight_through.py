@@ -47,7 +47,7 @@ class StraightThroughLearner(PointLearner):
     :param settings: of the method, also as keywords: ``metaplasticity`` (0 is STE + Adam, the baseline
         without memory; 1.35 is the published value for permuted MNIST), ``lr`` of
         :class:`MetaplasticAdam` (0.005), ``real_lr`` of Adam for real parameters (0.005), ``init_scale``,
-        the standard deviation of the first latent weights (0.1).
+        the standard deviation of the first latent weights (0.1), and ``schedule``.
     :param normalization: and num_samples, seed, checkpoint_dir and progress, as :class:`Learner`.
     :raises ValueError: for another model, settings out of range, or one that has no meaning here.
 
