@@ -45,16 +45,16 @@ def _check(name: str, factory: Any) -> None:
     model = Classifier(BinaryLinear(3, 2), dataset_size=4)
     with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
         try:
-            guide = factory(model, init_scale=0.1)
+            made: Any = factory(model, init_scale=0.1)
         except Exception as error:
             raise ValueError(
                 f"The guide {name!r} cannot be built as factory(model, init_scale=0.1) for a model with one "
                 f"site of signs, 'weight': {type(error).__name__}: {error}"
             ) from error
-        _check_posterior(name, guide)
-        _check_training(name, guide)
+        _check_posterior(name, made)
+        _check_training(name, made)
         with poutine.trace() as drawn:
-            guide()
+            made()
     if "weight" not in drawn.trace.stochastic_nodes:
         raise ValueError(
             f"The guide {name!r} draws no value for the site 'weight' when it is called; its sites are "
@@ -65,16 +65,18 @@ def _check(name: str, factory: Any) -> None:
 def _check_posterior(name: str, guide: Any) -> None:
     if not isinstance(guide, nn.Module):
         raise ValueError(f"expected the guide {name!r} to be a torch module; got {shown(guide)}.")
-    if not isinstance(getattr(guide, "sites", None), Mapping) or "weight" not in guide.sites:
+    sites: Any = getattr(guide, "sites", None)
+    if not isinstance(sites, Mapping) or "weight" not in sites:
         raise ValueError(
             f"The guide {name!r} has to say what it is over: sites, a dictionary by the model's names "
             "of its latent sites, in which the site 'weight' of a small model is missing."
         )
-    if not callable(getattr(guide, "posterior", None)):
+    method: Any = getattr(guide, "posterior", None)
+    if not callable(method):
         raise ValueError(
             f"The guide {name!r} has to have a method posterior(), which gives its distribution by value."
         )
-    posterior = guide.posterior()
+    posterior = method()
     if not isinstance(posterior, Mapping) or "weight" not in posterior:
         raise ValueError(
             f"expected posterior() of the guide {name!r} to be a mapping of site names to "

@@ -59,7 +59,8 @@ def declared_parameters(model: Any, guide: Any, batch: Any) -> list[Tensor]:
         guided = poutine.trace(guide).get_trace(*args, **kwargs)
         modelled = poutine.trace(poutine.replay(model, trace=guided)).get_trace(*args, **kwargs)
     for trace in (guided, modelled):
-        for site in trace.nodes.values():
+        sites: list[Any] = list(trace.nodes.values())
+        for site in sites:
             if site["type"] == "param" and site["value"] is not None:
                 parameter = site["value"].unconstrained()
                 if id(parameter) not in owned:

@@ -30,7 +30,7 @@ from bayesbin.optim import (
 )
 from bayesbin.optim.assembly import weight_optimizers
 from bayesbin.recipes.base import Ingredients, Method, Parts
-from bayesbin.recipes.settings import choice, count, flag, number, numbers, positive
+from bayesbin.recipes.settings import Setting, choice, count, flag, number, numbers, positive
 
 Settings = Mapping[str, Any]
 
@@ -125,7 +125,12 @@ def _nothing_to_estimate() -> StraightThrough:
 
 
 _ANNEALED = "Adam in place of SGD, annealed by a cosine, whatever the number of epochs"
-_RATE = {"above": 0, "at_most": 1}
+
+
+def _rate(default: float, *, optional: bool = False) -> Setting:
+    """A rate of averaging, in (0, 1]."""
+    return number(default, optional=optional, above=0, at_most=1)
+
 
 POINTS: dict[str, Method] = {
     "ste": Method(
@@ -184,8 +189,8 @@ POINTS: dict[str, Method] = {
         _bop,
         {
             "threshold": number(1e-6, at_least=0),
-            "gamma": number(1e-4, **_RATE),
-            "last_gamma": number(1e-5, optional=True, **_RATE),
+            "gamma": _rate(1e-4),
+            "last_gamma": _rate(1e-5, optional=True),
             "gamma_every": count(None, optional=True),
             "fan_in_scaling": flag(True),
         },
@@ -210,10 +215,10 @@ POINTS: dict[str, Method] = {
         {
             "threshold": number(0.3, at_least=0),
             "last_threshold": number(0.1, at_least=0),
-            "gamma": number(1e-2, **_RATE),
-            "last_gamma": number(1e-2, **_RATE),
-            "sigma": number(1e-2, **_RATE),
-            "last_sigma": number(1e-2, **_RATE),
+            "gamma": _rate(1e-2),
+            "last_gamma": _rate(1e-2),
+            "sigma": _rate(1e-2),
+            "last_sigma": _rate(1e-2),
         },
         "Suarez-Ramirez, Gonzalez-Mendoza, Chang, Ochoa-Ruiz and Duran-Vega 2021, arXiv 2104.05124",
         "thresholds above the noise of the ratio, so that networks without normalisation train. "

@@ -1,5 +1,8 @@
 """Names for things of a user's own: registered, or offered by an installed package."""
 
+# Contracts are broken on purpose.
+# pyright: reportAttributeAccessIssue=false, reportAssignmentType=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -36,19 +39,18 @@ def load_anew():
         registry._loaded.clear()
 
 
-class Package:
-    """What an entry point knows of its package."""
+class Point:
+    """An entry point of a package that is not installed."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, package, group, name, value):
+        self.group, self.name, self.value = group, name, value
+        self.dist = types.SimpleNamespace(name=package)
+        self.load = importlib.metadata.EntryPoint(name, value, group).load
 
 
 def install(monkeypatch, *points):
     """Pretend that packages with these (package, group, name, value) entry points are installed."""
-    found = [
-        importlib.metadata.EntryPoint(name, value, group)._for(Package(package))
-        for package, group, name, value in points
-    ]
+    found = [Point(*point) for point in points]
     monkeypatch.setattr(
         importlib.metadata, "entry_points", lambda group: [p for p in found if p.group == group]
     )
