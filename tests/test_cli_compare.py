@@ -73,7 +73,7 @@ def test_finished_runs_are_not_repeated_and_others_are_added(compared, capsys):
         (["--seeds", "0"], "expected seeds"),
         (["--recipes", "bop", "--batch-size", "7"], "batch_size 100 there, 7 now"),
         (["--recipes", "bop", "--set", "gamma=1e-3"], "gamma 0.0001 there, 0.001 now"),
-        (["--recipes", "bop", "--set", "lr=0.1"], "has the settings threshold"),
+        (["--recipes", "bop", "--set", "lr=0.1"], "'bop' has the settings"),
         (["--recipes", "bop", "ste", "--set", "ste.gamma=0.1"], "'ste' has the settings"),
     ],
 )
