@@ -171,8 +171,10 @@ def tiny_digits() -> data.Splits:
     whole = data.digits()
     chosen = [torch.nonzero(whole.train.y == k)[:8, 0] for k in range(10)]
     train, test = (torch.cat([rows[part] for rows in chosen]) for part in (slice(6), slice(6, 8)))
-    parts = [data.Dataset(whole.train.x[i], whole.train.y[i], "digits", 10) for i in (train, test)]
-    return data.Splits(*parts, whole.preprocessing)
+    parts: Any = [
+        data.Dataset(whole.train.x[i], whole.train.y[i], "digits", 10) for i in (train, test)
+    ]
+    return data.Splits(parts[0], parts[1], whole.preprocessing)
 
 
 SMALL: dict[str, Any] = {"width": 4, "depth": 1, "epochs": 2, "batch_size": 100}

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that 
 PROGRAM = Path(__file__).with_name("crashes.py")
 
 
-def killed(verb: str, folder: Path, *points: int) -> dict:
+def killed(verb: str, folder: Path, *points: int) -> dict[str, Any]:
     """What the program of kills says; see there."""
     command = [sys.executable, str(PROGRAM), str(folder), verb, *map(str, points)]
     done = subprocess.run(command, capture_output=True, text=True)

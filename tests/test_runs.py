@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -403,8 +404,12 @@ def test_of_two_processes_at_once_one_trains_and_the_other_is_told(tmp_path):
         "train_run(settings, sys.argv[1])"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "run")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(2)]
+    pipes: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
+    processes: list[Any] = [subprocess.Popen(command, text=True, **pipes) for _ in range(2)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     for process in processes:
@@ -532,6 +537,7 @@ def test_a_choice_that_a_run_does_not_have_is_refused(kind, choice, said, reques
 def test_a_run_predicts_raw_and_preprocessed_inputs_alike(sequence):
     run = choose_run(sequence)
     splits = data.digits()
+    assert splits.preprocessing is not None
     divisor, mean, std = splits.preprocessing
     raw = np.random.default_rng(0).integers(0, 17, (5, 8, 8))
     done = (raw / divisor - mean) / std
