@@ -30,13 +30,7 @@ def as_tensor(name: str, values: Any) -> Tensor:
     torch.Size([2, 2])
     """
     if isinstance(values, Tensor):
-        if values.layout is not torch.strided:
-            raise ValueError(
-                f"expected {name} in a dense tensor; got a sparse one, use .to_dense()."
-            )
-        if values.is_complex():
-            raise ValueError(f"expected {name} of real numbers; got {values.dtype}.")
-        return values
+        return _dense(name, values)
     if hint := _remedy(values):
         raise ValueError(f"expected {name} as {_KINDS}; got {type(values).__name__}{hint}.")
     if isinstance(values, (list, tuple)) and values and all(isinstance(v, Tensor) for v in values):
@@ -170,6 +164,15 @@ def _exact(name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
             f"up to {int(x.abs().max())}. Scale them first."
         )
     return converted
+
+
+def _dense(name: str, values: Tensor) -> Tensor:
+    """A tensor as it is, after checking that it is dense and real."""
+    if values.layout is not torch.strided:
+        raise ValueError(f"expected {name} in a dense tensor; got a sparse one, use .to_dense().")
+    if values.is_complex():
+        raise ValueError(f"expected {name} of real numbers; got {values.dtype}.")
+    return values
 
 
 def _from_numpy(name: str, array: np.ndarray) -> Tensor:

@@ -63,12 +63,8 @@ def real_number(
     Traceback (most recent call last):
     ValueError: expected momentum to be a number of at least 0 and below 1; got 1.0.
     """
-    number, found = _plain(value), 0.0
-    if isinstance(number, Real) and not isinstance(number, bool):
-        try:
-            found = float(number)
-        except OverflowError:  # an int beyond the largest float
-            found = math.inf if number > 0 else -math.inf
+    found = _float_of(value)
+    if found is not None:
         lowest = -math.inf if at_least is None else at_least
         highest = math.inf if at_most is None else at_most
         within = (
@@ -84,7 +80,7 @@ def real_number(
         for words, limit in limits
         if limit is not None and math.isfinite(limit)
     )
-    finite = "finite " if not bounds or not math.isfinite(found) else ""
+    finite = "finite " if not bounds or not math.isfinite(found or 0.0) else ""
     kind = f"{finite}number {bounds}".rstrip()
     raise ValueError(f"expected {name} to be a {kind}; got {shown(value)}.")
 
@@ -213,6 +209,17 @@ def _plain(value: Any) -> Any:
     except (RuntimeError, NotImplementedError):  # a tensor without data
         return value
     return float(found) if isinstance(found, Real) and _shape(found) == () else found
+
+
+def _float_of(value: Any) -> float | None:
+    """A number as a float, which may be NaN or infinite; None for what is no number."""
+    number = _plain(value)
+    if not isinstance(number, Real) or isinstance(number, bool):
+        return None
+    try:
+        return float(number)
+    except OverflowError:  # an int beyond the largest float
+        return math.inf if number > 0 else -math.inf
 
 
 def _several(name: str, values: Any, expected: str) -> list[Any]:

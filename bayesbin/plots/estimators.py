@@ -41,8 +41,7 @@ def plot_estimators(
     """
     if not panels:
         raise ValueError("expected at least one panel of estimators, got none; measure some first.")
-    values = [y for panel in panels.values() for points in panel.values() for _, y in points]
-    least = _ROUNDING * max((y for y in values if math.isfinite(y)), default=0.0)
+    least = _least(panels)
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.9 * len(panels) + 1.9, 3.6), layout="constrained")
@@ -75,3 +74,9 @@ def plot_estimators(
             handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
     return figure
+
+
+def _least(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> float:
+    """The variance below which there is nothing but rounding."""
+    values = [y for panel in panels.values() for points in panel.values() for _, y in points]
+    return _ROUNDING * max((y for y in values if math.isfinite(y)), default=0.0)
