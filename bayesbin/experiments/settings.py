@@ -23,7 +23,7 @@ class RunSettings:
     change with the defaults.
 
     :param dataset: one of ``bayesbin.core.names.DATASETS``.
-    :param recipe: one of ``bayesbin.recipes.NAMES``.
+    :param recipe: one of ``bayesbin.recipes.names()``.
     :param recipe_settings: of the recipe; those that are not named get the recipe's defaults.
     :param width: units per hidden layer. :param depth: number of hidden layers.
     :param epochs: passes over the training data; None: 60 for digits, 300 for two-moons, 20 for the others.
