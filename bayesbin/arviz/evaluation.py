@@ -69,8 +69,13 @@ def evaluate(
         group: {name: np.stack(draws) for name, draws in variables.items()}
         for group, variables in rows.items()
     }
-    if runs is None:
-        return Evaluation(sampled, {}, {}, {})
+    return Evaluation(sampled, {}, {}, {}) if runs is None else _with_data(sampled, runs, trace)
+
+
+def _with_data(
+    sampled: dict[str, dict[str, np.ndarray]], runs: _ConditionedModel, trace: Any
+) -> Evaluation:
+    """Add what does not change with the draw: observed data, the model's inputs, and their plates."""
     plates = {name: _plates(site) for name, site in _sample_sites(trace)}
     observed = {name: site["value"] for name, site in _sample_sites(trace) if site["is_observed"]}
     inputs = {
