@@ -89,6 +89,8 @@ def _judge(owner: nn.Module, leaf: str, parameter: Tensor) -> tuple[bool, str, b
     if is_lazy(parameter):
         return leaf == "weight" and isinstance(owner, (nn.Linear, _ConvNd)), "", False
     use = known_use(owner, leaf, shape)
+    if use is None and not shape:
+        return False, "no weight: a single number", True
     if use is None:
         kind = type(owner).__name__
         return (
