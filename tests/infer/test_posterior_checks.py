@@ -407,6 +407,13 @@ def test_restarts_agree_on_outputs_where_weights_are_permuted():
         restarts_as_chains(posterior_of, hidden, num_restarts=1)
 
 
+def test_chains_that_never_move_have_an_infinite_r_hat():
+    values = torch.zeros(2, 10, 2)
+    values[1] = 1.0
+    values[:, 5:, 1] += 3.0  # or moved once, all at the same time
+    assert convergence(values).rhat.tolist() == [math.inf, math.inf]
+
+
 def test_convergence_is_that_of_arviz_and_constants_count_for_nothing():
     chains = torch.randn(3, 50, 2)
     chains[..., 1] = 1.0

@@ -83,9 +83,11 @@ def convergence(values: Tensor) -> Convergence:
         column = columns[:, :, i]
         if np.ptp(column) == 0.0:
             continue
-        table[0, i] = az.rhat(column) if chains > 1 else math.nan
-        table[1, i] = az.ess(column, method="bulk")
-        table[2, i] = az.ess(column, method="tail", prob=_TAILS)
+        # Chains that never move, each at a value of its own: R-hat is infinite, a division by 0.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            table[0, i] = az.rhat(column) if chains > 1 else math.nan
+            table[1, i] = az.ess(column, method="bulk")
+            table[2, i] = az.ess(column, method="tail", prob=_TAILS)
     rhat, bulk, tail = torch.from_numpy(table).reshape(3, *shape)
     return Convergence(rhat, bulk, tail)
 
