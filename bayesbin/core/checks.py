@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 import os
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -64,21 +65,21 @@ def real_number(
     ValueError: expected momentum to be a number of at least 0 and below 1; got 1.0.
     """
     found = _float_of(value)
-    if found is not None:
-        lowest = -math.inf if at_least is None else at_least
-        highest = math.inf if at_most is None else at_most
-        within = (
-            lowest <= found <= highest  # false for NaN
-            and (above is None or found > above)
-            and (below is None or found < below)
+    limits = [
+        (compare, words, limit)
+        for compare, words, limit in (
+            (operator.gt, "above", above),
+            (operator.ge, "of at least", at_least),
+            (operator.lt, "below", below),
+            (operator.le, "at most", at_most),
         )
-        if within and (math.isfinite(found) or found in (at_least, at_most)):
+        if limit is not None
+    ]
+    if found is not None and all(compare(found, limit) for compare, _, limit in limits):
+        if math.isfinite(found) or found in (at_least, at_most):
             return found
-    limits = (("above", above), ("of at least", at_least), ("below", below), ("at most", at_most))
     bounds = " and ".join(
-        f"{words} {limit:.12g}"
-        for words, limit in limits
-        if limit is not None and math.isfinite(limit)
+        f"{words} {limit:.12g}" for _, words, limit in limits if math.isfinite(limit)
     )
     finite = "finite " if not bounds or not math.isfinite(found or 0.0) else ""
     kind = f"{finite}number {bounds}".rstrip()
