@@ -182,7 +182,8 @@ def require_same(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any])
     parts = ("settings", "recipe", "architecture", "data")
     there, here = ({name: dict(record.get(name, {})) for name in parts} for record in (saved, now))
     if there["data"].get("sha256") == here["data"]["sha256"]:  # under whatever name
-        there["data"].pop("name"), here["data"].pop("name")
+        for data in (there["data"], here["data"]):
+            data.pop("name")
     if different := differences(there, _from_json(json.loads(json.dumps(_to_json(here))))):
         raise ValueError(
             f"expected {folder} to hold this very run, but these differ: {'; '.join(different)}. Use the "

@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from bayesbin.plots.figures import BLACK, BLUE, GREEN, ORANGE, STYLE, figure_of
@@ -129,8 +130,7 @@ def plot_two_moons(
         raise ValueError(f"expected predictions {expected} on the grid, got {came}; predict there.")
     with matplotlib.rc_context(STYLE):
         if figure is None:
-            figure = Figure(figsize=(12.6, 2.6), layout="constrained")
-            figure.get_layout_engine().set(wspace=0.06)  # pyright: ignore[reportOptionalMemberAccess]
+            figure = Figure(figsize=(12.6, 2.6), layout=ConstrainedLayoutEngine(wspace=0.06))
         panels: list[Axes] = list(figure.subplots(1, 5, sharex=True, sharey=True))
         average = mean.probs[:, 1]
         probabilities = [
