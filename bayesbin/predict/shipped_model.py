@@ -13,7 +13,7 @@ import numpy as np
 from bayesbin.core.files import CorruptFileError
 from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.predict import bbn_file
-from bayesbin.predict.shipped_steps import CONTENTS, Shape, Site, Step, is_whole, walk
+from bayesbin.predict.shipped_steps import CONTENTS, Shape, ShippedSite, Step, is_whole, walk
 
 PRECISIONS = ("exact", "fast")
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
@@ -48,7 +48,7 @@ class ShippedModel:
     provenance: dict[str, Any]
     steps: tuple[Step, ...]
     shapes: tuple[Shape, ...]
-    sites: tuple[Site, ...]
+    sites: tuple[ShippedSite, ...]
     arrays: Mapping[str, np.ndarray]
 
     @property
@@ -113,7 +113,7 @@ def _check_arrays(
             raise ValueError(f"expected probabilities of at most a half in {name!r}.")
 
 
-def _check_spare_bits(site: Site, arrays: Mapping[str, np.ndarray]) -> None:
+def _check_spare_bits(site: ShippedSite, arrays: Mapping[str, np.ndarray]) -> None:
     """The bits of a last byte that stand for no weight are 0."""
     for name in (f"{site.name}.bits", f"{site.name}.mode"):
         if name in arrays and site.weights % 8:

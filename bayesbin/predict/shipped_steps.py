@@ -23,7 +23,7 @@ _FIELDS: dict[str, set[str]] = {
 
 
 @dataclass(frozen=True)
-class Site:
+class ShippedSite:
     """The weights of a site; their shape is (units, inputs) or (units, channels, height, width)."""
 
     name: str
@@ -50,7 +50,7 @@ def walk(
 ) -> tuple[
     tuple[Step, ...],
     tuple[Shape, ...],
-    tuple[Site, ...],
+    tuple[ShippedSite, ...],
     dict[str, tuple[str, tuple[int, ...]]],
 ]:
     """Check steps one after another.
@@ -68,13 +68,13 @@ def walk(
         )
     shapes: list[Shape] = [(shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])]
     stack: list[Shape] = []
-    sites: dict[str, Site] = {}
+    sites: dict[str, ShippedSite] = {}
     steps: list[Step] = []
     arrays: dict[str, tuple[str, tuple[int, ...]]] = {}
     for place, entry in enumerate(given):
         step = _step(entry)
         if step["op"] == "weights":
-            site = Site(step["site"], step["shape"])
+            site = ShippedSite(step["site"], step["shape"])
             if sites.setdefault(site.name, site) != site:
                 raise ValueError(f"expected one shape of {site.name!r}.")
             arrays |= _arrays_of(site, contents, num_samples)
@@ -121,7 +121,7 @@ def _step(entry: Any) -> Step:
 
 
 def _arrays_of(
-    site: Site, contents: str, num_samples: int
+    site: ShippedSite, contents: str, num_samples: int
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     if contents == "draws":
         return {f"{site.name}.bits": ("|u1", (max(num_samples, 1), site.num_bytes))}
