@@ -372,6 +372,7 @@ def test_the_cosine_by_step_is_resumed_with_the_optimizer():
     assert rates(rest, 2) == whole[2:4]
 
 
+@pytest.mark.slow
 def test_a_previous_posterior_as_prior_remembers_digits():
     """Average accuracy after five permutations, against fine-tuning, three seeds."""
     gains = []
