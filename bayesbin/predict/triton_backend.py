@@ -63,7 +63,7 @@ class TritonProgram:
         kind: str = "real",
     ) -> None:
         """Weights of ``shape``, drawn anew for each draw."""
-        signs = self._kernels.Signs.drawn(mode, thresholds, keys, self._device)
+        signs = self._kernels.SignDraws.drawn(mode, thresholds, keys, self._device)
         self._weights(signs, shape, stride, padding, kind)
 
     def given(
@@ -75,7 +75,7 @@ class TritonProgram:
         kind: str = "real",
     ) -> None:
         """Weights of ``shape`` from packed bits, (S or 1, N, words)."""
-        signs = self._kernels.Signs.given(bits, math.prod(shape[1:]), self._device)
+        signs = self._kernels.SignDraws.given(bits, math.prod(shape[1:]), self._device)
         self._weights(signs, shape, stride, padding, kind)
 
     def affine(self, slope: np.ndarray, shift: np.ndarray) -> None:

@@ -35,7 +35,7 @@ DRAW_ONCE_ABOVE = 64
 
 
 @dataclass(frozen=True)
-class Signs:
+class SignDraws:
     """N x K signs of D draws on a device, given or to be drawn.
 
     :param words: int32 (D or 1, N, width): the signs, or, with thresholds, the mode (1, N, width).
@@ -49,14 +49,14 @@ class Signs:
     keys: Tensor | None = None
 
     @classmethod
-    def given(cls, bits: np.ndarray, inputs: int, device: torch.device) -> Signs:
+    def given(cls, bits: np.ndarray, inputs: int, device: torch.device) -> SignDraws:
         """From packed bits, uint64 (D or 1, N, words)."""
         return cls(inputs, torch.tensor(bits.view(np.int32), device=device))
 
     @classmethod
     def drawn(
         cls, mode: np.ndarray, thresholds: np.ndarray, keys: np.ndarray, device: torch.device
-    ) -> Signs:
+    ) -> SignDraws:
         """From a packed mode, uint64 (N, words), thresholds, uint16 (N, K), and keys, uint64 (D,)."""
         units, inputs = thresholds.shape
         # A threshold of 0 flips nothing.
@@ -65,20 +65,20 @@ class Signs:
         arrays = (mode.view(np.int32)[None], padded.view(np.int64), keys.view(np.int64))
         return cls(inputs, *(torch.tensor(array, device=device) for array in arrays))
 
-    def draws(self, first: int, last: int) -> Signs:
+    def draws(self, first: int, last: int) -> SignDraws:
         """Those of draws ``first`` to ``last``."""
         if self.keys is not None:
-            return Signs(self.inputs, self.words, self.thresholds, self.keys[first:last])
+            return SignDraws(self.inputs, self.words, self.thresholds, self.keys[first:last])
         same = len(self.words) == 1
-        return Signs(self.inputs, self.words if same else self.words[first:last])
+        return SignDraws(self.inputs, self.words if same else self.words[first:last])
 
     @property
     def num_draws(self) -> int:
         return len(self.words if self.keys is None else self.keys)
 
 
-def linear(x: Tensor, signs: Signs, fast: bool = False) -> Tensor:
-    r"""Signs times real inputs, for each draw: float32 (D, M, N).
+def linear(x: Tensor, signs: SignDraws, fast: bool = False) -> Tensor:
+    r"""SignDraws times real inputs, for each draw: float32 (D, M, N).
 
     .. math:: y_{dmn} = \sum_k w_{dnk} x_{dmk}
 
@@ -91,7 +91,7 @@ def linear(x: Tensor, signs: Signs, fast: bool = False) -> Tensor:
     Source: Henry, Tang and Heinecke 2019, arXiv 1904.06376 (the three parts of a float32).
     """
     if signs.keys is not None and x.shape[1] > DRAW_ONCE_ABOVE:
-        signs = Signs(signs.inputs, draw_words(signs))
+        signs = SignDraws(signs.inputs, draw_words(signs))
     x = x.contiguous()
     rows, units = x.shape[1], signs.words.shape[1]
     draws = max(len(x), signs.num_draws)
@@ -117,7 +117,7 @@ def linear(x: Tensor, signs: Signs, fast: bool = False) -> Tensor:
 
 
 def linear_sign(x: Tensor, words: Tensor, inputs: int) -> Tensor:
-    """Signs times signs by popcounts, int32 (D, M, N): K minus twice the number of differing bits.
+    """SignDraws times signs by popcounts, int32 (D, M, N): K minus twice the number of differing bits.
 
     :param x: int32 (D or 1, M, width). :param words: int32 (D or 1, N, width). :param inputs: K.
     """
@@ -132,7 +132,7 @@ def linear_sign(x: Tensor, words: Tensor, inputs: int) -> Tensor:
     return out
 
 
-def draw_words(signs: Signs) -> Tensor:
+def draw_words(signs: SignDraws) -> Tensor:
     """The signs of every draw in packed words, int32 (D, N, width)."""
     assert signs.keys is not None
     _, units, width = signs.words.shape
@@ -158,7 +158,7 @@ def pack_signs(x: Tensor) -> Tensor:
     return out
 
 
-def dense(signs: Signs) -> Tensor:
+def dense(signs: SignDraws) -> Tensor:
     """-1 and +1 of the first draw, float32 (N, K)."""
     units = signs.words.shape[1]
     out = torch.empty(units, signs.inputs, device=signs.words.device, dtype=torch.float32)
@@ -187,7 +187,7 @@ def _step(values: Tensor) -> int:
     return values[0].numel() if len(values) > 1 else 0
 
 
-def _sources(signs: Signs) -> tuple[Tensor, Tensor, Tensor]:
+def _sources(signs: SignDraws) -> tuple[Tensor, Tensor, Tensor]:
     """Words, thresholds and keys; of given signs the words in place of the others, never read."""
     if signs.thresholds is None or signs.keys is None:
         return signs.words, signs.words, signs.words

@@ -36,7 +36,7 @@ with pytest.MonkeyPatch.context() as _patch:
     if not ON_GPU:  # kernels are made for the interpreter, or not, when they are imported
         _patch.setenv("TRITON_INTERPRET", "1")
     from bayesbin.predict import triton_signs
-    from bayesbin.predict.triton_signs import Signs
+    from bayesbin.predict.triton_signs import SignDraws
 
 INPUTS = [1, 3, 4, 5, 63, 64, 65, 100]
 SIZES = [(1, 1), (7, 2), (17, 31), (33, 33)]  # units and rows
@@ -48,7 +48,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
 
 
-def drawn(units: int, inputs: int, draws: int = 3) -> tuple[Signs, np.ndarray]:
+def drawn(units: int, inputs: int, draws: int = 3) -> tuple[SignDraws, np.ndarray]:
     """Signs to be drawn, and booleans (draws, N, K): what the rest of the package draws."""
     generator = np.random.default_rng(units * 1000 + inputs)
     mode = generator.random((units, inputs)) < 0.5
@@ -57,7 +57,7 @@ def drawn(units: int, inputs: int, draws: int = 3) -> tuple[Signs, np.ndarray]:
     keys = generator.integers(0, 2**64, draws, dtype=np.uint64)
     keys[-1] = 2**64 - 1
     plus = np.stack([Thresholds(mode, flip).draw(int(key)) for key in keys])
-    return Signs.drawn(pack(mode), flip, keys, DEVICE), plus
+    return SignDraws.drawn(pack(mode), flip, keys, DEVICE), plus
 
 
 def words(tensor: torch.Tensor) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_the_bits_are_those_of_the_cpu(units, inputs):
     for draw in range(3):
         found = triton_signs.dense(distribution.draws(draw, draw + 1)).cpu().numpy()
         assert np.array_equal(found, signs(plus[draw]))
-    given = Signs.given(np.stack([pack(one) for one in plus]), inputs, DEVICE)
+    given = SignDraws.given(np.stack([pack(one) for one in plus]), inputs, DEVICE)
     assert np.array_equal(triton_signs.dense(given.draws(2, 3)).cpu().numpy(), signs(plus[2]))
 
 
@@ -121,7 +121,7 @@ def test_many_rows_draw_once_and_change_nothing(rows, monkeypatch):
     found = triton_signs.linear(torch.tensor(x, device=DEVICE), distribution).cpu().numpy()
     assert relative_error(found, x.astype(np.float64) @ signs(plus).transpose(0, 2, 1)) < 1e-6
     assert len(calls) == (rows > triton_signs.DRAW_ONCE_ABOVE)
-    shared = Signs.given(pack(plus[1])[None], 65, DEVICE)
+    shared = SignDraws.given(pack(plus[1])[None], 65, DEVICE)
     found = triton_signs.linear(torch.tensor(x, device=DEVICE), shared).cpu().numpy()
     assert relative_error(found, x.astype(np.float64) @ signs(plus[1]).T) < 1e-6
 
