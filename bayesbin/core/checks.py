@@ -220,7 +220,7 @@ def _float_of(value: Any) -> float | None:
     try:
         return float(number)
     except OverflowError:  # an int beyond the largest float
-        return math.inf if number > 0 else -math.inf
+        return math.inf if int(number) > 0 else -math.inf
 
 
 def _several(name: str, values: Any, expected: str) -> list[Any]:

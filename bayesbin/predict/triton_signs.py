@@ -78,7 +78,7 @@ class SignDraws:
 
 
 def linear(x: Tensor, signs: SignDraws, fast: bool = False) -> Tensor:
-    r"""SignDraws times real inputs, for each draw: float32 (D, M, N).
+    r"""Signs times real inputs, for each draw: float32 (D, M, N).
 
     .. math:: y_{dmn} = \sum_k w_{dnk} x_{dmk}
 
@@ -117,7 +117,7 @@ def linear(x: Tensor, signs: SignDraws, fast: bool = False) -> Tensor:
 
 
 def linear_sign(x: Tensor, words: Tensor, inputs: int) -> Tensor:
-    """SignDraws times signs by popcounts, int32 (D, M, N): K minus twice the number of differing bits.
+    """Signs times signs by popcounts, int32 (D, M, N): K minus twice the number of differing bits.
 
     :param x: int32 (D or 1, M, width). :param words: int32 (D or 1, N, width). :param inputs: K.
     """
