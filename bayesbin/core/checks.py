@@ -214,13 +214,13 @@ def _plain(value: Any) -> Any:
 
 def _float_of(value: Any) -> float | None:
     """A number as a float, which may be NaN or infinite; None for what is no number."""
-    number = _plain(value)
-    if not isinstance(number, Real) or isinstance(number, bool):
+    if not is_number(value):
         return None
+    number: Any = _plain(value)
     try:
         return float(number)
     except OverflowError:  # an int beyond the largest float
-        return math.inf if int(number) > 0 else -math.inf
+        return math.inf if number > 0 else -math.inf
 
 
 def _several(name: str, values: Any, expected: str) -> list[Any]:
