@@ -676,7 +676,9 @@ def test_straight_through_without_noise_takes_the_sign_of_lambda():
 
 @pytest.mark.parametrize("temperature", [0.0, -0.5, float("nan")])
 def test_a_concrete_temperature_is_positive(temperature):
-    with pytest.raises(ValueError, match=r"expected temperature to be a (finite )?number above 0; got"):
+    with pytest.raises(
+        ValueError, match=r"expected temperature to be a (finite )?number above 0; got"
+    ):
         Concrete(temperature)
 
 
