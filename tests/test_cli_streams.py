@@ -32,6 +32,7 @@ def ran(redirection, *arguments, **environment):
     return found.returncode, found.stdout, found.stderr
 
 
+@pytest.mark.slow
 @posix
 def test_the_report_stands_alone_where_stderr_is_closed_and_is_escaped_where_it_must_be():
     compare = ["estimators", "disarm", "--weights", "2", "--replicates", "20"]

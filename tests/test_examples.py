@@ -37,6 +37,7 @@ def test_example(path, tmp_path):
     check(path.name, run_script, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_example_in_a_process_of_its_own(tmp_path):
     def run(path: Path, *arguments: str, cwd: Path) -> str:
         command = [sys.executable, str(path), *arguments]

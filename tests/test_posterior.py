@@ -453,6 +453,7 @@ def test_a_layer_is_a_network_too():
     assert torch.equal(q.mode_network(layer).state_dict()["weight"], q.signs()["weight"])
 
 
+@pytest.mark.slow
 def test_a_file_is_the_same_to_the_byte_in_every_process(tmp_path):
     """The library's own order of the metadata is that of a hash map with a seed of the process."""
     program = (

@@ -115,6 +115,7 @@ def test_a_recipe_continues_where_it_stopped(name, tmp_path):
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "activation"), [(resnet20, "sign"), (vgg_small, "relu")])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_networks_for_colour_images(name, build, activation):

@@ -6,6 +6,7 @@ import gc
 import math
 from typing import Any
 
+import pytest
 import torch
 from problems import INPUTS, N, learner, naturals
 
@@ -27,6 +28,7 @@ def tensors_alive() -> int:
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_two_hundred_tasks() -> None:
     made = learner(epochs=1, batch_size=N)
     alive: list[int] = []

@@ -178,23 +178,23 @@ def test_training_through_fit(binarizer, tmp_path):
     model = moons_model()
     guide = AutoSignDelta(model, binarizer=binarizer)
     data = two_moons(seed=0)
-    adam = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=0.02)
+    adam = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=0.04)
     if binarizer.latent_bound is not None:
         clip_after_step(adam, guide.latents(), binarizer.latent_bound)
     schedules = []
     if isinstance(binarizer, SLB | SoftSign):
-        schedules.append(Schedule(binarizer, "sharpness", exponential(1.0, 30.0, 60)))
+        schedules.append(Schedule(binarizer, "sharpness", exponential(1.0, 30.0, 30)))
     settings = dict(
         optimizers=[adam], schedulers=schedules, progress=False, checkpoint_dir=tmp_path
     )
     # Interrupted half-way, and continued from the checkpoint.
-    fit(model, guide, Batches(data, batch_size=100), epochs=30, **settings)
-    result = fit(model, guide, Batches(data, batch_size=100), epochs=60, **settings)
+    fit(model, guide, Batches(data, batch_size=100), epochs=15, **settings)
+    result = fit(model, guide, Batches(data, batch_size=100), epochs=30, **settings)
     if schedules:
         assert binarizer.sharpness == pytest.approx(30.0)
     if binarizer.latent_bound is not None:
         assert max(p.abs().max().item() for p in guide.latents()) <= binarizer.latent_bound
-    assert result.epochs == 60
+    assert result.epochs == 30
     scores = predict(model.net, guide.posterior(), data.x, num_samples=2, seed=0)
     accuracy = (scores.probs.argmax(-1) == data.y).double().mean().item()
     assert accuracy > 0.8 and scores.mutual_information.abs().max() < 1e-6

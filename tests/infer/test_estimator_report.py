@@ -114,6 +114,7 @@ def test_the_same_seed_gives_the_same_numbers_and_disturbs_nothing():
     assert not any(buffer.any() for buffer in moving.buffers())
 
 
+@pytest.mark.slow
 def test_warming_up_tunes_what_an_estimator_learns():
     model, guide, batch = problem(width=5)
     estimators = {"tuned": REBAR(eta=-2.0)}

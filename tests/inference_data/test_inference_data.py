@@ -396,6 +396,7 @@ def exact_loo():
 
 
 # With sixteen different states the tail has no shape worth the name, and may be found too heavy.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
 @arviz_api.needs_no_equal_weights
 def test_leave_one_out_of_arviz_meets_the_exact_one():

@@ -93,6 +93,7 @@ def test_the_bits_are_those_of_the_compiled_kernels():
     assert np.array_equal(words(triton_signs.draw_words(distribution)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize(("units", "rows"), SIZES)
 def test_sums_of_real_inputs(units, rows, inputs):
@@ -141,6 +142,7 @@ def test_rows_of_all_scales(fast):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize(("units", "rows"), SIZES)
 def test_sums_of_signs_are_exact(units, rows, inputs):
@@ -337,6 +339,7 @@ ptx(kernels.dense_kernel, 80, DRAWN=True, BLOCK_N=32, BLOCK_Q=16)
 """
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path):
     """What the interpreter takes, the compiler may not; it needs no GPU to say so."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
