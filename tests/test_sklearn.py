@@ -22,10 +22,12 @@ from bayesbin.predict import predict, predict_regression
 from bayesbin.recipes import settings_of
 from bayesbin.sklearn import BinaryNetworkClassifier, BinaryNetworkRegressor
 
-QUICK = {"epochs": 30, "num_samples": 8}
+QUICK = {"epochs": 30, "num_samples": 4}
 
 
-@parametrize_with_checks([BinaryNetworkClassifier(**QUICK), BinaryNetworkRegressor(**QUICK)])
+@parametrize_with_checks(
+    [BinaryNetworkClassifier(epochs=15, num_samples=4), BinaryNetworkRegressor(**QUICK)]
+)
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
