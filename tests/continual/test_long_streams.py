@@ -61,6 +61,7 @@ def test_saturated_priors_stay_finite_in_float32() -> None:
     assert max(natural.abs().max().item() for natural in naturals(made)) <= 40.0
 
 
+@pytest.mark.slow
 def test_relaxation_and_leak_keep_weights_plastic() -> None:
     def largest(policy: Any) -> float:
         made = learner(epochs=1, batch_size=N, prior_policy=policy)

@@ -219,9 +219,11 @@ def shown(natural: Tensor, slopes: Tensor) -> Tensor:
 
 SIZES = [(1, 2), (3, 5), (5, 7)]
 STARTS = ["zero", "moderate", "saturated"]
-# An exported estimator at every size and start; its variants at one start per size.
+# Every estimator at one start per size; the exported ones at every other size and start among the slow tests.
 CASES = [
-    pytest.param(name, sizes, kind, id=f"{name}-{sizes}-{kind}")
+    pytest.param(
+        name, sizes, kind, id=f"{name}-{sizes}-{kind}", marks=[] if i == j else [pytest.mark.slow]
+    )
     for name in UNBIASED
     for i, sizes in enumerate(SIZES)
     for j, kind in enumerate(STARTS)

@@ -86,7 +86,11 @@ def test_enumerate_is_exact():
 
 @pytest.mark.parametrize(
     "estimator",
-    [ScoreFunction(16), ScoreFunction(8, baseline=None), ScoreFunction(4, MovingAverage())],
+    [
+        ScoreFunction(16),
+        pytest.param(ScoreFunction(8, baseline=None), marks=pytest.mark.slow),
+        ScoreFunction(4, MovingAverage()),
+    ],
     ids=repr,
 )
 def test_the_score_function_is_unbiased(estimator):

@@ -338,7 +338,7 @@ def test_a_forked_process_predicts_the_same():
         assert child.wait(timeout=120) == 0
 
 
-@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.slow), "3"])
 def test_an_interrupt_stops_a_prediction(threads):
     with start(INTERRUPTED, threads) as child:
         assert child.stdout is not None

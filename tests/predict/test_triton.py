@@ -68,6 +68,7 @@ def inputs_for(draws: int, rows: int, inputs: int) -> np.ndarray:
     return np.random.default_rng(inputs).standard_normal((draws, rows, inputs)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("units", [1, 7, 17, 33])
 def test_the_bits_are_those_of_the_cpu(units, inputs):
