@@ -211,10 +211,10 @@ def _complete_bayesbinn(settings: Settings, given: frozenset[str]) -> Settings:
             "The published settings of bayesbinn draw nothing in float32, and have no num_samples; leave it "
             "out, or settings='published'."
         )
-    if settings["temperature"] > 1e-5 or settings["init_scale"] < 9:
+    if settings["temperature"] > 1e-8 or settings["init_scale"] < 9:
         raise ValueError(
             "The published settings of bayesbinn draw no weight that differs from its sign, which holds for "
-            f"temperatures of at most 1e-5 and init_scale of at least 9; got {settings['temperature']:g} and "
+            f"temperatures of at most 1e-8 and init_scale of at least 9; got {settings['temperature']:g} and "
             f"{settings['init_scale']:g}. Leave settings='published' out for others."
         )
     return settings | {"num_samples": None}
