@@ -8,11 +8,13 @@ import json
 import os
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from bayesbin.core.checks import whole_number
 from bayesbin.core.files import CorruptFileError, remove_temporaries, sha256, write_atomically
@@ -70,7 +72,8 @@ def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> 
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     payload = buffer.getvalue()
-    _require_loadable(payload)
+    if not _is_plain(state):
+        _require_loadable(payload)
     header = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -169,6 +172,16 @@ def _json_line(value: Mapping[str, Any]) -> bytes:
 
 def _unpickle(payload: bytes) -> dict[str, Any]:
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a state is of the very types that always load again; subclasses may need foreign code."""
+    kind = type(value)
+    if kind in (Tensor, nn.Parameter, type(None), bool, int, float, str, bytes):
+        return True
+    if kind in (dict, OrderedDict):
+        return all(type(key) in (str, int) and _is_plain(value[key]) for key in value)
+    return kind in (list, tuple) and all(map(_is_plain, value))
 
 
 def _require_loadable(payload: bytes) -> None:
