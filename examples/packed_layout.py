@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bayesbin import BinaryPosterior
-from bayesbin.posterior.draws import FLIPS, half_words, key_of
+from bayesbin.core.canonical import FLIPS, half_words, key_of
 from bayesbin.predict.packing import pack
 
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"

@@ -21,6 +21,7 @@ from stats import assert_within_standard_errors
 from torch import nn
 
 from bayesbin import BinaryPosterior
+from bayesbin.core import canonical
 from bayesbin.core.files import CorruptFileError
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.nn import BinaryLinear, to_binary_
@@ -167,7 +168,7 @@ def written_out(key: int, n: int, k: int, num_inputs: int) -> int:
 @pytest.mark.parametrize("shape", [(3, 5), (2, 3, 2, 2), (4,), (), (5, 1), (1, 9), (0, 3)], ids=str)
 @pytest.mark.parametrize("key", [0, 1, 2**64 - 1, 0x123456789ABCDEF0])
 def test_the_bits_of_a_weight_are_those_of_their_definition(shape, key):
-    found = draws_module.half_words(key, shape)
+    found = canonical.half_words(key, shape)
     assert found.dtype == np.uint16 and found.shape == shape
     num_inputs = math.prod(shape[1:])
     flat = found.reshape(shape[0] if shape else 1, num_inputs)
@@ -195,7 +196,7 @@ def test_the_bits_are_uniform_and_independent_of_their_neighbours():
         for index in range(8)
         for site in "ab"
     ]
-    words = np.stack([draws_module.half_words(key, (64, 64)) for key in keys])
+    words = np.stack([canonical.half_words(key, (64, 64)) for key in keys])
     counts = np.bincount(words.reshape(-1) >> 8, minlength=256)
     expected = words.size / 256
     chi_square = ((counts - expected) ** 2 / expected).sum()

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Self, TypeVar
 from torch import Tensor, nn
 
 from bayesbin.core import networks
+from bayesbin.core.canonical import key_of
 from bayesbin.distributions import Support
 from bayesbin.posterior import file
-from bayesbin.posterior.draws import draw_noise, key_of
+from bayesbin.posterior.draws import draw_noise
 from bayesbin.posterior.real_posterior import RealPosterior
 from bayesbin.posterior.summary import Summary, SummaryRow
 

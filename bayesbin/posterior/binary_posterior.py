@@ -12,10 +12,11 @@ from torch.distributions import kl_divergence
 from torch.nn import functional as F
 
 from bayesbin.core import numerics
+from bayesbin.core.canonical import key_of
 from bayesbin.core.numerics import LOG_2
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.posterior.base import Posterior, average
-from bayesbin.posterior.draws import Thresholds, key_of, signs_of
+from bayesbin.posterior.draws import Thresholds, signs_of
 from bayesbin.posterior.real_posterior import RealPosterior
 from bayesbin.posterior.summary import SummaryRow
 

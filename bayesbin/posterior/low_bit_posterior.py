@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from bayesbin.core.canonical import FLIPS, half_words, key_of
 from bayesbin.core.numerics import LOG_2
 from bayesbin.distributions import LowBitCategorical
 from bayesbin.posterior.base import Posterior, average
-from bayesbin.posterior.draws import FLIPS, half_words, key_of
 from bayesbin.posterior.real_posterior import RealPosterior
 from bayesbin.posterior.summary import SummaryRow
 

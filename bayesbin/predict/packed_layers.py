@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayesbin.core.canonical import key_of
 from bayesbin.distributions import SignBernoulli
 from bayesbin.posterior import BinaryPosterior
-from bayesbin.posterior.draws import key_of
 from bayesbin.predict.folding import Folded, Operation
 from bayesbin.predict.kernel_program import Program
 from bayesbin.predict.packing import pack

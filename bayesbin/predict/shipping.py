@@ -13,11 +13,11 @@ import numpy as np
 from torch import nn
 
 from bayesbin import __version__
+from bayesbin.core.canonical import key_of
 from bayesbin.core.checks import one_of, whole_number
 from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.nn.state_norm import Statistics
 from bayesbin.posterior import BinaryPosterior
-from bayesbin.posterior.draws import key_of
 from bayesbin.predict import bbn_file, packed
 from bayesbin.predict.folding import Folded, Operation, fold
 from bayesbin.predict.packed_layers import PackedNetwork

@@ -1,0 +1,1 @@
+"""Prediction with numpy and the compiled kernels alone: programs, model files, predictors."""
