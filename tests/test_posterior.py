@@ -191,7 +191,7 @@ def test_thresholds_meet_the_probabilities():
 def test_the_bits_are_uniform_and_independent_of_their_neighbours():
     failure = norm.isf(stats_module.FAILURE_RATE / 2)
     keys = [
-        draws_module.key_of(seed, index, site)
+        canonical.key_of(seed, index, site)
         for seed in (0, 1)
         for index in range(8)
         for site in "ab"

@@ -31,6 +31,8 @@ _MAKE_SIGNS = {"sign", "threshold"}
 _KEEP_SIGNS = {"reshape", "permute", "slice", "concat", "flip", "take", "expand", "cast"}
 _COMPARE = {"greater", "greater_equal", "equal"}
 _LOGICAL = {"logical_not", "logical_and", "logical_or"}
+_MOVE = _KEEP_SIGNS | {"pad", "where"}  # booleans too
+_TYPED_INPUTS = {"embedding": (0, "i8"), "take": (1, "i8"), "where": (0, "b1")}
 
 
 @dataclass(frozen=True)
@@ -325,42 +327,47 @@ def _outputs_of(step: Step, found: Mapping[str, Value]) -> tuple[list[Value], in
     """What is known of a step's outputs, and its work."""
     checked_attributes(step.kind, step.attributes)
     kind = KINDS[step.kind]
-    if step.dtype not in DTYPES or not kind.inputs[0] <= len(step.inputs) <= kind.inputs[1]:
-        raise ValueError(f"expected {kind.inputs} inputs and a type of {DTYPES}.")
-    if any(not name for name in step.inputs[: kind.inputs[0]]):
-        raise ValueError("expected the first inputs to be there.")
-    unknown = [name for name in step.inputs if name and name not in found]
-    if unknown:
-        raise ValueError(f"expected inputs that are known, got {unknown[0]!r}.")
-    used = [found[name] for name in step.inputs if name]
+    used = _inputs_of(step, found)
     shapes = kind.shapes(step.attributes, [value.shape for value in used])
     if len(shapes) != len(step.outputs):
         raise ValueError(f"expected {len(shapes)} outputs, got {len(step.outputs)}.")
     for name, shape in zip(step.outputs, shapes, strict=True):
         _check_sizes(name, shape)
     _check_types(step, used)
-    batched = any(value.batched for value in used)
-    drawn = any(value.drawn for value in used)
-    signs = step.kind in _MAKE_SIGNS
-    if step.kind in _KEEP_SIGNS:
-        signs = all(value.signs for value in (used[:1] if step.kind == "take" else used))
+    batched, drawn = any(v.batched for v in used), any(v.drawn for v in used)
+    signs = _makes_signs(step, used)
     values = [Value(shape, step.dtype, batched, drawn, signs) for shape in shapes]
     return values, kind.work(step.attributes, [value.shape for value in used], shapes)
 
 
+def _inputs_of(step: Step, found: Mapping[str, Value]) -> list[Value]:
+    fewest, most = KINDS[step.kind].inputs
+    if step.dtype not in DTYPES or not fewest <= len(step.inputs) <= most:
+        raise ValueError(f"expected {fewest} to {most} inputs and a type of {DTYPES}.")
+    for place, name in enumerate(step.inputs):
+        if name not in found and (name or place < fewest):
+            raise ValueError(f"expected inputs that are known, got {name!r}.")
+    return [found[name] for name in step.inputs if name]
+
+
+def _makes_signs(step: Step, used: Sequence[Value]) -> bool:
+    if step.kind == "take":
+        return used[0].signs
+    if step.kind in _KEEP_SIGNS:
+        return all(value.signs for value in used)
+    return step.kind in _MAKE_SIGNS
+
+
 def _check_types(step: Step, used: Sequence[Value]) -> None:
     kind, dtypes = step.kind, [value.dtype for value in used]
-    decides = kind in _COMPARE or kind in _LOGICAL
-    may_decide = decides or kind in _KEEP_SIGNS or kind in ("pad", "where")
-    if (decides and step.dtype != "b1") or (step.dtype == "b1" and not may_decide):
+    decides = kind in _COMPARE | _LOGICAL
+    if decides != (step.dtype == "b1") and (decides or kind not in _MOVE):
         raise ValueError(f"expected an output of another type than {step.dtype}.")
-    whole = {"embedding": 0, "take": 1}.get(kind)
-    if whole is not None and dtypes[whole] != "i8":
-        raise ValueError(f"expected whole numbers to index by, got {dtypes[whole]}.")
+    place, wanted = _TYPED_INPUTS.get(kind, (0, dtypes[0]))
+    if dtypes[place] != wanted:
+        raise ValueError(f"expected input {place} to be of {wanted}, got {dtypes[place]}.")
     if kind == "take" and used[1].batched:
         raise ValueError("expected indices that all data share.")
-    if kind == "where" and dtypes[0] != "b1":
-        raise ValueError(f"expected a condition of booleans, got {dtypes[0]}.")
 
 
 def _constant_of(constant: Constant, draws: np.ndarray) -> Constant:
