@@ -2,6 +2,9 @@
 
 Shapes are those of one datum: the batch is the first axis of every value, is never named, and no step can
 mix its rows. What a kind computes is said here in a line; :mod:`bayesbin.runtime.reference` says it in numpy.
+
+A number among the attributes that is beyond the range of float32 stands for infinity: a bound that is none,
+the order of a norm, what padding holds.
 """
 
 from __future__ import annotations
@@ -483,7 +486,7 @@ KINDS: dict[str, Kind] = {
     "threshold": Kind((3, 3), {"axis": "int"}, _per_channel),
     # One number each
     "relu": _unary(),
-    "clamp": _unary(low="number", high="number"),  # a bound beyond float32 is none: +-1.8e308
+    "clamp": _unary(low="number", high="number"),
     "tanh": _unary(),
     "leaky_relu": _unary(slope="number"),
     "prelu": Kind((2, 2), {"axis": "int"}, _per_channel),  # x, slopes
@@ -534,7 +537,7 @@ KINDS: dict[str, Kind] = {
     "max": Kind((1, 1), _REDUCE, _reduced),
     "min": Kind((1, 1), _REDUCE, _reduced),
     "prod": Kind((1, 1), _REDUCE, _reduced),
-    "norm": Kind((1, 1), _REDUCE | {"order": "number"}, _reduced),
+    "norm": Kind((1, 1), _REDUCE | {"order": "number"}, _reduced),  # order 0: how many are not 0
     "log_sum_exp": Kind((1, 1), _REDUCE, _reduced),
     # Over windows of images (channels, ...)
     "max_pool": Kind((1, 1), _WINDOW | {"dilation": "ints"}, _pool, _window_work),
@@ -544,6 +547,7 @@ KINDS: dict[str, Kind] = {
     ),
     "adaptive_max_pool": Kind((1, 1), {"size": "ints"}, _adaptive),
     "adaptive_avg_pool": Kind((1, 1), {"size": "ints"}, _adaptive),
+    # nearest: as torch finds it, at floor(i (in / out)) computed in float32
     "resize": Kind(
         (1, 1),
         {"size": "ints", "mode": ("nearest", "linear"), "align_corners": "bool"},

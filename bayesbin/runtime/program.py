@@ -32,6 +32,9 @@ _KEEP_SIGNS = {"reshape", "permute", "slice", "concat", "flip", "take", "expand"
 _COMPARE = {"greater", "greater_equal", "equal"}
 _LOGICAL = {"logical_not", "logical_and", "logical_or"}
 _MOVE = _KEEP_SIGNS | {"pad", "where"}  # booleans too
+# Inputs from this place on are weights or indices, which have no batch.
+_SHARED_INPUTS = {"linear": 1, "conv": 1, "conv_transpose": 1, "embedding": 1, "take": 1}
+_SHARED_INPUTS |= {"lstm": 3, "gru": 2, "rnn": 2}
 _TYPED_INPUTS = {"embedding": (0, "i8"), "take": (1, "i8"), "where": (0, "b1")}
 
 
@@ -366,8 +369,9 @@ def _check_types(step: Step, used: Sequence[Value]) -> None:
     place, wanted = _TYPED_INPUTS.get(kind, (0, dtypes[0]))
     if dtypes[place] != wanted:
         raise ValueError(f"expected input {place} to be of {wanted}, got {dtypes[place]}.")
-    if kind == "take" and used[1].batched:
-        raise ValueError("expected indices that all data share.")
+    shared = used[_SHARED_INPUTS.get(kind, len(used)) :]
+    if any(value.batched for value in shared):
+        raise ValueError("expected weights or indices that all data share.")
 
 
 def _constant_of(constant: Constant, draws: np.ndarray) -> Constant:

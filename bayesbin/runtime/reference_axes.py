@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bayesbin.runtime.reference_elementwise import channels, maximum, minimum
+from bayesbin.runtime.reference_elementwise import channels, in_range, maximum, minimum
 
 
 def _axes_last(x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
@@ -159,9 +159,9 @@ def prod(x: np.ndarray, *, axes: Sequence[int], keep: bool) -> np.ndarray:
 
 
 def norm(x: np.ndarray, *, axes: Sequence[int], keep: bool, order: float) -> np.ndarray:
-    """(sum |x|^order)^(1/order), how many are not 0 for order 0, the largest or smallest beyond +-1e300."""
+    """(sum |x|^order)^(1/order); how many are not 0 for order 0, the largest or smallest for +-infinity."""
     sizes = np.abs(x)
-    if abs(order) > 1e300:
+    if np.isinf(in_range(order)):
         return _picked(maximum if order > 0 else minimum, sizes, axes, keep)
     if order == 0:
         return _sum_of((x != 0).astype(np.float64), axes, keep)
@@ -221,7 +221,7 @@ def pad(x: np.ndarray, *, widths: Sequence[tuple[int, int]], mode: str, value: f
     kept = [slice(max(-low, 0), size - max(-high, 0)) for (low, high), size in sizes]
     x = x[(slice(None), *kept)]
     if mode == "constant":
-        return np.pad(x, wider, constant_values=np.asarray(value).astype(x.dtype))
+        return np.pad(x, wider, constant_values=np.asarray(in_range(value)).astype(x.dtype))
     return np.pad(x, wider, mode=_PAD_MODES[mode])  # pyright: ignore
 
 

@@ -27,6 +27,11 @@ def channels(numbers: np.ndarray, x: np.ndarray, axis: int) -> np.ndarray:
     return numbers.reshape(shape)
 
 
+def in_range(number: float) -> float:
+    """An attribute: beyond the range of float32 it stands for infinity."""
+    return number if abs(number) <= np.finfo(np.float32).max else np.copysign(np.inf, number)
+
+
 # Formulas that are exact in float32 as they stand: in the type of the output
 
 
@@ -42,7 +47,7 @@ def clamp(x: np.ndarray, *, low: float, high: float) -> np.ndarray:
     if x.dtype.kind == "i":
         whole = np.iinfo(x.dtype)
         return np.clip(x, max(int(low), whole.min), min(int(high), whole.max))
-    least, most = np.asarray(low, x.dtype), np.asarray(high, x.dtype)
+    least, most = (x.dtype.type(in_range(bound)) for bound in (low, high))
     x = np.where(x < least, least, x)
     return np.where(x > most, most, x)
 

@@ -132,12 +132,18 @@ def _adaptive(x: np.ndarray, size: Sequence[int]) -> Iterator[tuple[tuple[int, .
         yield place, x[(slice(None), slice(None), *where)]
 
 
+def nearest(have: int, wanted: int) -> np.ndarray:
+    """Which of ``have`` numbers each of ``wanted`` is: floor(i (have / wanted)), in float32 as torch's."""
+    places = np.arange(wanted, dtype=np.float32) * (np.float32(have) / np.float32(wanted))
+    return np.minimum(places.astype(np.int64), have - 1)
+
+
 def resize(x: np.ndarray, *, size: Sequence[int], mode: str, align_corners: bool) -> np.ndarray:
-    """One axis after another: the number at floor(i in / out), or between the two nearest."""
+    """One axis after another: the nearest number (:func:`nearest`), or between the two nearest."""
     for axis, wanted in enumerate(size, 2):
         have, places = x.shape[axis], np.arange(wanted)
         if mode == "nearest":
-            x = np.take(x, places * have // wanted, axis=axis)
+            x = np.take(x, nearest(have, wanted), axis=axis)
             continue
         if align_corners:
             at = places * ((have - 1) / (wanted - 1) if wanted > 1 else 0.0)
