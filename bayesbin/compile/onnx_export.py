@@ -15,6 +15,7 @@ from bayesbin.compile.onnx_graph import Call, Graph, import_onnx
 from bayesbin.compile.onnx_heads import HEADS
 from bayesbin.compile.onnx_steps import EMIT
 from bayesbin.compile.shipped import Shipped, shipped_of
+from bayesbin.core.canonical import unpack_words
 from bayesbin.core.files import write_atomically
 from bayesbin.runtime.program import Constant, DrawnSite, Program, Site, Step, Value
 
@@ -55,20 +56,6 @@ def export_onnx(
     :raises ImportError: without the package onnx. :raises ValueError: for draws that there are not, a
         step that ONNX cannot express, or a file of more than 2 GB. :raises OSError: if it cannot be
         written.
-
-    Example::
-
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from bayesbin.compile.onnx_export import export_onnx
-        >>> from bayesbin.runtime.predictor import Predictor
-        >>> from bayesbin.runtime.program import Constant, Program, Step, Value
-        >>> weight = Constant(np.array([[[1, 2]], [[3, 4]]], np.float32), np.arange(2))
-        >>> step = Step("linear", ("x", "w"), ("y",))
-        >>> program = Program({"x": Value((2,), "f4")}, {"w": weight}, {}, (step,), ("y",), 2)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     export_onnx(Predictor(program, {"kind": "outputs"}), f"{folder}/net.onnx").name
-        'net.onnx'
 
     Source: the operators of ONNX, opset 17.
     """
@@ -235,8 +222,6 @@ class Rows:
 
 
 def _signs(site: Site, words: np.ndarray) -> np.ndarray:
-    from bayesbin.core.canonical import unpack_words
-
     return np.where(unpack_words(words, site.shape), 1, -1).astype(np.int8)
 
 

@@ -187,7 +187,7 @@ class Call:
     def per_channel(self, place: int, axis: int | None = None) -> str:
         """Numbers, one or one for each channel, so that they meet the channels of the first input."""
         shape, rank = self.known(place).shape, len(self.shape)
-        axis = self["axis"] if axis is None else axis
+        axis = int(self["axis"] if axis is None else axis)
         if not shape:
             return self.aligned(place, rank) if self.known(place).batched else self.names[place]
         if axis == rank - 1 and not self.known(place).batched:

@@ -331,7 +331,7 @@ def _clamp(c: Call) -> list[str]:
 def _leaky_relu(c: Call) -> list[str]:
     if c.dtype == "f4":
         return [c("LeakyRelu", c.x, alpha=float(c["slope"]))]
-    below = c.times(c.x, c["slope"])  # an attribute would be float32
+    below = c("Mul", c.x, c.number(c["slope"]))  # an attribute would be float32
     return [c("Where", c("Greater", c.x, c.number(0)), c.x, below)]
 
 
@@ -372,7 +372,7 @@ def _gelu(c: Call) -> list[str]:
         bent = c("Tanh", c("Mul", inner, c.number(math.sqrt(2 / math.pi))))
     else:
         bent = _erf_of(c, c("Mul", c.x, c.number(math.sqrt(0.5))))
-    return [c("Mul", c.times(c.x, 0.5), c("Add", bent, c.number(1)))]
+    return [c("Mul", c("Mul", c.x, c.number(0.5)), c("Add", bent, c.number(1)))]
 
 
 def _softplus_of(c: Call, x: str) -> str:

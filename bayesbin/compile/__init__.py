@@ -1,0 +1,1 @@
+"""From torch networks to programs, and from programs to torch, ONNX and C."""
