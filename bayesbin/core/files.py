@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 LOCK = ".lock"  # the file in a folder whose lock makes one writer
 
@@ -55,20 +56,29 @@ def sha256(payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def write_atomically(path: str | os.PathLike[str], payload: bytes) -> None:
-    """Put ``payload`` at ``path``: readers find the old file or the new one, whole, at any moment.
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a new file for writing that is put at ``path`` when the block ends without an error.
 
-    The bytes are written to a temporary file beside it and flushed to the disk; then the temporary file is
-    renamed. Raises OSError, with ``path`` as its file name (disk full, no permission, no such folder):
-    the file at ``path`` is then what it was before, and no temporary file is left. Source: SIGKILL at
-    random times broke 11 of 12 files that were written directly, and none of 12 written so.
+    Readers find the old file or the new one, whole, at any moment. The bytes are written to a temporary
+    file beside it and flushed to the disk; then the temporary file is renamed. Raises OSError, with
+    ``path`` as its file name (disk full, no permission, no such folder): the file at ``path`` is then what
+    it was before, and no temporary file is left. Source: SIGKILL at random times broke 11 of 12 files that
+    were written directly, and none of 12 written so.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     with atomic_file(Path(folder, "numbers")) as file:
+    ...         _ = file.write(b"1 2 3")
+    ...     Path(folder, "numbers").read_bytes()
+    b'1 2 3'
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         # "x" never writes to an existing file; tempfile would make it readable to its owner only.
         with open(temporary, "xb") as file:
-            file.write(payload)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -80,6 +90,15 @@ def write_atomically(path: str | os.PathLike[str], payload: bytes) -> None:
             raise _of_path(error, path) from error
         raise
     _sync_folder(path.parent)
+
+
+def write_atomically(path: str | os.PathLike[str], payload: bytes) -> None:
+    """Put ``payload`` at ``path`` as :func:`atomic_file` does.
+
+    :raises OSError: with ``path`` as its file name; the file is then what it was before.
+    """
+    with atomic_file(path) as file:
+        file.write(payload)
 
 
 def remove_temporaries(folder: str | os.PathLike[str], minutes: float = 0.0) -> list[Path]:

@@ -239,6 +239,21 @@ class Program:
                 )
         return found, work
 
+    @cached_property
+    def peak(self) -> int:
+        """How many numbers of one datum are held at once, if each value goes after its last use."""
+        values, ends = self.values, {name: max(places) for name, places in self.uses.items()}
+        live = sum(self.values[name].size for name in self.inputs)
+        peak, kept = live, {*self.outputs, *self.inputs}
+        for place, step in enumerate(self.steps):
+            live += sum(values[name].size for name in step.outputs)
+            peak = max(peak, live)
+            for name in {*step.inputs, *step.outputs} - {""} - kept:
+                made = name not in self.constants and name not in self.sites
+                if made and ends.get(name, place) == place:
+                    live -= values[name].size
+        return peak
+
     @property
     def num_weights(self) -> int:
         """The number of binary weights."""

@@ -1,0 +1,304 @@
+"""Prediction with numpy and the compiled kernels alone."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from bayesbin.core.checks import one_of, true_or_false, whole_number
+from bayesbin.runtime import files
+from bayesbin.runtime.meaning import Inputs
+from bayesbin.runtime.model import Model
+from bayesbin.runtime.program import Program
+
+BACKENDS = ("auto", "native", "numpy")
+PRECISIONS = ("exact",)
+_MEMORY = 1 << 26  # bytes that the values of a block of rows may take, about
+_MOST_ROWS = 1 << 14
+
+
+class Predictor:
+    """A network with its draws, ready to predict: the answers are the same bits for any backend, batch,
+    block and number of threads.
+
+    :param program: the network. :param head: what its outputs mean, a dictionary with a ``kind``:
+        "classes" (logits along the last axis), "normal" (with ``noise``, a standard deviation or one for
+        each draw) or "outputs".
+    :param labels: a name for each class. :param preprocessing: a program from raw inputs to the network's.
+    :param provenance: whatever JSON can hold, by name; kept and written to the file.
+    :param threads: None: as many as the process may use. :param precision: "exact".
+    :param backend: "native", the compiled kernels; "numpy"; "auto": the kernels where they were built.
+    :raises ValueError: for parts that do not fit. :raises RuntimeError: for kernels that are not there.
+
+    Example::
+
+        >>> from bayesbin.runtime.program import Constant, Program, Step, Value
+        >>> weights = Constant(np.eye(3, dtype=np.float32)[None])
+        >>> steps = (Step("linear", ("x", "w"), ("logits",)),)
+        >>> program = Program({"x": Value((3,), "f4")}, {"w": weights}, {}, steps, ("logits",))
+        >>> predictor = Predictor(program, {"kind": "classes"}, backend="numpy")
+        >>> predictor.predict(np.eye(3)).probs.argmax(1).tolist()
+        [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        head: Mapping[str, Any],
+        *,
+        labels: Sequence[str] | None = None,
+        preprocessing: Program | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        threads: int | None = None,
+        precision: str = "exact",
+        backend: str = "auto",
+    ) -> None:
+        self.precision = one_of("precision", precision, PRECISIONS)
+        named: Any = labels  # which the model makes a tuple of
+        self.model = Model(program, head, named, preprocessing, dict(provenance or {}))
+        if threads is not None:
+            threads = whole_number("threads", threads, at_least=1)
+        self.threads = threads or _processors()
+        self.backend = _chosen(one_of("backend", backend, BACKENDS))
+        self._inputs = Inputs(program, preprocessing)
+        self._network = _Runner(program, self.backend, self.threads)
+        self._before = preprocessing and _Runner(preprocessing, self.backend, self.threads)
+
+    @property
+    def program(self) -> Program:
+        """The network."""
+        return self.model.program
+
+    @property
+    def head(self) -> Mapping[str, Any]:
+        """What the outputs mean, as JSON can hold it."""
+        return self.model.head
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """A name for each class, or None."""
+        return self.model.labels
+
+    @property
+    def preprocessing(self) -> Program | None:
+        """The program from raw inputs to the network's, or None."""
+        return self.model.preprocessing
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the model came from, by name."""
+        return self.model.provenance
+
+    @property
+    def num_samples(self) -> int:
+        """How many draws are averaged."""
+        return self.program.num_draws
+
+    def predict(self, x: Any, preprocess: bool | None = None) -> Any:
+        """Average over the draws; each row's answer depends on that row alone.
+
+        :param x: inputs (B, ...): an array of numbers, or what numpy makes one of; for several inputs a
+            tuple of arrays, or a dictionary by their names. Inputs that differ from the expected shape by
+            flattening, or by axes of size 1, are reshaped.
+        :param preprocess: whether ``x`` is raw. None: whole numbers are (pixels, say), and all inputs of
+            preprocessing that does not begin with pixels; see :meth:`bayesbin.runtime.meaning.Inputs.is_raw`.
+        :returns: a :class:`~bayesbin.runtime.predictions.ClassPrediction`, ``NormalPrediction`` or
+            ``OutputsPrediction``, as the head says.
+        :raises ValueError: for inputs of another shape or type, without a batch, or with NaN or infinity;
+            for ``preprocess=True`` where there is no preprocessing.
+        """
+        head, parts = self.model.averaging, []
+        for rows in self._blocks(x, preprocess):
+            sums = head.start()
+            for outputs in self._network.chunks(rows):
+                head.add(sums, outputs)
+            parts.append(head.finish(sums))
+        return head.join(parts)
+
+    def log_probs(self, x: Any, preprocess: bool | None = None) -> np.ndarray:
+        """Log-probabilities of each draw, (S, B, ..., C), float64. Arguments as :meth:`predict`.
+
+        :raises ValueError: as :meth:`predict`, and for a head that has no classes.
+        """
+        self.model.averaging.log_probs([np.zeros((1, 1, 1))])  # refused before the work
+        parts = [
+            np.concatenate([self.model.averaging.log_probs(y) for y in self._network.chunks(rows)])
+            for rows in self._blocks(x, preprocess)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def outputs(self, x: Any, preprocess: bool | None = None) -> Any:
+        """What the network of each draw returns, (S, B, ...); a tuple for several outputs.
+
+        Arguments and errors as :meth:`predict`.
+        """
+        blocks = []
+        for rows in self._blocks(x, preprocess):
+            chunks = list(self._network.chunks(rows))
+            blocks.append([np.concatenate(each) for each in zip(*chunks, strict=True)])
+        found = tuple(np.concatenate(each, axis=1) for each in zip(*blocks, strict=True))
+        return found[0] if len(found) == 1 else found
+
+    def select(self, draws: Sequence[int]) -> Predictor:
+        """The predictor of some of the draws, in the order given.
+
+        :raises ValueError: for draws that there are not, or none.
+        """
+        chosen = [whole_number("each of draws", draw) for draw in draws]
+        return self._of(self.model.select(chosen))
+
+    def save(self, path: str | os.PathLike[str], contents: str = "draws") -> Path:
+        """Write everything to one file, which :func:`load` reads; see :func:`bayesbin.runtime.files.save`.
+
+        :raises ValueError: for ``contents="posterior"`` of a model that holds the signs of its draws alone.
+        :raises OSError: if the file cannot be written; an old one is then what it was.
+        """
+        return files.save(path, self.model, contents)
+
+    def describe(self) -> str:
+        """The draws, weights, inputs and outputs in a line."""
+        program = self.program
+        draws = "1 draw" if program.num_draws == 1 else f"{program.num_draws} draws"
+        inputs = ", ".join(_sizes(value.shape) for value in program.inputs.values())
+        outputs = ", ".join(_sizes(program.values[name].shape) for name in program.outputs)
+        return (
+            f"{draws}, {program.num_weights:,} binary weights, inputs {inputs}, outputs {outputs}, "
+            f"head {self.head['kind']}"
+        )
+
+    def __repr__(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"Predictor({self.describe()}; {self.backend}, {threads})"
+
+    def _of(self, model: Model) -> Predictor:
+        return Predictor(
+            model.program,
+            model.head,
+            labels=model.labels,
+            preprocessing=model.preprocessing,
+            provenance=model.provenance,
+            threads=self.threads,
+            precision=self.precision,
+            backend=self.backend,
+        )
+
+    def _blocks(self, x: Any, preprocess: bool | None) -> Iterator[list[np.ndarray]]:
+        """The network's inputs for blocks of rows; one block of no rows where there are none."""
+        if preprocess is not None:
+            preprocess = true_or_false("preprocess", preprocess)
+        arrays, raw = self._inputs.read(x, preprocess)
+        size = self._network.rows
+        if raw and self._before:
+            size = min(size, self._before.rows)
+        for first in range(0, max(len(arrays[0]), 1), size):
+            rows = [array[first : first + size] for array in arrays]
+            if raw and self._before:
+                rows = [each[0] for each in self._before.run(rows, range(1))]
+            yield rows
+
+
+class _Runner:
+    """Runs a program in blocks of rows and chunks of draws that fit the memory."""
+
+    def __init__(self, program: Program, backend: str, threads: int) -> None:
+        self.program, self.threads = program, threads
+        self._native = None
+        if backend == "native":
+            self._native = _native_backend().NativeProgram(program)
+        draws = program.num_draws
+        # Of one row: the values of one draw on their way, and the outputs of a chunk of draws, which the
+        # head converts to float64 and copies a few times.
+        outputs = 32 * sum(program.values[name].size for name in program.outputs)
+        values = 8 * program.peak
+        self.draws = max(1, min(draws, (_MEMORY - values) // outputs if outputs else draws))
+        self.rows = max(1, min(_MOST_ROWS, _MEMORY // max(values + self.draws * outputs, 1)))
+
+    def run(self, rows: Sequence[np.ndarray], draws: Sequence[int]) -> list[np.ndarray]:
+        """Of each output (len(draws), B, ...)."""
+        if self._native is not None:
+            return self._native.run(rows, draws, self.threads)
+        return _numpy_backend().run(self.program, rows, draws)
+
+    def chunks(self, rows: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """The outputs of some draws after another."""
+        for first in range(0, self.program.num_draws, self.draws):
+            yield self.run(rows, range(first, min(first + self.draws, self.program.num_draws)))
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Predictor:
+    """A predictor from a file that :meth:`Predictor.save` wrote; neither torch nor pyro is imported.
+
+    Nothing in the file is executed, and all of it is verified first. Its answers are those of the
+    predictor that was saved, bit for bit. Where the compiled kernels were not built, numpy computes the
+    same numbers, and a warning says so once.
+
+    :param threads: None: as many as the process may use. Answers do not depend on them.
+    :raises CorruptFileError: (a ValueError) for a file that is damaged, foreign or of another version.
+    :raises OSError: if it cannot be read.
+    """
+    if threads is not None:
+        threads = whole_number("threads", threads, at_least=1)
+    model = files.read(path).model
+    return Predictor(
+        model.program,
+        model.head,
+        labels=model.labels,
+        preprocessing=model.preprocessing,
+        provenance=model.provenance,
+        threads=threads,
+    )
+
+
+# The backends are imported where they are used: numpy's is not needed where the kernels are.
+
+
+def _numpy_backend() -> ModuleType:
+    return importlib.import_module("bayesbin.runtime.reference")
+
+
+def _native_backend() -> ModuleType:
+    return importlib.import_module("bayesbin.runtime.native_backend")
+
+
+_warned = False
+
+
+def _chosen(backend: str) -> str:
+    """ "native" or "numpy". :raises RuntimeError: for kernels that were asked for and are not there."""
+    global _warned
+    if backend == "numpy":
+        return backend
+    try:
+        why_not = _native_backend().why_not()
+    except ImportError as error:
+        why_not = str(error)
+    if why_not is None:
+        return "native"
+    if backend == "native":
+        raise RuntimeError(f"expected compiled kernels for backend='native': {why_not}")
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            "The compiled kernels are not there, so numpy predicts: the same numbers, more slowly. "
+            f"{why_not}",
+            UserWarning,
+            stacklevel=4,
+        )
+    return "numpy"
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "1"
