@@ -28,7 +28,7 @@ from bayesbin.runtime.program import (
 )
 
 CONTENTS = ("draws", "posterior")
-_KEYS = {"contents", "head", "labels", "preprocessing", "program", "provenance"}
+_KEYS = {"contents", "head", "labels", "precision", "preprocessing", "program", "provenance"}
 _PROGRAM = {"inputs", "constants", "sites", "steps", "outputs", "num_draws"}
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 # Which row of its numbers a draw uses: the first; that of its own number; the one that an array lists.
@@ -78,6 +78,7 @@ def save(path: str | os.PathLike[str], model: Model, contents: str = "draws") ->
         "contents": contents,
         "head": dict(model.head),
         "labels": None if model.labels is None else list(model.labels),
+        "precision": model.precision,
         "program": _program_entry(model.program, "program", contents, arrays),
         "preprocessing": before and _program_entry(before, "preprocessing", contents, arrays),
         "provenance": dict(model.provenance),
@@ -104,6 +105,7 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
             None if header["labels"] is None else tuple(_list(header["labels"], "labels")),
             None if before is None else _program_of(before, "preprocessing", arrays),
             _named(header["provenance"], "provenance"),
+            _text(header["precision"]),
         )
         if arrays:
             raise ValueError(f"expected no array that nothing uses, got {min(arrays)!r}.")

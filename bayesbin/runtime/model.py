@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bayesbin.core.checks import shown
+from bayesbin.core.checks import one_of, shown
 from bayesbin.runtime.heads import Head, head_of
 from bayesbin.runtime.program import Program
+
+PRECISIONS = ("exact", "fast")
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +19,8 @@ class Model:
 
     :param head: a description, see :mod:`bayesbin.runtime.heads`. :param labels: a name for each class.
     :param preprocessing: a program of one draw from raw inputs to those of ``program``.
-    :param provenance: whatever JSON can hold, by name.
+    :param provenance: whatever JSON can hold, by name. :param precision: "exact" or "fast", see
+        :func:`bayesbin.runtime.reference.run`.
     :raises ValueError: in a sentence, for parts that do not fit one another.
     """
 
@@ -26,9 +29,11 @@ class Model:
     labels: tuple[str, ...] | None = None
     preprocessing: Program | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "exact"
 
     def __post_init__(self) -> None:
         values = self.program.values
+        one_of("precision", self.precision, PRECISIONS)
         if not self.program.inputs or any(
             not values[name].batched for name in self.program.outputs
         ):
@@ -58,6 +63,7 @@ class Model:
             self.labels,
             self.preprocessing,
             self.provenance,
+            self.precision,
         )
 
 

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from bayesbin.core.checks import one_of, true_or_false, whole_number
-from bayesbin.runtime import files
+from bayesbin.runtime import files, reference
 from bayesbin.runtime.meaning import Inputs
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.program import Program
 
 BACKENDS = ("auto", "native", "numpy")
-PRECISIONS = ("exact",)
 _MEMORY = 1 << 26  # bytes that the values of a block of rows may take, about
 _MOST_ROWS = 1 << 14
 
@@ -33,7 +32,8 @@ class Predictor:
         each draw) or "outputs".
     :param labels: a name for each class. :param preprocessing: a program from raw inputs to the network's.
     :param provenance: whatever JSON can hold, by name; kept and written to the file.
-    :param threads: None: as many as the process may use. :param precision: "exact".
+    :param threads: None: as many as the process may use. :param precision: "exact", or
+        "fast": real inputs of linear maps are rounded to 16 bits before they are added.
     :param backend: "native", the compiled kernels; "numpy"; "auto": the kernels where they were built.
     :raises ValueError: for parts that do not fit. :raises RuntimeError: for kernels that are not there.
 
@@ -60,15 +60,14 @@ class Predictor:
         precision: str = "exact",
         backend: str = "auto",
     ) -> None:
-        self.precision = one_of("precision", precision, PRECISIONS)
         named: Any = labels  # which the model makes a tuple of
-        self.model = Model(program, head, named, preprocessing, dict(provenance or {}))
+        self.model = Model(program, head, named, preprocessing, dict(provenance or {}), precision)
         if threads is not None:
             threads = whole_number("threads", threads, at_least=1)
         self.threads = threads or _processors()
         self.backend = _chosen(one_of("backend", backend, BACKENDS))
         self._inputs = Inputs(program, preprocessing)
-        self._network = _Runner(program, self.backend, self.threads)
+        self._network = _Runner(program, self.backend, self.threads, precision)
         self._before = preprocessing and _Runner(preprocessing, self.backend, self.threads)
 
     @property
@@ -95,6 +94,11 @@ class Predictor:
     def provenance(self) -> Mapping[str, Any]:
         """Where the model came from, by name."""
         return self.model.provenance
+
+    @property
+    def precision(self) -> str:
+        """How real inputs are added under signs: "exact" or "fast"."""
+        return self.model.precision
 
     @property
     def num_samples(self) -> int:
@@ -207,8 +211,11 @@ class Predictor:
 class _Runner:
     """Runs a program in blocks of rows and chunks of draws that fit the memory."""
 
-    def __init__(self, program: Program, backend: str, threads: int) -> None:
+    def __init__(
+        self, program: Program, backend: str, threads: int, precision: str = "exact"
+    ) -> None:
         self.program, self.threads = program, threads
+        self.options: dict[str, Any] = {} if precision == "exact" else {"precision": precision}
         self._native = None
         if backend == "native":
             self._native = _native_backend().NativeProgram(program)
@@ -223,8 +230,8 @@ class _Runner:
     def run(self, rows: Sequence[np.ndarray], draws: Sequence[int]) -> list[np.ndarray]:
         """Of each output (len(draws), B, ...)."""
         if self._native is not None:
-            return self._native.run(rows, draws, self.threads)
-        return _numpy_backend().run(self.program, rows, draws)
+            return self._native.run(rows, draws, threads=self.threads, **self.options)
+        return reference.run(self.program, rows, draws, **self.options)
 
     def chunks(self, rows: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """The outputs of some draws after another."""
@@ -253,14 +260,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Predictor:
         preprocessing=model.preprocessing,
         provenance=model.provenance,
         threads=threads,
+        precision=model.precision,
     )
-
-
-# The backends are imported where they are used: numpy's is not needed where the kernels are.
-
-
-def _numpy_backend() -> ModuleType:
-    return importlib.import_module("bayesbin.runtime.reference")
 
 
 def _native_backend() -> ModuleType:
