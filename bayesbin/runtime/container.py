@@ -181,22 +181,30 @@ def _entries(entries: Any, end: int, size: int) -> list[dict[str, Any]]:
         raise ValueError("expected a list of arrays.")
     names = set()
     for entry in entries:
-        if not isinstance(entry, dict) or set(entry) != _ARRAY_KEYS:
-            raise ValueError(f"expected an array with {', '.join(sorted(_ARRAY_KEYS))}.")
-        name, dtype, shape = entry["name"], entry["dtype"], entry["shape"]
-        if not isinstance(name, str) or name in names or dtype not in DTYPES:
-            raise ValueError(f"expected arrays of different names and types {', '.join(DTYPES)}.")
-        sound = isinstance(shape, list) and 1 <= len(shape) <= 10
-        if not sound or any(type(n) is not int or not 0 <= n <= size for n in shape):
-            raise ValueError(f"expected sizes that fit the file for {name[:60]!r}.")
+        name = _check_entry(entry, size)
         start = _aligned(end)
         end = start + _bytes_of(entry)
-        if type(entry["offset"]) is not int or entry["offset"] != start or end > size:
-            raise ValueError(f"expected {name[:60]!r} at byte {start} and inside the file.")
+        if name in names or type(entry["offset"]) is not int or entry["offset"] != start:
+            raise ValueError(f"expected {name[:60]!r} once, at byte {start}.")
+        if end > size:
+            raise ValueError(f"expected {name[:60]!r} inside the file.")
         names.add(name)
     if end != size:
         raise ValueError(f"expected the file to end at byte {end}, got {size}.")
     return entries
+
+
+def _check_entry(entry: Any, size: int) -> str:
+    """Check what a header says of an array, but for its place; its name."""
+    if not isinstance(entry, dict) or set(entry) != _ARRAY_KEYS:
+        raise ValueError(f"expected an array with {', '.join(sorted(_ARRAY_KEYS))}.")
+    name, dtype, shape = entry["name"], entry["dtype"], entry["shape"]
+    if not isinstance(name, str) or dtype not in DTYPES:
+        raise ValueError(f"expected arrays with a name and a type of {', '.join(DTYPES)}.")
+    sound = isinstance(shape, list) and 1 <= len(shape) <= 10
+    if not sound or any(type(n) is not int or not 0 <= n <= size for n in shape):
+        raise ValueError(f"expected sizes that fit the file for {name[:60]!r}.")
+    return name
 
 
 def _arrays(file: BinaryIO, entries: list[dict[str, Any]]) -> dict[str, np.ndarray]:
