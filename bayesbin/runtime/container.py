@@ -40,7 +40,7 @@ _OLDER = {1: "it was packed by bayesbin 0.1, which this version does not read; p
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ArrayParts:
     """An array that is made while it is written, so that memory never holds the whole of it.
 
     :param dtype: one of ``DTYPES``. :param shape: of the array. :param parts: its consecutive pieces.
@@ -64,7 +64,7 @@ class Container:
 def write(
     path: str | os.PathLike[str],
     header: Mapping[str, Any],
-    arrays: Mapping[str, np.ndarray | Rows],
+    arrays: Mapping[str, np.ndarray | ArrayParts],
 ) -> None:
     """Write the file atomically, array after array; the same contents are the same bytes.
 
@@ -74,7 +74,7 @@ def write(
     """
     entries: list[dict[str, Any]] = []
     for name, array in arrays.items():
-        dtype = array.dtype if isinstance(array, Rows) else _little(array.dtype)
+        dtype = array.dtype if isinstance(array, ArrayParts) else _little(array.dtype)
         if dtype not in DTYPES:
             raise ValueError(
                 f"expected arrays of {', '.join(DTYPES)} in a file, got {name!r} of {dtype}."
@@ -93,7 +93,7 @@ def write(
         place = _put(file, digest, text, _FIXED.size)
         for entry, array in zip(entries, arrays.values(), strict=True):
             place = _put(file, digest, bytes(entry["offset"] - place), place)
-            for part in array.parts if isinstance(array, Rows) else (array,):
+            for part in array.parts if isinstance(array, ArrayParts) else (array,):
                 part = np.ascontiguousarray(part, dtype=entry["dtype"])
                 place = _put(file, digest, part.reshape(-1).view(np.uint8), place)
             if place != entry["offset"] + _bytes_of(entry):

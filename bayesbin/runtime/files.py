@@ -15,7 +15,7 @@ from bayesbin.core.canonical import WORD, num_words, unpack_words
 from bayesbin.core.checks import one_of
 from bayesbin.core.files import CorruptFileError
 from bayesbin.runtime import container
-from bayesbin.runtime.container import Rows
+from bayesbin.runtime.container import ArrayParts
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.program import (
     Constant,
@@ -35,7 +35,7 @@ _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _ROWS = ("first", "own", "listed")
 # Types of constants as the arrays of a file have them; booleans are bytes of 0 and 1.
 _TYPES = {"f4": "<f4", "f8": "<f8", "i8": "<i8", "b1": "|u1", "levels": "|u1"}
-Arrays = dict[str, np.ndarray | Rows]
+Arrays = dict[str, np.ndarray | ArrayParts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +196,12 @@ def _site_entry(
     return {**entry, "rows": _rows_entry(site.rows, array, arrays)}
 
 
-def _tight_rows(shape: tuple[int, ...], count: int, words: Callable[[int], np.ndarray]) -> Rows:
+def _tight_rows(
+    shape: tuple[int, ...], count: int, words: Callable[[int], np.ndarray]
+) -> ArrayParts:
     """Bits of ``count`` networks, made one after another as they are written."""
     parts: Iterator[np.ndarray] = (tight_of(words(row), shape) for row in range(count))
-    return Rows("|u1", (count, -(-math.prod(shape) // 8)), parts)
+    return ArrayParts("|u1", (count, -(-math.prod(shape) // 8)), parts)
 
 
 def tight_of(words: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

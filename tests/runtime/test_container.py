@@ -11,7 +11,7 @@ import pytest
 
 from bayesbin.core.files import CorruptFileError
 from bayesbin.runtime import container
-from bayesbin.runtime.container import Rows
+from bayesbin.runtime.container import ArrayParts
 
 ARRAYS = {
     "a": np.arange(7, dtype=np.uint8),
@@ -49,10 +49,10 @@ def test_arrays_come_back_as_they_were_and_cannot_be_changed(tmp_path):
 def test_an_array_may_be_made_while_it_is_written(tmp_path):
     whole = np.arange(12, dtype=np.float32).reshape(4, 3)
     container.write(tmp_path / "whole", {}, {"x": whole})
-    container.write(tmp_path / "rows", {}, {"x": Rows("<f4", (4, 3), iter(whole))})
+    container.write(tmp_path / "rows", {}, {"x": ArrayParts("<f4", (4, 3), iter(whole))})
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "rows").read_bytes()
     with pytest.raises(ValueError, match="48 bytes of 'x'"):
-        container.write(tmp_path / "short", {}, {"x": Rows("<f4", (4, 3), iter(whole[:3]))})
+        container.write(tmp_path / "short", {}, {"x": ArrayParts("<f4", (4, 3), iter(whole[:3]))})
     assert sorted(os.listdir(tmp_path)) == ["rows", "whole"]
 
 
