@@ -40,32 +40,28 @@ def fold(program: Program) -> Program:
 
 
 def _fold_constants(program: Program) -> Program:
-    """The program with every value computed that depends on constants alone."""
-    known, kept, done = set(program.constants), [], []
+    """The program with every value computed that depends on constants alone, but for its outputs."""
+    known, done, kept = set(program.constants), [], []
     for step in program.steps:
-        if all(name in known for name in step.inputs if name) and step.inputs:
+        if known.issuperset(filter(None, step.inputs)) and not known.isdisjoint(step.inputs):
             known |= set(step.outputs)
             done.append(step)
         else:
             kept.append(step)
-    if not done:
-        return program
-    made = [name for step in done for name in step.outputs]
-    needed = {name for step in kept for name in step.inputs} | set(program.outputs)
-    wanted = tuple(name for name in made if name in needed and name not in program.outputs)
-    back = [step for step in done if set(step.outputs) & set(program.outputs)]
+    used = {name for step in kept for name in step.inputs} - set(program.outputs)
+    wanted = tuple(name for step in done for name in step.outputs if name in used)
     if not wanted:
         return program
-    used = replace(program, inputs={}, sites={}, steps=tuple(done), outputs=wanted)
-    drawn = [used.values[name].drawn for name in wanted]
-    draws = range(program.num_draws) if any(drawn) else [0]
+    alone = replace(program, inputs={}, sites={}, steps=tuple(done), outputs=wanted)
     constants = dict(program.constants)
-    for name, changes, found in zip(wanted, drawn, reference.run(used, [], draws), strict=True):
-        rows = np.arange(program.num_draws, dtype=np.int64) if changes else None
-        data = found[:, 0] if changes else found[:1, 0]
-        constants[name] = Constant(np.ascontiguousarray(data), rows)
-    steps = (*(step for step in back if step.outputs[0] not in constants), *kept)
-    return replace(program, constants=constants, steps=steps)
+    for name in wanted:
+        drawn = alone.values[name].drawn
+        draws = range(program.num_draws) if drawn else [0]
+        (found,) = reference.run(replace(alone, outputs=(name,)), [], draws)
+        rows = np.arange(program.num_draws, dtype=np.int64) if drawn else None
+        constants[name] = Constant(np.ascontiguousarray(found[:, 0]), rows)
+    left = (step for step in program.steps if not set(step.outputs) & set(wanted))
+    return pruned(replace(program, constants=constants, steps=tuple(left)))
 
 
 # Affine maps
@@ -171,34 +167,22 @@ class _Maps:
         """A sum, difference, product or quotient of a value and one number per channel."""
         if step.kind == "neg":
             return step.inputs[0], 0, _stage(slope=-np.ones((1, 1)))
-        if step.kind not in ("add", "sub", "mul", "div") or step.dtype not in ("f4", "f8"):
+        if step.kind not in ("add", "sub", "mul", "div"):
             return None
-        first, second = step.inputs
-        turned = first in self.constants
-        x, name = (second, first) if turned else (first, second)
-        if name not in self.constants or x in self.constants or not self.values[x].batched:
+        turned = step.inputs[0] in self.constants
+        x, name = reversed(step.inputs) if turned else step.inputs
+        value = self.values[x]
+        floats = {step.dtype, value.dtype} <= {"f4", "f8"}
+        if not floats or not value.batched or self.values[step.outputs[0]].shape != value.shape:
             return None
-        if turned and step.kind == "div":
-            return None
-        shape = self.values[step.outputs[0]].shape
-        if shape != self.values[x].shape or self.values[x].dtype not in ("f4", "f8"):
-            return None
-        found = self._per_channel(name, len(shape))
-        if found is None:
-            return None
-        axis, c = found
-        if step.kind == "add":
-            return x, axis, _stage(shift=c)
-        if step.kind == "sub":
-            return x, axis, _stage(slope=-np.ones((1, 1)), shift=c) if turned else _stage(centre=c)
-        if step.kind == "div" and not np.all(c):
-            return None
-        return x, axis, _stage(slope=c if step.kind == "mul" else 1.0 / c)
+        found = self._per_channel(name, len(value.shape))
+        stage = None if found is None else _stage_with(step.kind, turned, found[1])
+        return None if found is None or stage is None else (x, found[0], stage)
 
     def _per_channel(self, name: str, rank: int) -> tuple[int, np.ndarray] | None:
         """The axis along which a constant changes, and its numbers; None where it changes along several."""
-        constant = self.constants[name]
-        if constant.dtype not in ("f4", "f8"):
+        constant = self.constants.get(name)
+        if constant is None or constant.dtype not in ("f4", "f8"):
             return None
         shape = (1,) * (rank - len(constant.shape)) + constant.shape
         wide = [place for place, size in enumerate(shape) if size != 1]
@@ -264,6 +248,17 @@ class _Maps:
         found = _Map(sums, axis, (_stage(shift=self._numbers(bias)),))
         self._add_map(replace(step, kind="affine", outputs=(name,), attributes={}), found)
         return self.steps.pop()
+
+
+def _stage_with(kind: str, turned: bool, c: np.ndarray) -> _Stage | None:
+    """x kind c, or if turned c kind x; None where that is not affine."""
+    if kind == "add":
+        return _stage(shift=c)
+    if kind == "sub":
+        return _stage(slope=-np.ones((1, 1)), shift=c) if turned else _stage(centre=c)
+    if kind == "mul":
+        return _stage(slope=c)
+    return None if turned or not np.all(c) else _stage(slope=1.0 / c)
 
 
 def _stage(
