@@ -35,6 +35,9 @@ _MOVE = _KEEP_SIGNS | {"pad", "where"}  # booleans too
 # Inputs from this place on are weights or indices, which have no batch.
 _SHARED_INPUTS = {"linear": 1, "conv": 1, "conv_transpose": 1, "embedding": 1, "take": 1}
 _SHARED_INPUTS |= {"lstm": 3, "gru": 2, "rnn": 2}
+# Kinds that compute with whole numbers as they do with others.
+_WHOLE = {"add", "sub", "mul", "neg", "abs", "maximum", "minimum", "clamp", "relu", "floor", "round"}
+_WHOLE |= {"sum", "max", "min", "prod", "cumsum", "sign", "threshold", *_MOVE}
 _TYPED_INPUTS = {"embedding": (0, "i8"), "take": (1, "i8"), "where": (0, "b1")}
 
 
@@ -226,6 +229,7 @@ class Program:
         for place, step in enumerate(self.steps):
             try:
                 outputs, more = _outputs_of(step, found)
+                _check_indices(step, self.constants, found)
             except ValueError as error:
                 raise ValueError(f"step {place}, {str(step.kind)[:40]!r}: {error}") from error
             for name, value in zip(step.outputs, outputs, strict=True):
@@ -292,8 +296,8 @@ def _add(found: dict[str, Value], name: str, value: Value) -> None:
 
 def _check_sizes(name: str, shape: Any) -> None:
     sound = isinstance(shape, tuple) and len(shape) <= 8
-    if not sound or any(type(size) is not int or size < 0 for size in shape):
-        raise ValueError(f"expected up to 8 sizes of {name!r}, got {shape}.")
+    if not sound or any(type(size) is not int or size < 1 for size in shape):
+        raise ValueError(f"expected up to 8 sizes of {name!r}, each at least 1, got {shape}.")
     if math.prod(shape) > LARGEST_VALUE:
         raise ValueError(f"expected at most {LARGEST_VALUE} numbers in {name!r}, got {shape}.")
 
@@ -324,8 +328,8 @@ def _check_constant(name: str, constant: Constant, draws: int) -> None:
 
 def _check_site(name: str, site: Site, draws: int) -> None:
     _check_sizes(name, site.shape)
-    if not site.shape or min(site.shape) < 1:
-        raise ValueError(f"expected sizes of at least 1 of {name!r}, got {site.shape}.")
+    if not site.shape:
+        raise ValueError(f"expected sizes of {name!r}, got none.")
     units, inputs = site.shape[0], math.prod(site.shape[1:])
     packed = site.mode if isinstance(site, DrawnSite) else site.bits
     if packed.dtype != np.uint64 or packed.shape[1:] != (units, num_words(inputs)):
@@ -378,6 +382,8 @@ def _makes_signs(step: Step, used: Sequence[Value]) -> bool:
 
 def _check_types(step: Step, used: Sequence[Value]) -> None:
     kind, dtypes = step.kind, [value.dtype for value in used]
+    if step.dtype == "i8" and kind not in _WHOLE:
+        raise ValueError("expected an output of floats; cast it to whole numbers after this step.")
     decides = kind in _COMPARE | _LOGICAL
     if decides != (step.dtype == "b1") and (decides or kind not in _MOVE):
         raise ValueError(f"expected an output of another type than {step.dtype}.")
@@ -387,6 +393,23 @@ def _check_types(step: Step, used: Sequence[Value]) -> None:
     shared = used[_SHARED_INPUTS.get(kind, len(used)) :]
     if any(value.batched for value in shared):
         raise ValueError("expected weights or indices that all data share.")
+
+
+def _check_indices(
+    step: Step, constants: Mapping[str, Constant], found: Mapping[str, Value]
+) -> None:
+    """Check constant indices against what they index."""
+    if step.kind == "take":
+        indices, count = step.inputs[1], found[step.inputs[0]].shape[step.attributes["axis"]]
+        if indices not in constants:
+            raise ValueError(f"expected indices that are a constant, got {indices!r}.")
+    elif step.kind == "embedding" and step.inputs[0] in constants:
+        indices, count = step.inputs[0], found[step.inputs[1]].shape[0]
+    else:
+        return
+    data = constants[indices].data
+    if not 0 <= int(data.min()) <= int(data.max()) < count:
+        raise ValueError(f"expected indices of 0 to {count - 1} in {indices!r}.")
 
 
 def _constant_of(constant: Constant, draws: np.ndarray) -> Constant:
