@@ -36,7 +36,19 @@ _MOVE = _KEEP_SIGNS | {"pad", "where"}  # booleans too
 _SHARED_INPUTS = {"linear": 1, "conv": 1, "conv_transpose": 1, "embedding": 1, "take": 1}
 _SHARED_INPUTS |= {"lstm": 3, "gru": 2, "rnn": 2}
 # Kinds that compute with whole numbers as they do with others.
-_WHOLE = {"add", "sub", "mul", "neg", "abs", "maximum", "minimum", "clamp", "relu", "floor", "round"}
+_WHOLE = {
+    "add",
+    "sub",
+    "mul",
+    "neg",
+    "abs",
+    "maximum",
+    "minimum",
+    "clamp",
+    "relu",
+    "floor",
+    "round",
+}
 _WHOLE |= {"sum", "max", "min", "prod", "cumsum", "sign", "threshold", *_MOVE}
 _TYPED_INPUTS = {"embedding": (0, "i8"), "take": (1, "i8"), "where": (0, "b1")}
 
