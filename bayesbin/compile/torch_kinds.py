@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from bayesbin.compile import torch_products as products
 from bayesbin.compile.torch_products import LEADING, Attributes, aligned, along, images
 from bayesbin.runtime.program import Step
+from bayesbin.runtime.reference_elementwise import in_range
 
 TYPES = {"f4": torch.float32, "f8": torch.float64, "i8": torch.int64, "b1": torch.bool}
-_LARGEST = torch.finfo(torch.float32).max
 
 # Kinds that compute in float64 whatever they make.
 _DECIDE = {"sign", "threshold", "greater", "greater_equal", "equal"}
@@ -179,9 +179,7 @@ def _clamp(a: Attributes, x: Tensor) -> Tensor:
     if not x.dtype.is_floating_point:
         whole = torch.iinfo(x.dtype)
         return x.clamp(max(int(a["low"]), whole.min), min(int(a["high"]), whole.max))
-    low = None if a["low"] < -_LARGEST else a["low"]
-    high = None if a["high"] > _LARGEST else a["high"]
-    return x if low is None and high is None else x.clamp(low, high)
+    return x.clamp(in_range(a["low"]), in_range(a["high"]))
 
 
 def _prelu(a: Attributes, x: Tensor, slopes: Tensor) -> Tensor:
@@ -230,10 +228,7 @@ def _variance(a: Attributes, x: Tensor) -> Tensor:
 
 
 def _norm(a: Attributes, x: Tensor) -> Tensor:
-    order = a["order"]
-    if abs(order) > 1e300:  # a file holds no infinity
-        order = math.copysign(math.inf, order)
-    return torch.linalg.vector_norm(x, order, _axes(a), keepdim=a["keep"])
+    return torch.linalg.vector_norm(x, in_range(a["order"]), _axes(a), keepdim=a["keep"])
 
 
 # Over windows
@@ -304,7 +299,7 @@ def _concat(a: Attributes, *values: Tensor) -> Tensor:
 def _pad(a: Attributes, x: Tensor) -> Tensor:
     if a["mode"] == "constant":
         widths = [width for pair in reversed(a["widths"]) for width in pair]
-        return F.pad(x, widths, value=a["value"])
+        return F.pad(x, widths, value=in_range(a["value"]))
     for axis, (low, high) in enumerate(a["widths"], LEADING):
         if low or high:
             x = x.index_select(axis, _border(a["mode"], x.shape[axis], low, high).to(x.device))

@@ -45,7 +45,6 @@ def images(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def linear(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., K) times the transpose of the weights (N, K), plus a bias (N,)."""
-    _without_batch(weight)
     weights = weight[:, 0]
     draws, units = weights.shape[:2]
     rows = x.flatten(1, -2)
@@ -97,7 +96,6 @@ def _convolved(
 
     :param joins: whether the units are the first axis of the weights.
     """
-    _without_batch(weight)
     weights = weight[:, 0]
     draws, units = weights.shape[:2]
     if draws == 1:
@@ -108,14 +106,6 @@ def _convolved(
         each = [x[draw if len(x) > 1 else 0] for draw in range(draws)]
         found = torch.stack([one(x, w, groups) for x, w in zip(each, weights, strict=True)])
     return found if bias is None else found + along(bias, found, 0)
-
-
-def _without_batch(weight: Tensor) -> None:
-    if weight.shape[1] != 1:
-        raise ValueError(
-            f"expected weights that all data share, got weights of {weight.shape[1]} data; write the "
-            "product as a matmul."
-        )
 
 
 def matmul(a: Attributes, x: Tensor, y: Tensor) -> Tensor:
@@ -150,7 +140,6 @@ def embedding(a: Attributes, tokens: Tensor, table: Tensor) -> Tensor:
 
     :raises ValueError: for a token that the table does not have.
     """
-    _without_batch(table)
     draws, size = table.shape[0], table.shape[2]
     if tokens.numel() and not bool(((tokens >= 0) & (tokens < size)).all()):
         raise ValueError(

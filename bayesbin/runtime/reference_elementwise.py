@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+# A number of Python's: compared with one of float32 a larger one would overflow, with a warning.
+_LARGEST = float(np.finfo(np.float32).max)
 
 # Decisions: inputs in float64
 
@@ -29,7 +34,7 @@ def channels(numbers: np.ndarray, x: np.ndarray, axis: int) -> np.ndarray:
 
 def in_range(number: float) -> float:
     """An attribute: beyond the range of float32 it stands for infinity."""
-    return number if abs(number) <= np.finfo(np.float32).max else np.copysign(np.inf, number)
+    return number if abs(number) <= _LARGEST else math.copysign(math.inf, number)
 
 
 # Formulas that are exact in float32 as they stand: in the type of the output

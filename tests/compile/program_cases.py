@@ -215,7 +215,7 @@ def _reductions() -> Iterator[Case]:
             yield Case(kind, [(3, 4, 2)], "x", a, dtype="f8")
         for correction in (0, 1):
             yield Case("variance", [(3, 4, 2)], "x", a | {"correction": correction})
-        for order in (1, 2.0, 3.5):
+        for order in (0, 1, 2.0, 3.5, 1e300, -1e300):
             yield Case("norm", [(3, 4, 2)], "x", a | {"order": order})
     for kind in ("sum", "max", "mean", "prod"):
         yield Case(kind, [(3, 4)], "i", {"axes": (1,), "keep": False}, dtype="i8")
@@ -283,6 +283,7 @@ def _places() -> Iterator[Case]:
         yield Case("pad", [(3, 2, 5)], "i", {"widths": widths, "mode": mode, "value": 1}, "i8")
     cropped = {"widths": ((-1, 2), (-2, -1)), "mode": "constant", "value": -1.5}
     yield Case("pad", [(3, 5)], "x", cropped)
+    yield Case("pad", [(3, 5)], "x", cropped | {"value": -1e300})
     yield Case("take", [(3, 4, 2), (5,)], "xj", {"axis": 0})
     yield Case("take", [(3, 4, 2), (2, 2)], "dj", {"axis": 1})
     yield Case("take", [(3, 4), ()], "ij", {"axis": 1}, "i8")

@@ -15,10 +15,10 @@ from bayesbin.compile import torch_backend
 from bayesbin.compile.torch_backend import TorchProgram
 from bayesbin.compile.torch_kinds import COMPUTE
 from bayesbin.nn import Sign
+from bayesbin.runtime import reference
 from bayesbin.runtime.kinds import KINDS
 from bayesbin.runtime.program import Constant, DrawnSite, Program, Step, Value
 
-reference = pytest.importorskip("bayesbin.runtime.reference")
 TOLERANCE = 1e-6  # of the largest output
 
 
@@ -34,9 +34,10 @@ def assert_same(found: list[torch.Tensor], expected: list[np.ndarray], wide: flo
         if other.dtype.kind in "ib":
             assert np.array_equal(numbers, other)
             continue
-        largest = max(1e-3, float(np.abs(other).max(initial=0.0)))
-        assert np.array_equal(np.isnan(numbers), np.isnan(other))
-        difference = np.nan_to_num(np.abs(numbers - other)).max(initial=0.0)
+        finite = np.isfinite(other)
+        assert np.array_equal(numbers[~finite], other[~finite], equal_nan=True)
+        largest = max(1e-3, float(np.abs(other[finite]).max(initial=0.0)))
+        difference = np.abs(numbers[finite] - other[finite]).max(initial=0.0)
         assert difference <= (TOLERANCE if other.dtype == np.float32 else wide) * largest
 
 
@@ -57,6 +58,7 @@ DIFFERENTIABLE = [
     if case.dtype == "f4"
     and set(case.given) & {"x", "p"}
     and case.kind not in {"threshold", "sign", "floor", "round"}
+    and case.attributes.get("value") != -1e300
 ]
 
 
