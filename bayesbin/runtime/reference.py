@@ -181,7 +181,8 @@ def _wide(function: Callable[..., Any]) -> Compute:
 
     def compute_wide(step: Step, arrays: Sequence[Array | None]) -> list[np.ndarray]:
         dtype = np.int64 if step.dtype == "i8" else np.float64
-        given = [_numbers(array, dtype) for array in arrays]
+        # numpy's exponentials may differ in the last bit between arrays in C order and reversed views.
+        given = [None if a is None else np.ascontiguousarray(_numbers(a, dtype)) for a in arrays]
         return _rounded(step, function(*given, **step.attributes))
 
     return compute_wide

@@ -117,7 +117,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def log_sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.where(x < 0, x, 0 * x) - np.log1p(np.exp(-np.abs(x)))
+    return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
 
 
 def softplus(x: np.ndarray, *, beta: float, threshold: float) -> np.ndarray:
@@ -165,7 +165,8 @@ def softshrink(x: np.ndarray, *, bound: float) -> np.ndarray:
 
 
 def power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a to the b; numpy may take a shorter way for some exponents, depending on how arrays lie: always."""
+    """a to the b. For some exponents numpy takes shorter ways, depending on how arrays lie; here always."""
+    a, b = (np.ascontiguousarray(x) for x in np.broadcast_arrays(a, b))
     out = np.power(a, b)
     if a.dtype.kind == "i":
         return out

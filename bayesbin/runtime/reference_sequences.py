@@ -127,7 +127,7 @@ def _sequence(
     by_state, bias = from_state[0], biases[1]
 
     def step(hidden: np.ndarray) -> np.ndarray:
-        return ordered_sums(hidden.T, by_state).T + bias
+        return np.ascontiguousarray(ordered_sums(hidden.T, by_state).T) + bias
 
     steps = range(x.shape[1])
     return rows, given, step, reversed(steps) if reverse else steps

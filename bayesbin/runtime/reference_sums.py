@@ -105,14 +105,19 @@ def _sums_are_exact(columns: np.ndarray) -> np.ndarray:
     They are where the inputs are whole multiples of a step of which float32 (float64) can count as many
     as the sizes of the inputs add up to.
     """
-    digits = 24 if columns.dtype == np.float32 else 53
-    largest = np.maximum(columns.max(axis=0), -columns.min(axis=0))
-    _, exponent = np.frexp(largest.astype(np.float64))
-    room = digits - 1 - math.ceil(math.log2(max(1, len(columns))))
-    with np.errstate(over="ignore", invalid="ignore"):
-        # In float64 there is room to scale any float32; a float64 that leaves the range is not exact.
-        steps = np.ldexp(columns.astype(np.float64), room - exponent)
-        return (steps == np.rint(steps)).all(axis=0) & np.isfinite(largest)
+    digits, most = (24, 127) if columns.dtype == np.float32 else (53, 900)
+    largest = np.maximum(columns.max(axis=0), -columns.min(axis=0)).astype(np.float64)
+    _, exponent = np.frexp(largest)
+    more = math.ceil(math.log2(max(1, len(columns))))
+    exact = np.isfinite(largest) & (exponent + more <= most) & (exponent > -900)
+    scale = np.ldexp(1.0, np.where(exact, digits - 1 - more - exponent, 0))
+    for start in range(0, len(columns), PANEL):
+        if not exact.any():
+            break
+        some = columns[start : start + PANEL]
+        steps = some * scale  # in float64, which has room to scale any float32
+        exact &= ((steps == np.rint(steps)) & ((steps != 0) | (some == 0))).all(axis=0)
+    return exact
 
 
 def _sums_by_tables(columns: np.ndarray, words: np.ndarray) -> np.ndarray:
