@@ -35,21 +35,8 @@ _MOVE = _KEEP_SIGNS | {"pad", "where"}  # booleans too
 # Inputs from this place on are weights or indices, which have no batch.
 _SHARED_INPUTS = {"linear": 1, "conv": 1, "conv_transpose": 1, "embedding": 1, "take": 1}
 _SHARED_INPUTS |= {"lstm": 3, "gru": 2, "rnn": 2}
-# Kinds that compute with whole numbers as they do with others.
-_WHOLE = {
-    "add",
-    "sub",
-    "mul",
-    "neg",
-    "abs",
-    "maximum",
-    "minimum",
-    "clamp",
-    "relu",
-    "floor",
-    "round",
-}
-_WHOLE |= {"sum", "max", "min", "prod", "cumsum", "sign", "threshold", *_MOVE}
+# Kinds that have no whole numbers as outputs: there is no least one for padding, and no 2 to the -1.
+_FLOATS = {"max_pool", "pow"}
 _TYPED_INPUTS = {"embedding": (0, "i8"), "take": (1, "i8"), "where": (0, "b1")}
 
 
@@ -394,7 +381,7 @@ def _makes_signs(step: Step, used: Sequence[Value]) -> bool:
 
 def _check_types(step: Step, used: Sequence[Value]) -> None:
     kind, dtypes = step.kind, [value.dtype for value in used]
-    if step.dtype == "i8" and kind not in _WHOLE:
+    if step.dtype == "i8" and kind in _FLOATS:
         raise ValueError("expected an output of floats; cast it to whole numbers after this step.")
     decides = kind in _COMPARE | _LOGICAL
     if decides != (step.dtype == "b1") and (decides or kind not in _MOVE):
