@@ -41,7 +41,8 @@ for _rooms in CHAIN:
     _left |= _rooms
 # Prediction stands beside the chain: made of posteriors and networks, used from inference on.
 MAY_IMPORT["predict"] = MAY_IMPORT["posterior"] | {"posterior", "nn"}
-MAY_IMPORT["diagnostics"] = MAY_IMPORT["predict"] | {"predict"}
+MAY_IMPORT["predict"] |= {"diagnostics"}
+MAY_IMPORT["diagnostics"] = {"core"}
 for _room in ("infer", "recipes", "continual", "sklearn", "arviz", "experiments"):
     MAY_IMPORT[_room] |= {"predict", "diagnostics"}
 # The way to a prediction: a program, what makes one of a network, and an ensemble of both.

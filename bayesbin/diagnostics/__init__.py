@@ -5,14 +5,12 @@ from bayesbin.diagnostics.held_out import Estimate
 from bayesbin.diagnostics.out_of_distribution import ood_scores
 from bayesbin.diagnostics.regression import (
     RegressionUncertainty,
-    draw_gaussians,
     regression_scores,
     regression_uncertainty,
 )
 from bayesbin.diagnostics.reliability import Reliability, reliability
 from bayesbin.diagnostics.resampling import bootstrap
-from bayesbin.diagnostics.scores import brier, classification_scores, evaluate, scores, sharpness
-from bayesbin.diagnostics.selection import Selection, select_network
+from bayesbin.diagnostics.scores import brier, classification_scores, scores, sharpness
 from bayesbin.diagnostics.selective import RiskCoverage, risk_coverage
 from bayesbin.diagnostics.temperature import TemperatureScaling
 from bayesbin.diagnostics.uncertainty import Uncertainty, uncertainty
@@ -22,24 +20,30 @@ __all__ = [
     "RegressionUncertainty",
     "Reliability",
     "RiskCoverage",
-    "Selection",
     "TemperatureScaling",
     "Uncertainty",
     "bootstrap",
     "brier",
     "classification_scores",
-    "draw_gaussians",
     "ece",
     "ece_equal_mass",
-    "evaluate",
     "ood_scores",
     "regression_scores",
     "regression_uncertainty",
     "reliability",
     "risk_coverage",
     "scores",
-    "select_network",
     "sharpness",
     "top_label",
     "uncertainty",
 ]
+
+
+def __getattr__(name: str) -> object:  # until the old room is deleted
+    import importlib
+
+    homes = {"evaluate": "old_scores", "draw_gaussians": "old_scores"}
+    homes |= {"select_network": "old_selection", "Selection": "old_selection"}
+    if name in homes:
+        return getattr(importlib.import_module(f"bayesbin.predict.{homes[name]}"), name)
+    raise AttributeError(f"module 'bayesbin.diagnostics' has no attribute {name!r}")

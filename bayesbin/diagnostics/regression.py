@@ -7,15 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesbin.core.arrays import as_tensor
-from bayesbin.core.checks import whole_number
 from bayesbin.diagnostics._accepted import share
-from bayesbin.nn.state_norm import Statistics
-from bayesbin.posterior import BinaryPosterior
-from bayesbin.predict import draw_outputs
-from bayesbin.predict.predictive import checked_noise
 
 _HALVINGS = 80  # of a bracket: to 1e-24 of it, far below rounding
 
@@ -43,19 +38,19 @@ class RegressionUncertainty:
         return self.means.mean(0)
 
     @property
-    def aleatoric(self) -> Tensor:
+    def aleatoric_variance(self) -> Tensor:
         """Mean noise variance: what more data would not take away."""
         return self.variances.mean(0)
 
     @property
-    def epistemic(self) -> Tensor:
+    def epistemic_variance(self) -> Tensor:
         """Variance of the means over draws: what they disagree about."""
         return self.means.var(0, correction=0)
 
     @property
     def variance(self) -> Tensor:
-        """Total variance, aleatoric + epistemic: that of the mixture."""
-        return self.aleatoric + self.epistemic
+        """Total variance, the sum of the two: that of the mixture."""
+        return self.aleatoric_variance + self.epistemic_variance
 
     @property
     def std(self) -> Tensor:
@@ -114,7 +109,7 @@ def regression_uncertainty(means: Tensor, variances: Tensor | float) -> Regressi
         >>> import torch
         >>> from bayesbin.diagnostics import regression_uncertainty
         >>> found = regression_uncertainty(torch.tensor([[-1.0], [1.0]]), 0.25)
-        >>> found.aleatoric.item(), found.epistemic.item()
+        >>> found.aleatoric_variance.item(), found.epistemic_variance.item()
         (0.25, 1.0)
         >>> [round(end.item(), 3) for end in found.interval(0.9)]
         [-1.641, 1.641]
@@ -173,39 +168,6 @@ def regression_scores(
     }
     rmse = (found.mean - y).square().mean().sqrt().item()
     return {"rmse": rmse} | {name: value.mean().item() for name, value in values.items()}
-
-
-def draw_gaussians(
-    net: nn.Module,
-    posterior: BinaryPosterior,
-    x: Tensor,
-    noise: float | str = "noise",
-    num_samples: int = 32,
-    seed: int = 0,
-    statistics: Statistics | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Means and noise variances of a regressor's draws, (S, B) each: for :func:`regression_uncertainty`.
-
-    The draws are those of :func:`bayesbin.predict.predict_regression`, whose arguments these are.
-
-    :raises ValueError: for no draws, a noise that the posterior does not have, or outputs that are not
-        (B,) or (B, 1).
-    """
-    num_samples = whole_number("num_samples", num_samples, at_least=1)
-    noise = checked_noise(posterior, noise)
-    means, variances = [], []
-    for index, output in enumerate(draw_outputs(net, posterior, x, num_samples, seed, statistics)):
-        mean = output.double()
-        mean = mean.squeeze(1) if mean.dim() == 2 and mean.shape[1] == 1 else mean
-        if mean.dim() != 1:
-            raise ValueError(
-                f"expected one mean per input from the network, (B,) or (B, 1), got "
-                f"{tuple(output.shape)}; give it one output."
-            )
-        std = posterior.sample_real(noise, index, seed=seed) if isinstance(noise, str) else noise
-        means.append(mean)
-        variances.append(torch.as_tensor(std, device=mean.device).double().square().expand_as(mean))
-    return torch.stack(means), torch.stack(variances)
 
 
 # Mixtures of S Gaussians of equal weight, for B quantities at once: all functions take (S, B) and (B,).

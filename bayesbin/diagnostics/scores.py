@@ -1,20 +1,11 @@
-"""Scores of probabilistic classifiers, and a posterior's scores at its mode, its mean and its draws."""
+"""Scores of probabilistic classifiers."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-
-from bayesbin.core.arrays import class_labels
-from bayesbin.core.checks import whole_number
 from bayesbin.diagnostics._accepted import labelled, log_probs_of
 from bayesbin.diagnostics.calibration import ece_equal_mass, equal_width, top_label
-from bayesbin.nn.state_norm import Statistics
-from bayesbin.posterior import Posterior
-from bayesbin.predict import draw_log_probs
 
 
 def scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
@@ -112,45 +103,4 @@ def classification_scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
         "ece": found["ece"],
         "ece_equal_mass": ece_equal_mass(*top_label(log_probs, y)),
         "sharpness": sharpness(log_probs),
-    }
-
-
-def evaluate(
-    net: nn.Module,
-    posterior: Posterior[Any],
-    x: Any,
-    y: Any,
-    num_samples: int = 32,
-    seed: int = 0,
-    statistics: Statistics | None = None,
-) -> dict[str, Any]:
-    """Scores of the mode, of the mean of draws, and mean and spread over the single draws.
-
-    :param x: inputs as for :func:`bayesbin.predict.predict`. :param y: labels (N,), whole numbers.
-    :returns: ``{"mode": scores, "mean": scores, "draws": {"mean": scores, "std": scores, "low": scores,
-        "high": scores}}`` with ``num_samples``; the spread is the standard deviation over draws (0 for
-        one draw), and 95 % of the draws lie between low and high, of each score by itself.
-    """
-    num_samples = whole_number("num_samples", num_samples, at_least=1)
-    y = class_labels("labels", y)
-    (mode,) = draw_log_probs(net, posterior, x, 0, seed, statistics)
-    total: Tensor | None = None
-    single: list[dict[str, float]] = []
-    for log_probs in draw_log_probs(net, posterior, x, num_samples, seed, statistics):
-        total = log_probs if total is None else torch.logaddexp(total, log_probs)
-        single.append(scores(log_probs, y))
-    assert total is not None
-    table = torch.tensor([list(row.values()) for row in single], dtype=torch.float64)
-    names = list(single[0])
-    low, high = torch.quantile(table, torch.tensor([0.025, 0.975], dtype=table.dtype), dim=0)
-    return {
-        "mode": scores(mode, y),
-        "mean": scores(total - math.log(num_samples), y),
-        "draws": {
-            "mean": dict(zip(names, table.mean(0).tolist(), strict=True)),
-            "std": dict(zip(names, table.std(0, correction=0).tolist(), strict=True)),
-            "low": dict(zip(names, low.tolist(), strict=True)),
-            "high": dict(zip(names, high.tolist(), strict=True)),
-        },
-        "num_samples": num_samples,
     }

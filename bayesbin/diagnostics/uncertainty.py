@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesbin.core.arrays import as_tensor
 from bayesbin.diagnostics._accepted import log_probs_of
-from bayesbin.predict import Prediction, ShippedPrediction
 
 _ENTROPIES = ("entropy", "expected_entropy", "mutual_information", "mutual_information_jackknife")
 
@@ -52,7 +51,7 @@ class Uncertainty:
 
 
 def uncertainty(
-    log_probs: Tensor | Iterable[Tensor] | Prediction | ShippedPrediction,
+    log_probs: Any,
 ) -> Uncertainty:
     r"""Total, aleatoric and epistemic uncertainty of predictions averaged over S draws, in nats.
 
@@ -66,10 +65,9 @@ def uncertainty(
     Where a draw gives its largest probability to several classes, its label is the first of them.
     Memory is that of all draws, in float64.
 
-    :param log_probs: (S, B, C), normalised; what :func:`bayesbin.predict.draw_log_probs` yields, (B, C)
-        draw after draw; or a prediction, packed or not, whose draws are averaged already: then
-        ``variation_ratio``, ``disagreement`` and the jackknife are NaN. A packed predictor's draws are
-        ``packed.outputs(x).double().log_softmax(-1)``.
+    :param log_probs: (S, B, C), normalised, as ``ensemble.log_probs(x)`` gives them; an
+        iterable of (B, C), draw after draw; or a prediction, whose draws are averaged already: then
+        ``variation_ratio``, ``disagreement`` and the jackknife are NaN.
     :raises ValueError: for another shape, no draws, NaN, or probabilities that do not add up to 1.
 
     Example::
@@ -84,8 +82,12 @@ def uncertainty(
     Source: Houlsby et al. 2011, arXiv 1112.5745; Gal 2016, chapter 3.3.1 (variation ratio); Quenouille
     1956, Biometrika 43 (jackknife).
     """
-    if isinstance(log_probs, Prediction | ShippedPrediction):
-        return _without_draws(log_probs)
+    if all(hasattr(log_probs, name) for name in ("log_probs", "expected_entropy", "num_samples")):
+        return _without_draws(
+            as_tensor("log-probabilities", log_probs.log_probs),
+            as_tensor("expected entropies", log_probs.expected_entropy),
+            log_probs.num_samples,
+        )
     if not isinstance(log_probs, Tensor) and not hasattr(log_probs, "__array__"):
         draws = [as_tensor("the log-probabilities of a draw", draw) for draw in log_probs]
         if not draws:
@@ -95,34 +97,33 @@ def uncertainty(
     count, _, num_classes = log_probs.shape
     probs = log_probs.exp()
     expected = torch.special.entr(probs).sum(-1).mean(0)
-    mean = Prediction(
-        log_probs.logsumexp(0) - math.log(count),
-        expected,
-        probs.std(0, correction=0),
-        count,
-    )
+    mean = log_probs.logsumexp(0) - math.log(count)
     labels = log_probs.argmax(-1)
     votes = torch.nn.functional.one_hot(labels, num_classes).sum(0)
+    found = _without_draws(mean, expected, count)
     return dataclasses.replace(
-        _without_draws(mean),
-        mutual_information_jackknife=_jackknife(probs, mean.entropy) - expected,
+        found,
+        mutual_information_jackknife=_jackknife(probs, found.entropy) - expected,
         variation_ratio=1.0 - votes.max(-1).values / count,
-        disagreement=(labels != mean.log_probs.argmax(-1)).double().mean(0),
+        disagreement=(labels != mean.argmax(-1)).double().mean(0),
     )
 
 
-def _without_draws(mean: Prediction | ShippedPrediction) -> Uncertainty:
-    log_probs = log_probs_of(torch.as_tensor(mean.log_probs), "NC")
+def _without_draws(log_probs: Tensor, expected_entropy: Tensor, num_samples: int) -> Uncertainty:
+    log_probs = log_probs_of(log_probs, "NC")
     unknown = torch.full_like(log_probs[:, 0], torch.nan)
+    probs = log_probs.exp()
+    # A probability of 0 adds nothing, whatever its logarithm.
+    entropy = -torch.where(probs > 0.0, probs * log_probs, 0.0).sum(-1)
     return Uncertainty(
-        entropy=torch.as_tensor(mean.entropy),
-        expected_entropy=torch.as_tensor(mean.expected_entropy),
-        mutual_information=torch.as_tensor(mean.mutual_information),
+        entropy=entropy,
+        expected_entropy=expected_entropy,
+        mutual_information=(entropy - expected_entropy).clamp(min=0.0),
         mutual_information_jackknife=unknown,
         variation_ratio=unknown,
         disagreement=unknown,
         max_probability=log_probs.max(-1).values.exp().clamp(max=1.0),
-        num_samples=mean.num_samples,
+        num_samples=num_samples,
     )
 
 
