@@ -35,7 +35,9 @@ def test_moments_and_density_are_those_of_torch():
     y = torch.randn(7)
     torch.testing.assert_close(found.mean, other.mean)
     torch.testing.assert_close(found.variance, other.variance)
-    torch.testing.assert_close(found.aleatoric_variance + found.epistemic_variance, found.std.square())
+    torch.testing.assert_close(
+        found.aleatoric_variance + found.epistemic_variance, found.std.square()
+    )
     torch.testing.assert_close(found.log_prob(y), other.log_prob(y))
     torch.testing.assert_close(found.cdf(y), other.cdf(y))
     assert found.num_samples == 5
