@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayesbin.core.canonical import unpack_words
-from bayesbin.runtime.reference_sums import fast_sums, ordered_sums, signed_sums
+from bayesbin.runtime.reference_sums import fast_sums, rounded_sums, signed_sums
 
 _COLUMNS = 1 << 22  # numbers that are laid out for products at once
 Sums = Callable[[np.ndarray], np.ndarray]  # (K, R) -> (N, R)
@@ -153,10 +153,7 @@ def _sums_with(
     numbers = weight[0].reshape(weight.shape[1], -1)
 
     def with_numbers(columns: np.ndarray) -> np.ndarray:
-        sums = ordered_sums(columns, numbers)
-        if bias is not None:
-            sums += bias[0].astype(np.float64)[:, None]
-        return sums.astype(dtype)
+        return rounded_sums(columns, numbers, None if bias is None else bias[0], dtype)
 
     return with_numbers
 

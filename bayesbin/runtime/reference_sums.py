@@ -15,6 +15,7 @@ from bayesbin.core.canonical import unpack_words
 PANEL = 32  # inputs whose signed sum is formed before it is added to the total
 _TABLES = 1 << 17  # numbers in the tables of a block: they should stay in the second-level cache
 _SUMS = 1 << 15  # sums that are added to at once, likewise
+_ORDERED = 1 << 20  # products that are added in order at once, of sums that are few
 _FEWEST_UNITS = 48  # for which tables of bytes are worth making
 
 
@@ -58,6 +59,31 @@ def ordered_sums(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
             total += product
         out[:, start : start + width] = total
     return out
+
+
+def rounded_sums(
+    columns: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, dtype: np.dtype
+) -> np.ndarray:
+    """:func:`ordered_sums`, plus the bias (N,) in float64, rounded to ``dtype``.
+
+    Of float32 numbers, a matrix product finds almost all: its sums and the ordered ones both lie within
+    gamma ||w|| ||x|| of the exact sum, with gamma about K 2^-53. Where both ends of an interval of twice that
+    around the product round to one float32, so does the ordered sum. The others are added in order.
+    """
+    shift = 0.0 if bias is None else bias.astype(np.float64)[:, None]
+    if not columns.dtype == weights.dtype == dtype == np.float32:
+        return (ordered_sums(columns, weights) + shift).astype(dtype)
+    x, w = columns.astype(np.float64), weights.astype(np.float64)
+    near = w @ x + 0.0
+    sizes = np.sqrt((w * w).sum(axis=1))[:, None] * np.sqrt((x * x).sum(axis=0))
+    sizes *= 2.1 * (len(x) + 4) * 2.0**-53
+    low, high = ((near + side + shift).astype(dtype) for side in (-sizes, sizes))
+    units, places = np.nonzero(low != high)  # where a number is not finite, too
+    many = max(1, _ORDERED // max(1, len(x)))
+    for start in range(0, len(units), many):
+        n, r = units[start : start + many], places[start : start + many]
+        near[n, r] = np.add.accumulate(w[n] * x[:, r].T, axis=1)[:, -1] + 0.0
+    return (near + shift).astype(dtype)
 
 
 def fast_sums(columns: np.ndarray, words: np.ndarray) -> np.ndarray:

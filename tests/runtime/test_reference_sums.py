@@ -13,7 +13,7 @@ from bayesbin.predict.kernel_program import Program as KernelProgram
 from bayesbin.runtime import reference_products, reference_sums
 from bayesbin.runtime.program import Constant, DrawnSite, Program, Step, StoredSite, Value
 from bayesbin.runtime.reference import run
-from bayesbin.runtime.reference_sums import fast_sums, ordered_sums, signed_sums
+from bayesbin.runtime.reference_sums import fast_sums, ordered_sums, rounded_sums, signed_sums
 
 SIZES = [
     (1, 1, 1),
@@ -321,3 +321,34 @@ def test_blocks_do_not_matter(kind, dtype, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(reference_products, "_COLUMNS", columns)
         for program, expected in zip(programs, whole, strict=True):
             assert np.array_equal(run(program, [x], [0])[0], expected)
+
+
+@pytest.mark.parametrize("size", [(40, 784, 30), (3, 5, 7), (200, 33, 64), (1, 1, 1)], ids=str)
+def test_sums_by_a_matrix_product_are_the_ordered_ones(size, monkeypatch: pytest.MonkeyPatch):
+    """Also those that cancel, are 0, lie at ties of float32, or are not finite."""
+    rows, inputs, units = size
+    x, weights = numbers(rows, inputs), numbers(units, inputs, 1)
+    half = inputs // 2
+    x[rows // 2 :, half : 2 * half] = -x[rows // 2 :, :half]
+    weights[: units // 2, half : 2 * half] = weights[: units // 2, :half]  # these sums cancel
+    x[rows // 3] = 0
+    if rows > 20:
+        x[1, 0], x[2, 0], x[3] = np.inf, np.nan, np.float32(3e38)
+        # 1 + 2^-24 lies between two float32 numbers; terms in the last places of float64 decide.
+        x[4:8], weights[:2] = 0, 1
+        x[4:8, :3] = [
+            [1, 2.0**-24, 2.0**-53],
+            [1, 2.0**-24, -(2.0**-53)],
+            [1, 2.0**-24, 0],
+            [1, 2.0**-77, 0],
+        ]
+    for bias in (None, numbers(1, units, 2)[0]):
+        shift = 0.0 if bias is None else bias.astype(np.float64)[:, None]
+        expected = (ordered_sums(x.T, weights) + shift).astype(np.float32)
+        found = rounded_sums(x.T, weights, bias, np.dtype(np.float32))
+        assert np.array_equal(found, expected, equal_nan=True)
+        # What a matrix product alone gives is another thing in the last place now and then.
+        product = (weights.astype(np.float64) @ x.T.astype(np.float64) + shift).astype(np.float32)
+        assert inputs < 700 or not np.array_equal(product[:, 8:], expected[:, 8:])
+    wide = rounded_sums(x.T, weights, None, np.dtype(np.float64))
+    assert np.array_equal(wide, ordered_sums(x.T, weights), equal_nan=True)
