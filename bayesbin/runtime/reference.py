@@ -105,7 +105,9 @@ def evaluate(
         given = [_lookup(program, name, env, draw) if name else None for name in step.inputs]
         found = observe(step, draw, given) if observe is not None else None
         if found is None:
-            found = compute(step, given, precision=precision)
+            # Sums of signs are exact; nothing is gained by rounding them.
+            signs = step.kind == "linear" and program.values[step.inputs[0]].signs
+            found = compute(step, given, precision="exact" if signs else precision)
         del given
         env.update(zip(step.outputs, found, strict=True))
         if keep is not None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bayesbin.runtime.reference_elementwise import channels, in_range, maximum, minimum
+from bayesbin.runtime.reference_elementwise import channels, in_range
 
 
 def _axes_last(x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
@@ -129,25 +129,16 @@ def variance(x: np.ndarray, *, axes: Sequence[int], keep: bool, correction: int)
 
 
 def _largest(x: np.ndarray, axes: Sequence[int], keep: bool = True) -> np.ndarray:
-    """NaN if any is."""
-    return np.max(x, axis=tuple(axis + 1 for axis in axes), keepdims=keep)
+    """NaN if any is; a largest 0 is +0."""
+    return np.max(x, axis=tuple(axis + 1 for axis in axes), keepdims=keep) + x.dtype.type(0)
 
 
 def max_(x: np.ndarray, *, axes: Sequence[int], keep: bool) -> np.ndarray:
-    return _picked(maximum, x, axes, keep)
+    return _largest(x, axes, keep)
 
 
 def min_(x: np.ndarray, *, axes: Sequence[int], keep: bool) -> np.ndarray:
-    return _picked(minimum, x, axes, keep)
-
-
-def _picked(better, x: np.ndarray, axes: Sequence[int], keep: bool) -> np.ndarray:
-    """The best of the numbers, each compared with the best so far."""
-    by_place = _axes_last(x, axes).T
-    found = by_place[0]
-    for numbers in by_place[1:]:
-        found = better(found, numbers)
-    return found.reshape(_reduced_shape(x, axes, keep))
+    return -_largest(-x, axes, keep)
 
 
 def prod(x: np.ndarray, *, axes: Sequence[int], keep: bool) -> np.ndarray:
@@ -162,7 +153,7 @@ def norm(x: np.ndarray, *, axes: Sequence[int], keep: bool, order: float) -> np.
     """(sum |x|^order)^(1/order); how many are not 0 for order 0, the largest or smallest for +-infinity."""
     sizes = np.abs(x)
     if np.isinf(in_range(order)):
-        return _picked(maximum if order > 0 else minimum, sizes, axes, keep)
+        return (max_ if order > 0 else min_)(sizes, axes=axes, keep=keep)
     if order == 0:
         return _sum_of((x != 0).astype(np.float64), axes, keep)
     if order == 1:

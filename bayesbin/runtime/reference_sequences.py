@@ -120,9 +120,11 @@ def _sequence(
     from_inputs, from_state = weights[:2]
     biases = [np.zeros(1) if bias is None else bias for bias in (*weights[2:], None, None)]
     assert from_inputs is not None and from_state is not None
-    rows = max(len(x), *(len(state) for state in states))
+    (rows,) = np.broadcast_shapes(*((len(each),) for each in (x, *states)))
     given = ordered_sums(x.reshape(-1, x.shape[2]).T, from_inputs[0]).T
-    given = given.reshape(*x.shape[:2], -1) + biases[0].reshape(-1, 1, biases[0].shape[-1])
+    given = given.reshape(*x.shape[:2], from_inputs.shape[1]) + biases[0].reshape(
+        -1, 1, biases[0].shape[-1]
+    )
     given = np.broadcast_to(given, (rows, *given.shape[1:]))
     by_state, bias = from_state[0], biases[1]
 

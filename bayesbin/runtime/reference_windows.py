@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bayesbin.runtime.kinds import window_sizes
-from bayesbin.runtime.reference_elementwise import maximum
 
 
 def max_pool(
@@ -105,11 +104,8 @@ def _counts(
 def adaptive_max_pool(x: np.ndarray, *, size: Sequence[int]) -> np.ndarray:
     out = np.empty((*x.shape[:2], *size), x.dtype)
     for place, window in _adaptive(x, size):
-        numbers = window.reshape(*window.shape[:2], -1)
-        found = numbers[..., 0]
-        for i in range(1, numbers.shape[2]):
-            found = maximum(found, numbers[..., i])
-        out[(..., *place)] = found
+        largest = np.max(window, axis=tuple(range(2, x.ndim)))  # NaN if any is
+        out[(..., *place)] = largest + x.dtype.type(0)  # a largest 0 is +0
     return out
 
 
