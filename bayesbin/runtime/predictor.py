@@ -218,7 +218,7 @@ class _Runner:
         self.options: dict[str, Any] = {} if precision == "exact" else {"precision": precision}
         self._native = None
         if backend == "native":
-            self._native = _native_backend().NativeProgram(program)
+            self._native = _native_backend().NativeProgram(program, precision)
         draws = program.num_draws
         # Of one row: the values of one draw on their way, and the outputs of a chunk of draws, which the
         # head converts to float64 and copies a few times.
@@ -230,7 +230,7 @@ class _Runner:
     def run(self, rows: Sequence[np.ndarray], draws: Sequence[int]) -> list[np.ndarray]:
         """Of each output (len(draws), B, ...)."""
         if self._native is not None:
-            return self._native.run(rows, draws, threads=self.threads, **self.options)
+            return self._native.run(rows, draws, threads=self.threads)
         return reference.run(self.program, rows, draws, **self.options)
 
     def chunks(self, rows: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:

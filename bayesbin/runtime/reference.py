@@ -58,7 +58,7 @@ def run(
         >>> run(program, [np.array([[1.0, 2.0]])], [0])
         [array([[[2., 4.]]], dtype=float32)]
     """
-    arrays = _checked_inputs(program, inputs)
+    arrays = checked_inputs(program, inputs)
     rows = len(next(iter(arrays.values()))) if arrays else 1
     if any(not 0 <= draw < program.num_draws for draw in draws):
         raise ValueError(f"expected draws of 0 to {program.num_draws - 1}, got {list(draws)[:10]}.")
@@ -77,7 +77,7 @@ def run(
         found = dict(shared)
         evaluate(program, each, found, draw, keep=program.outputs, **options)
         for array, name in zip(out, program.outputs, strict=True):
-            array[place] = _lookup(program, name, found, draw)
+            array[place] = lookup(program, name, found, draw)
     return out
 
 
@@ -102,7 +102,7 @@ def evaluate(
     last = {name: place for place in places for name in program.steps[place].inputs}
     for place in places:
         step = program.steps[place]
-        given = [_lookup(program, name, env, draw) if name else None for name in step.inputs]
+        given = [lookup(program, name, env, draw) if name else None for name in step.inputs]
         found = observe(step, draw, given) if observe is not None else None
         if found is None:
             # Sums of signs are exact; nothing is gained by rounding them.
@@ -126,7 +126,7 @@ def compute(
         return list(COMPUTE[step.kind](step, arrays))
 
 
-def _lookup(program: Program, name: str, env: Environment, draw: int | None) -> Array:
+def lookup(program: Program, name: str, env: Environment, draw: int | None) -> Array:
     if name in env:
         return env[name]
     if name in program.constants:
@@ -138,7 +138,7 @@ def _lookup(program: Program, name: str, env: Environment, draw: int | None) -> 
     raise ValueError(f"expected a value named {name!r} to be there.")
 
 
-def _checked_inputs(program: Program, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def checked_inputs(program: Program, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     if len(inputs) != len(program.inputs):
         raise ValueError(f"expected {len(program.inputs)} inputs, got {len(inputs)}.")
     found: dict[str, np.ndarray] = {}

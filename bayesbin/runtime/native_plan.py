@@ -1,0 +1,238 @@
+"""Which steps of a program the compiled kernels run, and in which groups.
+
+Steps are grouped so that values pass between the kernels and numpy as seldom as their order allows. Steps
+that no draw changes are apart from the others: they are run once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from bayesbin.runtime.kinds import Shape
+from bayesbin.runtime.program import Program, Step, Value
+
+_NUMBERS = ("f4", "f8")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Steps that run one after another, all in the kernels or all in numpy.
+
+    :param native: whether the kernels run them. :param drawn: whether their values differ between draws.
+    :param places: of the steps. :param needs: names of values, and inputs of the program, that come from
+        elsewhere. :param gives: names of values that others use.
+    """
+
+    native: bool
+    drawn: bool
+    places: tuple[int, ...]
+    needs: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+def groups(program: Program, in_numpy: Collection[str] = ()) -> list[Group]:
+    """The groups, in an order in which they can run.
+
+    A step's stage is that of the last group it depends on, or the next where that is of another sort; so a
+    group never depends on a step that depends on it.
+
+    :param in_numpy: kinds that the kernels are not to run.
+    """
+    sorts, stages = [], []
+    made_by = {name: place for place, step in enumerate(program.steps) for name in step.outputs}
+    for step in program.steps:
+        native = step.kind not in in_numpy and runs_natively(program, step)
+        sort = (program.values[step.outputs[0]].drawn, native)
+        stage = 0
+        for name in step.inputs:
+            if name in made_by:
+                before = made_by[name]
+                stage = max(stage, stages[before] + (sorts[before] != sort))
+        sorts.append(sort)
+        stages.append(stage)
+    members: dict[tuple[bool, int, bool], list[int]] = {}
+    for place, ((drawn, native), stage) in enumerate(zip(sorts, stages, strict=True)):
+        members.setdefault((drawn, stage, native), []).append(place)
+    return [
+        _group(program, made_by, native, drawn, places)
+        for (drawn, _, native), places in sorted(members.items())
+    ]
+
+
+def _group(
+    program: Program, made_by: dict[str, int], native: bool, drawn: bool, places: list[int]
+) -> Group:
+    mine = set(places)
+    used = dict.fromkeys(
+        name
+        for place in places
+        for name in program.steps[place].inputs
+        if name and made_by.get(name) not in mine and (name in made_by or name in program.inputs)
+    )
+    outputs = [name for place in places for name in program.steps[place].outputs]
+    given = [
+        name
+        for name in outputs
+        if name in program.outputs or not mine.issuperset(program.uses.get(name, ()))
+    ]
+    return Group(native, drawn, tuple(places), tuple(used), tuple(given))
+
+
+def decided(program: Program, places: Collection[int]) -> dict[int, int]:
+    """Steps of sums that feed one decision and nothing else: their places -> those of the decisions.
+
+    The kernels decide from float32 sums where these are far enough from the threshold, and compute the
+    others in float64.
+    """
+    found = {}
+    for place in places:
+        step = program.steps[place]
+        if step.kind not in ("linear", "conv") or step.dtype != "f8" or len(step.inputs) > 2:
+            continue
+        x, uses = program.values[step.inputs[0]], program.uses.get(step.outputs[0], [])
+        if step.inputs[1] not in program.sites or x.dtype != "f4" or x.signs or len(uses) != 1:
+            continue
+        after = program.steps[uses[0]]
+        axis = len(x.shape) - 1 if step.kind == "linear" else 0
+        fits = after.kind == "sign" or (
+            after.kind == "threshold"
+            and after.inputs[0] == step.outputs[0]
+            and after.attributes["axis"] == axis
+        )
+        if fits and uses[0] in places and step.outputs[0] not in program.outputs:
+            found[place] = uses[0]
+    return found
+
+
+# Whether the kernels run a step
+
+
+def runs_natively(program: Program, step: Step) -> bool:
+    """Whether the kernels compute this step."""
+    fits = _FITS.get(step.kind)
+    if fits is None or step.dtype not in _NUMBERS:
+        return False
+    if any(program.values[name].size == 0 for name in step.outputs):
+        return False
+    return fits(program, step)
+
+
+def _moving(program: Program, name: str) -> bool:
+    """Whether a value is of numbers, one for each datum."""
+    value = program.values[name]
+    return value.batched and value.dtype in _NUMBERS and value.size > 0
+
+
+def _still(program: Program, name: str) -> bool:
+    """Whether it is of numbers that all data share, no packed signs."""
+    value = program.values[name]
+    return not value.batched and value.dtype in _NUMBERS and name not in program.sites
+
+
+def _one(program: Program, step: Step) -> bool:
+    return _moving(program, step.inputs[0])
+
+
+def _with_numbers(program: Program, step: Step) -> bool:
+    """x, and numbers for each channel."""
+    rest = [name for name in step.inputs[1:] if name]
+    return _one(program, step) and all(_still(program, name) for name in rest)
+
+
+def _constants_only(program: Program, step: Step) -> bool:
+    """x, and numbers that are known before anything is run."""
+    rest = [name for name in step.inputs[1:] if name]
+    return _one(program, step) and all(
+        name in program.constants and program.constants[name].levels is None for name in rest
+    )
+
+
+def _two(program: Program, step: Step) -> bool:
+    moving = [_moving(program, name) for name in step.inputs]
+    return any(moving) and all(
+        each or _still(program, name) for name, each in zip(step.inputs, moving, strict=True)
+    )
+
+
+def _all(program: Program, step: Step) -> bool:
+    return all(_moving(program, name) for name in step.inputs)
+
+
+def _layer(program: Program, step: Step) -> bool:
+    x, weight, *bias = step.inputs
+    known = weight in program.sites or _still(program, weight)
+    return (
+        _moving(program, x)
+        and known
+        and all(_still(program, name) for name in bias if name)
+        and program.values[weight].size > 0
+    )
+
+
+def _plane(program: Program, step: Step) -> bool:
+    """Images of one axis or two."""
+    return _one(program, step) and len(program.values[step.inputs[0]].shape) in (2, 3)
+
+
+def _conv(program: Program, step: Step) -> bool:
+    return _plane(program, step) and _layer(program, step)
+
+
+def _single(program: Program, step: Step) -> bool:
+    return _one(program, step) and step.dtype == "f4"
+
+
+def _even(program: Program, step: Step) -> bool:
+    """Images whose axes are divided evenly."""
+    shape = program.values[step.inputs[0]].shape[1:]
+    parts = zip(shape, step.attributes["size"], strict=True)
+    return _one(program, step) and all(size % wanted == 0 for size, wanted in parts)
+
+
+def _taken(program: Program, step: Step) -> bool:
+    places = program.constants.get(step.inputs[1])
+    return _one(program, step) and places is not None and places.rows is None
+
+
+_FITS: dict[str, Callable[[Program, Step], bool]] = {
+    "linear": _layer,
+    "conv": _conv,
+    "affine": _with_numbers,
+    "batch_norm": _constants_only,
+    "sign": _one,
+    "threshold": _with_numbers,
+    "relu": _one,
+    "clamp": _one,
+    "tanh": _single,
+    "leaky_relu": _one,
+    "prelu": _with_numbers,
+    "abs": _one,
+    "neg": _one,
+    "cast": _one,
+    "add": _two,
+    "sub": _two,
+    "mul": _two,
+    "maximum": _two,
+    "minimum": _two,
+    "sum": _one,
+    "mean": _one,
+    "max_pool": _plane,
+    "avg_pool": _plane,
+    "adaptive_avg_pool": _even,
+    "reshape": _one,
+    "permute": _one,
+    "slice": _one,
+    "concat": _all,
+    "pad": _one,
+    "expand": _one,
+    "flip": _one,
+    "take": _taken,
+}
+
+
+def channels_of(value: Value, axis: int) -> tuple[int, int, int]:
+    """A value seen as (outer, channels, inner)."""
+    shape = tuple(value.shape or (1,))
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
