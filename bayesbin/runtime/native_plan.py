@@ -234,5 +234,5 @@ _FITS: dict[str, Callable[[Program, Step], bool]] = {
 
 def channels_of(value: Value, axis: int) -> tuple[int, int, int]:
     """A value seen as (outer, channels, inner)."""
-    shape = tuple(value.shape or (1,))
+    shape: Shape = value.shape if value.shape else (1,)
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
