@@ -89,21 +89,31 @@ def decided(program: Program, places: Collection[int]) -> dict[int, int]:
     found = {}
     for place in places:
         step = program.steps[place]
-        if step.kind not in ("linear", "conv") or step.dtype != "f8" or len(step.inputs) > 2:
+        uses = program.uses.get(step.outputs[0], [])
+        if len(uses) != 1 or uses[0] not in places or step.outputs[0] in program.outputs:
             continue
-        x, uses = program.values[step.inputs[0]], program.uses.get(step.outputs[0], [])
-        if step.inputs[1] not in program.sites or x.dtype != "f4" or x.signs or len(uses) != 1:
-            continue
-        after = program.steps[uses[0]]
-        axis = len(x.shape) - 1 if step.kind == "linear" else 0
-        fits = after.kind == "sign" or (
-            after.kind == "threshold"
-            and after.inputs[0] == step.outputs[0]
-            and after.attributes["axis"] == axis
-        )
-        if fits and uses[0] in places and step.outputs[0] not in program.outputs:
+        if _rounds(program, step) and _decides(program, step, program.steps[uses[0]]):
             found[place] = uses[0]
     return found
+
+
+def _rounds(program: Program, step: Step) -> bool:
+    """Whether it forms sums of float32 numbers under signs in float64, without a bias."""
+    if step.kind not in ("linear", "conv") or step.dtype != "f8" or len(step.inputs) > 2:
+        return False
+    x, weight = step.inputs
+    value = program.values[x]
+    return weight in program.sites and value.dtype == "f4" and not value.signs
+
+
+def _decides(program: Program, step: Step, after: Step) -> bool:
+    """Whether a step decides about the outputs of another, unit by unit."""
+    axis = len(program.values[step.inputs[0]].shape) - 1 if step.kind == "linear" else 0
+    return after.kind == "sign" or (
+        after.kind == "threshold"
+        and after.inputs[0] == step.outputs[0]
+        and after.attributes["axis"] == axis
+    )
 
 
 # Whether the kernels run a step
