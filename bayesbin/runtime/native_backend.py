@@ -58,7 +58,7 @@ def isas() -> list[str]:
     return _loaded().isas()
 
 
-class SummaryRow(NamedTuple):
+class GroupedStep(NamedTuple):
     """One step: its kind, its output, who runs it ("native" or "numpy"), and the number of its group."""
 
     kind: str
@@ -129,10 +129,10 @@ class NativeProgram:
                 call.fill(array[first : first + many], name, found, shared, some)
         return out
 
-    def summary(self) -> list[SummaryRow]:
+    def summary(self) -> list[GroupedStep]:
         """Which steps the kernels run, in the order of the groups in which all steps run."""
         return [
-            SummaryRow(step.kind, step.outputs[0], "native" if group.native else "numpy", number)
+            GroupedStep(step.kind, step.outputs[0], "native" if group.native else "numpy", number)
             for number, (group, _) in enumerate(self._plan(False))
             for step in (self.program.steps[place] for place in group.places)
         ]
