@@ -19,6 +19,7 @@ Values = dict[str, Tensor]
 
 CACHED = 1 << 28  # bytes of signs that a program keeps, one of each weight
 NUMBERS = 1 << 24  # in the largest value of a block: more draws or data go one block after another
+_ON_DEVICES = 4  # times as many off the CPU
 _PRODUCTS = {"linear", "conv"}
 
 
@@ -81,7 +82,7 @@ class TorchProgram(nn.Module):
         number = np.asarray(draws, dtype=np.int64)
         blocks = []
         with exact_products(device):
-            size = max(1, self._numbers // self._widest)
+            size = max(1, _numbers(device) // self._widest)
             for first in range(0, max(rows, 1), size):
                 block = {
                     name: x[first : first + size].to(TYPES[value.dtype])[None]
@@ -89,10 +90,6 @@ class TorchProgram(nn.Module):
                 }
                 blocks.append(self._block(block, min(size, rows - first), number, device))
         return [torch.cat(parts, 1) for parts in zip(*blocks, strict=True)]
-
-    @property
-    def _numbers(self) -> int:
-        return NUMBERS
 
     def _checked(self, inputs: Sequence[Tensor], draws: Sequence[int]) -> tuple[int, torch.device]:
         """The number of data, and the device."""
@@ -131,7 +128,7 @@ class TorchProgram(nn.Module):
     ) -> list[Tensor]:
         """The outputs of some rows for all draws wanted."""
         shared = self._steps(self._shared, inputs, draws[:1], device)
-        size = max(1, self._numbers // max(self._widest * rows, self._weights))
+        size = max(1, _numbers(device) // max(self._widest * rows, self._weights))
         parts: list[list[Tensor]] = []
         for first in range(0, len(draws), size):
             some = draws[first : first + size]
@@ -188,6 +185,10 @@ class TorchProgram(nn.Module):
             self._signs.get(name, site, int(draw), device) for draw in draws[: None if drawn else 1]
         ]
         return torch.stack(found)[:, None]
+
+
+def _numbers(device: torch.device) -> int:
+    return NUMBERS if device.type == "cpu" else _ON_DEVICES * NUMBERS
 
 
 def _released(steps: Sequence[Step], kept: set[str]) -> list[tuple[Step, list[str]]]:

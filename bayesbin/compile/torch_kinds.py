@@ -30,8 +30,6 @@ _NARROW = {
     *("where", "avg_pool", "tanh", "leaky_relu", "prelu", "reshape", "permute", "slice", "concat"),
     *("pad", "expand", "flip", "take", "embedding", "cast", "max", "min"),
 }  # fmt: skip
-# Kinds that compute in whole numbers what is made of whole numbers; all others go by float64.
-_WHOLE = _NARROW | {"sum", "prod", "cumsum", "pow", "matmul"}
 # Inputs that stay of the type they are.
 _KEPT = {"embedding": 0, "take": 1, "where": 0}
 
@@ -44,16 +42,14 @@ def compute(step: Step, inputs: Sequence[Tensor | None], whole: bool = False) ->
     """
     out = TYPES[step.dtype]
     present = next(value for value in inputs if value is not None)
-    on_cpu = present.device.type == "cpu"
+    precise = computes_in_float64(present.device)
     inside = out
     if step.kind in _DECIDE:
         inside = torch.float64
-    elif (out == torch.float32 and on_cpu and step.kind not in _NARROW) or (
-        out == torch.int64 and step.kind not in _WHOLE
-    ):
+    elif out == torch.float32 and precise and step.kind not in _NARROW:
         inside = torch.float64
     ready = [_typed(step, place, value, inside) for place, value in enumerate(inputs)]
-    if whole and not on_cpu:
+    if whole and not precise:
         found = _whole(step, ready)
     else:
         found = COMPUTE[step.kind](step.attributes, *ready)
@@ -61,15 +57,16 @@ def compute(step: Step, inputs: Sequence[Tensor | None], whole: bool = False) ->
     return tuple(value.to(out) for value in outputs)
 
 
+def computes_in_float64(device: torch.device) -> bool:
+    """Whether float64 is as fast on a device as makes no matter, so that steps compute in it."""
+    return device.type == "cpu"
+
+
 def _typed(step: Step, place: int, value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if value is None or _KEPT.get(step.kind) == place:
         return value
     if step.kind == "attention" and value.dtype == torch.bool:
         return value
-    if (
-        step.dtype == "i8" and step.kind not in _DECIDE
-    ):  # what is between whole numbers is dropped before, not after
-        value = value.long()
     return value.to(dtype)
 
 

@@ -68,9 +68,21 @@ def write(
 ) -> None:
     """Write the file atomically, array after array; the same contents are the same bytes.
 
+    Arguments and errors as :func:`write_to`.
+
+    :raises OSError: if it cannot be written; the old file is then what it was.
+    """
+    with atomic_file(path) as file:
+        write_to(file, header, arrays)
+
+
+def write_to(
+    file: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray | ArrayParts]
+) -> None:
+    """Write to a file that was opened for writing and is empty.
+
     :param header: what JSON can hold, without the key "arrays".
     :raises ValueError: for an array of a type that a file does not hold, or a header that is not JSON.
-    :raises OSError: if it cannot be written; the old file is then what it was.
     """
     entries: list[dict[str, Any]] = []
     for name, array in arrays.items():
@@ -88,18 +100,17 @@ def write(
         )
     fixed = _FIXED.pack(MAGIC, VERSION, len(text), end, bytes(32))
     digest = hashlib.sha256(fixed[:_SIGNED])
-    with atomic_file(path) as file:
-        file.write(fixed)
-        place = _put(file, digest, text, _FIXED.size)
-        for entry, array in zip(entries, arrays.values(), strict=True):
-            place = _put(file, digest, bytes(entry["offset"] - place), place)
-            for part in array.parts if isinstance(array, ArrayParts) else (array,):
-                part = np.ascontiguousarray(part, dtype=entry["dtype"])
-                place = _put(file, digest, part.reshape(-1).view(np.uint8), place)
-            if place != entry["offset"] + _bytes_of(entry):
-                raise ValueError(f"expected {_bytes_of(entry)} bytes of {entry['name']!r}.")
-        file.seek(_SIGNED)
-        file.write(digest.digest())
+    file.write(fixed)
+    place = _put(file, digest, text, _FIXED.size)
+    for entry, array in zip(entries, arrays.values(), strict=True):
+        place = _put(file, digest, bytes(entry["offset"] - place), place)
+        for part in array.parts if isinstance(array, ArrayParts) else (array,):
+            part = np.ascontiguousarray(part, dtype=entry["dtype"])
+            place = _put(file, digest, part.reshape(-1).view(np.uint8), place)
+        if place != entry["offset"] + _bytes_of(entry):
+            raise ValueError(f"expected {_bytes_of(entry)} bytes of {entry['name']!r}.")
+    file.seek(_SIGNED)
+    file.write(digest.digest())
 
 
 def _put(file: BinaryIO, digest: Any, raw: Any, place: int) -> int:
@@ -139,16 +150,20 @@ def read(path: str | os.PathLike[str]) -> Container:
     if not stat.S_ISREG((there := os.stat(path)).st_mode) and not stat.S_ISDIR(there.st_mode):
         raise CorruptFileError(path, "expected a file, got a pipe or a device; name a .bbn.")
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        length, digest = _opened(path, file, size)
-        try:
-            header = _parsed(file.read(length))
-            entries = _entries(header.pop("arrays", None), _FIXED.size + length, size)
-            return Container(header, _arrays(file, entries), digest, size)
-        except (ValueError, RecursionError) as error:
-            raise CorruptFileError(path, f"its header is not one of a model: {error}") from error
-        except (MemoryError, OverflowError) as error:
-            raise CorruptFileError(path, "expected arrays that fit the memory.") from error
+        return read_from(file, os.fstat(file.fileno()).st_size, path)
+
+
+def read_from(file: BinaryIO, size: int, path: str | os.PathLike[str]) -> Container:
+    """The contents of an open file of ``size`` bytes; errors as :func:`read`, which call it ``path``."""
+    length, digest = _opened(path, file, size)
+    try:
+        header = _parsed(file.read(length))
+        entries = _entries(header.pop("arrays", None), _FIXED.size + length, size)
+        return Container(header, _arrays(file, entries), digest, size)
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(path, f"its header is not one of a model: {error}") from error
+    except (MemoryError, OverflowError) as error:
+        raise CorruptFileError(path, "expected arrays that fit the memory.") from error
 
 
 def _opened(path: str | os.PathLike[str], file: BinaryIO, size: int) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from bayesbin.core.canonical import WORD, num_words, unpack_words
 from bayesbin.core.checks import one_of
 from bayesbin.core.files import CorruptFileError
 from bayesbin.runtime import container
-from bayesbin.runtime.container import ArrayParts
+from bayesbin.runtime.container import ArrayParts, Container
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.program import (
     Constant,
@@ -65,6 +66,19 @@ def save(path: str | os.PathLike[str], model: Model, contents: str = "draws") ->
     :raises ValueError: for a posterior that the model does not have, or provenance that JSON cannot hold.
     :raises OSError: if the file cannot be written; an old one is then what it was.
     """
+    container.write(path, *_written(model, contents))
+    return Path(path)
+
+
+def to_bytes(model: Model, contents: str = "draws") -> bytes:
+    """The bytes of the file that :func:`save` writes; arguments and errors are its."""
+    file = io.BytesIO()
+    container.write_to(file, *_written(model, contents))
+    return file.getvalue()
+
+
+def _written(model: Model, contents: str) -> tuple[dict[str, Any], Arrays]:
+    """The header and the arrays of a model's file."""
     contents = one_of("contents", contents, CONTENTS)
     sites = model.program.sites.values()
     if contents == "posterior" and sites and all(isinstance(s, StoredSite) for s in sites):
@@ -83,8 +97,7 @@ def save(path: str | os.PathLike[str], model: Model, contents: str = "draws") ->
         "preprocessing": before and _program_entry(before, "preprocessing", contents, arrays),
         "provenance": dict(model.provenance),
     }
-    container.write(path, header, arrays)
-    return Path(path)
+    return header, arrays
 
 
 def read(path: str | os.PathLike[str]) -> ModelFile:
@@ -93,7 +106,16 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
     :raises CorruptFileError: for a file that is damaged, of another kind or of another version.
     :raises OSError: if it cannot be read.
     """
-    found = container.read(path)
+    return _model_file(container.read(path), path)
+
+
+def from_bytes(data: bytes) -> ModelFile:
+    """The model in the bytes of a file. :raises CorruptFileError: as :func:`read`."""
+    name = "bytes of a model"
+    return _model_file(container.read_from(io.BytesIO(data), len(data), name), name)
+
+
+def _model_file(found: Container, path: str | os.PathLike[str]) -> ModelFile:
     try:
         header = _fields(found.header, _KEYS, "a model")
         sizes = {name: array.nbytes for name, array in found.arrays.items()}

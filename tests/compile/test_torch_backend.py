@@ -11,7 +11,8 @@ import pytest
 import torch
 from program_cases import CASES, DRAWS, Case, program_of, site_of
 
-from bayesbin.compile import torch_backend
+from bayesbin.compile import torch_backend, torch_kinds
+from bayesbin.compile import torch_products as products
 from bayesbin.compile.torch_backend import TorchProgram
 from bayesbin.compile.torch_kinds import COMPUTE
 from bayesbin.nn import Sign
@@ -26,7 +27,12 @@ def tensors(arrays: list[np.ndarray]) -> list[torch.Tensor]:
     return [torch.from_numpy(array) for array in arrays]
 
 
-def assert_same(found: list[torch.Tensor], expected: list[np.ndarray], wide: float = 1e-12) -> None:
+def assert_same(
+    found: list[torch.Tensor],
+    expected: list[np.ndarray],
+    wide: float = 1e-12,
+    narrow: float = TOLERANCE,
+) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         numbers = one.detach().numpy()
@@ -38,7 +44,7 @@ def assert_same(found: list[torch.Tensor], expected: list[np.ndarray], wide: flo
         assert np.array_equal(numbers[~finite], other[~finite], equal_nan=True)
         largest = max(1e-3, float(np.abs(other[finite]).max(initial=0.0)))
         difference = np.abs(numbers[finite] - other[finite]).max(initial=0.0)
-        assert difference <= (TOLERANCE if other.dtype == np.float32 else wide) * largest
+        assert difference <= (narrow if other.dtype == np.float32 else wide) * largest
 
 
 def test_there_is_a_function_for_every_kind_and_a_case():
@@ -50,6 +56,34 @@ def test_every_kind_is_that_of_the_reference(case):
     program, arrays = program_of(case)
     found = TorchProgram(program).run(tensors(arrays), [2, 0])
     assert_same(found, reference.run(program, arrays, [2, 0]))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_every_kind_as_on_other_devices(case, monkeypatch):
+    """There steps compute in the type of their outputs, and sums of signs are rounded."""
+    monkeypatch.setattr(torch_kinds, "computes_in_float64", lambda device: False)
+    program, arrays = program_of(case)
+    found = TorchProgram(program).run(tensors(arrays), [2, 0])
+    assert_same(found, reference.run(program, arrays, [2, 0]), narrow=2e-6)
+
+
+def test_sums_of_signs_are_whole_numbers_on_other_devices(monkeypatch):
+    """Where an algorithm misses them by a little, they are found again, and gradients pass."""
+    monkeypatch.setattr(torch_kinds, "computes_in_float64", lambda device: False)
+    monkeypatch.setitem(
+        COMPUTE, "linear", lambda *a: products.linear(*a) + 0.01 * products.linear(*a)
+    )
+    generator = np.random.default_rng(0)
+    steps = (Step("sign", ("x",), ("s",)), Step("linear", ("s", "w", "b"), ("y",)))
+    constants = {"b": Constant(np.array([[0.25, 0.0]], np.float32))}
+    sites = {"w": site_of(generator, (2, 9), drawn=True)}
+    program = Program({"x": Value((9,), "f4")}, constants, sites, steps, ("y",), DRAWS)
+    x = generator.uniform(-0.9, 0.9, (4, 9)).astype(np.float32)
+    given = torch.from_numpy(x).requires_grad_()
+    found = TorchProgram(program)(given)
+    assert_same([found], reference.run(program, [x], range(DRAWS)))
+    (torch.rand(found.shape) * found).sum().backward()
+    assert given.grad is not None and given.grad.abs().min() > 0
 
 
 DIFFERENTIABLE = [
