@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -27,13 +30,41 @@ def sign_through(input: Tensor, derivative: str = "clipped", width: float = 1.0)
     return result
 
 
+_AS_OPERATOR: ContextVar[bool] = ContextVar("whether signs are one operator", default=False)
+
+
+@torch.library.custom_op("bayesbin::sign", mutates_args=())
+def sign_operator(input: Tensor) -> Tensor:
+    """The signs of a tensor, +1 at 0 and -0, as one operator of torch; NaN stays NaN."""
+    return _signs(input)
+
+
+@sign_operator.register_fake
+def _(input: Tensor) -> Tensor:
+    return torch.empty_like(input)
+
+
+@contextmanager
+def sign_as_operator() -> Iterator[None]:
+    """While it is open, graphs that torch traces have ``bayesbin::sign`` in place of what it computes."""
+    token = _AS_OPERATOR.set(True)
+    try:
+        yield
+    finally:
+        _AS_OPERATOR.reset(token)
+
+
+def _signs(input: Tensor) -> Tensor:
+    signs = (input >= 0).to(input.dtype) * 2.0 - 1.0
+    return torch.where(torch.isnan(input), input, signs)
+
+
 class _SignThrough(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(input: Tensor, derivative: str, width: float) -> Tensor:
-        signs = (input >= 0).to(input.dtype) * 2.0 - 1.0
-        return torch.where(torch.isnan(input), input, signs)
+        return sign_operator(input) if _AS_OPERATOR.get() else _signs(input)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, str, float], output: Tensor) -> None:

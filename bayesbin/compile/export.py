@@ -1,0 +1,370 @@
+"""From a torch network to a program, by ``torch.export``: followed as it runs, or refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import operator
+import types
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from bayesbin.compile import (  # noqa: F401  (each puts its operators into the table)
+    operators_elementwise,
+    operators_norm,
+    operators_products,
+    operators_recurrent,
+    operators_shape,
+    operators_windows,
+)
+from bayesbin.compile.layout import BATCH, Layout, Size
+from bayesbin.compile.operators import symbolic, translate
+from bayesbin.compile.refusal import NotCompiled, line_of_error
+from bayesbin.compile.sites import check_posterior, drawn_sites, drawn_statistics
+from bayesbin.compile.translation import DTYPES, Fixed, Refused, Traced, Translation
+from bayesbin.nn import binary_sites
+from bayesbin.nn.state_norm import StateBatchNorm
+from bayesbin.nn.straight_through import sign_as_operator
+from bayesbin.runtime.program import Program, Value
+
+# Operators that check what they are given and make nothing.
+_CHECKS = ("_assert", "sym_constrain", "_guards_fn")
+
+
+def export_program(
+    net: nn.Module,
+    example_inputs: Sequence[Any],
+    posterior: Any,
+    num_samples: int,
+    seed: int = 0,
+    *,
+    statistics: Any = None,
+    draws: Sequence[int] | None = None,
+) -> Program:
+    """The program of a network whose binary weights are draws of a posterior.
+
+    The network is run once by torch, on tensors without numbers, and what it did is written down: forward
+    hooks, subclasses and weights that are computed from others are followed as they are. Normalisation is
+    left as such, with its statistics as constants under their names in the network's state.
+
+    :param example_inputs: one batch of inputs, the batch their first axis; of them, shapes and types count.
+    :param posterior: over the network's binary weights, or None if it has none.
+    :param num_samples: the program's draws are 0 .. num_samples - 1 of ``seed``; 0 for the mode alone.
+    :param statistics: of normalisation in each draw, as of :func:`bayesbin.nn.recalibrate`, or
+        name -> numbers (S, ...). :param draws: which draws, in place of the first ``num_samples``.
+    :raises ValueError: for a posterior that is not of this network.
+    :raises NotCompiled: for what has no step, mixes the rows of a batch, or cannot be exported.
+    """
+    check_posterior(net, posterior)
+    draws = list(range(num_samples)) if draws is None else list(draws)
+    worker = _prepared(net)
+    inputs = tuple(_as_tensor(each) for each in example_inputs)
+    exported = _exported(worker, inputs)
+    sites, levels = drawn_sites(posterior, draws, seed)
+    states = drawn_statistics(statistics, draws, seed)
+    t = Translation({}, sites, levels | states, max(len(draws), 1))
+    walk = _Walk(t, exported, _aliases(worker, [*sites, *levels, *states]))
+    return walk.program()
+
+
+def _prepared(net: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose normalisation layers do not look at the values they are given."""
+    worker = copy.deepcopy(net).cpu().eval()
+    for module in worker.modules():
+        if isinstance(module, StateBatchNorm) and type(module).forward is StateBatchNorm.forward:
+            module.__dict__["forward"] = types.MethodType(_normalised, module)
+    return worker
+
+
+def _normalised(self: StateBatchNorm, input: Tensor) -> Tensor:
+    return nn.functional.batch_norm(
+        input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+    )
+
+
+def _as_tensor(value: Any) -> Tensor:
+    found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    if found.dim() < 1 or len(found) < 1:
+        raise ValueError(f"expected a batch of inputs, got a tensor of {tuple(found.shape)}.")
+    return found.detach().cpu()
+
+
+def _aliases(net: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """Each name under which the network's state has a tensor -> the one of ``names`` it goes by."""
+    state = dict(net.named_buffers(remove_duplicate=False))
+    state |= dict(net.named_parameters(remove_duplicate=False))
+    known = {id(site.signs): name for name, site in binary_sites(net).items()}
+    known |= {id(state[name]): name for name in names if name in state}
+    wanted = set(names)
+    return {
+        name: known[id(tensor)] for name, tensor in state.items() if known.get(id(tensor)) in wanted
+    }
+
+
+# torch.export
+
+
+def _exported(net: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """The graph of a network, with a batch of any size."""
+    rows = _batch_size(net, inputs)
+    batch = Dim("batch", min=1)
+    example = tuple(x[:1].expand(rows, *x.shape[1:]).contiguous() for x in inputs)
+    shapes: Any = tuple({0: batch} for _ in inputs)
+    with _silent():
+        try:
+            exported = torch.export.export(
+                net, example, dynamic_shapes=_for_signature(net, shapes), strict=False
+            )
+            if any(_changes_in_place(node) for node in exported.graph.nodes):
+                exported = exported.run_decompositions({})
+        except Exception as error:
+            raise _failure(net, example, error) from None
+    return exported
+
+
+def _for_signature(net: nn.Module, shapes: tuple[Any, ...]) -> Any:
+    """Shapes as torch wants them: those of ``*args`` in a tuple of their own."""
+    import inspect
+
+    parameters = list(inspect.signature(net.forward).parameters.values())
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(named) >= len(shapes) or not any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        return shapes
+    return (*shapes[: len(named)], shapes[len(named) :])
+
+
+def _batch_size(net: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """A number of rows that is no other size of the network: what happens to be equal stays apart."""
+    taken = {size for x in inputs for size in x.shape[1:]}
+    taken |= {size for x in (*net.parameters(), *net.buffers()) for size in x.shape}
+    return next(
+        n for n in (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53) if n not in taken or n == 53
+    )
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """torch's messages and warnings, and its special paths for attention, are left out."""
+    quiet: Any = lambda record: False  # noqa: E731
+    handlers = list(logging.getLogger("torch").handlers)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    for handler in handlers:
+        handler.addFilter(quiet)
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with warnings.catch_warnings(), sign_as_operator():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for handler in handlers:
+            handler.removeFilter(quiet)
+
+
+def _failure(net: nn.Module, example: tuple[Tensor, ...], error: Exception) -> Exception:
+    """Why torch could not export a network, in a sentence."""
+    line, text = line_of_error(error), str(error)
+    if isinstance(error, NotCompiled):
+        return error
+    if "data-dependent" in text or "DataDependent" in type(error).__name__:
+        return NotCompiled(
+            "torch.export: expected one way through the network for all inputs, got a decision that "
+            "depends on values",
+            line=line,
+            remedy="Write it by torch.where, or keep it: an ensemble predicts with it in torch all the same.",
+        )
+    if "specialized" in text or "Constraints violated" in text:
+        return NotCompiled(
+            "torch.export: expected any number of rows in a batch, got code that is for one number "
+            "of them",
+            line=line,
+            remedy="Use x.shape[0] where the batch size is written as a number, and -1 in views.",
+        )
+    try:
+        with torch.no_grad():
+            net(*example)
+    except Exception as own:
+        first = str(own).strip().splitlines()[0][:200] if str(own).strip() else ""
+        return NotCompiled(
+            f"the network fails on inputs like these: {type(own).__name__}: {first}",
+            line=line_of_error(own),
+            remedy="Pass inputs that the network takes.",
+        )
+    return NotCompiled(f"torch.export: {type(error).__name__}", line=line)
+
+
+def _changes_in_place(node: torch.fx.Node) -> bool:
+    """Whether a node changes a tensor that something else may look at."""
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None or not schema.is_mutable:
+        return bool(getattr(node.target, "__name__", "").startswith("wrap_with"))
+    if node.target is torch.ops.aten.detach_.default:
+        return False
+    changed = node.args[0] if node.args else None
+    if not isinstance(changed, torch.fx.Node) or changed.op != "call_function":
+        return True
+    made = getattr(changed.target, "_schema", None)
+    alone = made is not None and all(each.alias_info is None for each in made.returns)
+    own = schema.returns and len(schema.returns) == 1
+    return not (alone and own and list(changed.users) == [node])
+
+
+# The walk over the graph
+
+
+class _Walk:
+    """One pass over an exported graph."""
+
+    def __init__(self, t: Translation, exported: ExportedProgram, aliases: dict[str, str]) -> None:
+        self.t, self.exported, self.aliases = t, exported, aliases
+        self.found: dict[torch.fx.Node, Any] = {}
+        signature = exported.graph_signature
+        self.inputs = {spec.arg.name: spec for spec in signature.input_specs}
+
+    def program(self) -> Program:
+        needed = self._needed()
+        for node in self.exported.graph.nodes:
+            self.t.node = node
+            if node.op == "placeholder":
+                self.found[node] = self._placeholder(node, node in needed)
+            elif node.op == "get_attr":
+                self.found[node] = self._attribute(node)
+            elif node.op == "call_function" and node in needed:
+                self.found[node] = self._called(node)
+                self._check(node)
+            elif node.op == "output":
+                return self._finished(node)
+        raise AssertionError("a graph ends with its outputs")
+
+    def _needed(self) -> set[torch.fx.Node]:
+        """The nodes that the user's outputs depend on."""
+        (output,) = (node for node in self.exported.graph.nodes if node.op == "output")
+        queue = [x for x in self._user_outputs(output) if isinstance(x, torch.fx.Node)]
+        needed: set[torch.fx.Node] = set()
+        while queue:
+            node = queue.pop()
+            if node not in needed:
+                needed.add(node)
+                queue += node.all_input_nodes
+        return needed
+
+    def _user_outputs(self, output: torch.fx.Node) -> list[Any]:
+        specs = self.exported.graph_signature.output_specs
+        results: Any = output.args[0]
+        return [
+            result
+            for result, spec in zip(results, specs, strict=True)
+            if spec.kind == OutputKind.USER_OUTPUT
+        ]
+
+    def _placeholder(self, node: torch.fx.Node, needed: bool) -> Any:
+        spec = self.inputs[node.name]
+        if spec.kind == InputKind.USER_INPUT:
+            return self._input(node)
+        if not needed:
+            return None
+        target = str(spec.target)
+        name = self.aliases.get(target)
+        state = self.exported.state_dict
+        tensor = state[target] if target in state else self.exported.constants[target]
+        if name is not None:
+            known = self.t.known(name)
+            dtype = self.t.dtype_of(tensor.dtype)
+            weights = name in self.t.sites or self.t.drawn[name].levels is not None
+            return Traced(name, Layout.of(known.shape), dtype, weights=weights)
+        if not isinstance(tensor, Tensor):
+            raise self.t.refuse("expected tensors as the state of the network")
+        self.t.dtype_of(tensor.dtype)
+        named = spec.kind != InputKind.CONSTANT_TENSOR
+        return Fixed(tensor.detach(), target if named else "")
+
+    def _input(self, node: torch.fx.Node) -> Any:
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            return Refused("expected tensors as inputs")
+        shape = self.t.shape()
+        if shape[0] != Size(1, True):
+            raise self.t.refuse("expected the batch as the first axis of each input")
+        name, sizes = node.name, tuple(size.count for size in shape[1:])
+        dtype = self.t.dtype_of(value.dtype)
+        self.t.add_input(name, Value(sizes, dtype))
+        return Traced(name, Layout.of(shape), dtype)
+
+    def _attribute(self, node: torch.fx.Node) -> Any:
+        found = getattr(self.exported.graph_module, str(node.target), None)
+        return Fixed(found.detach()) if isinstance(found, Tensor) else found
+
+    def _called(self, node: torch.fx.Node) -> Any:
+        value, target = node.meta.get("val"), node.target
+        name = getattr(target, "__name__", str(target))
+        if any(mark in str(target) for mark in _CHECKS):
+            return None
+        if value is not None and not isinstance(value, (Tensor, tuple, list)):
+            return symbolic(value)
+        if target is operator.getitem:
+            whole, place = self._resolved(node.args)
+            return whole[place]
+        if not isinstance(target, torch._ops.OpOverload):
+            raise self.t.refuse(f"there is no step for {name}")
+        return translate(self.t, target, self._resolved(node.args), self._resolved(node.kwargs))
+
+    def _resolved(self, value: Any) -> Any:
+        """Arguments with what was found for nodes in their places."""
+        if isinstance(value, torch.fx.Node):
+            return self.found[value]
+        if isinstance(value, (list, tuple)):
+            return [self._resolved(each) for each in value]
+        if isinstance(value, dict):
+            return {name: self._resolved(each) for name, each in value.items()}
+        return value
+
+    def _check(self, node: torch.fx.Node) -> None:
+        """Whether what was found has the shape that torch says."""
+        value, found = node.meta.get("val"), self.found[node]
+        pairs = [(value, found)]
+        if isinstance(value, (list, tuple)) and isinstance(found, (list, tuple)):
+            pairs = list(zip(value, found, strict=True))
+        for place, (torchs, ours) in enumerate(pairs):
+            if isinstance(torchs, Tensor) and isinstance(ours, Traced):
+                wanted = self.t.shape(place if len(pairs) > 1 else None)
+                if ours.layout.shape != wanted or ours.dtype != DTYPES[torchs.dtype]:
+                    raise self.t.refuse(
+                        f"expected a tensor {_shown(wanted)} of {torchs.dtype}, got "
+                        f"{_shown(ours.layout.shape)} of {ours.dtype}: a fault of the compiler"
+                    )
+
+    def _finished(self, node: torch.fx.Node) -> Program:
+        outputs = []
+        for result in self._user_outputs(node):
+            if result is None:
+                continue
+            found = self._resolved(result)
+            self.t.node = result if isinstance(result, torch.fx.Node) else None
+            outputs.append(self._output(found))
+        if not outputs:
+            raise NotCompiled("expected the network to return tensors, got none")
+        return self.t.program(outputs)
+
+    def _output(self, found: Any) -> str:
+        if isinstance(found, Refused):
+            raise self.t.refuse(found.problem)
+        if not isinstance(found, (Fixed, Traced)):
+            raise NotCompiled(f"expected the network to return tensors, got {found!r}")
+        value = self.t.settled(self.t.traced(found))
+        axes = value.layout.axes
+        if any(BATCH in axis and axis != (BATCH,) for axis in axes):
+            raise self.t.mixes("an output whose rows are not those of the batch")
+        name = self.t.arrange(value, [axis for axis in axes if axis != (BATCH,)])
+        return self.t.as_output(name)
+
+
+def _shown(shape: Sequence[Size]) -> str:
+    return str(tuple(f"{size.count}*batch" if size.batch else size.count for size in shape))

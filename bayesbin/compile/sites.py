@@ -1,0 +1,130 @@
+"""Binary weights of a network as the sites of a program: the draws of a posterior, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bayesbin.core.canonical import key_of, pack_words
+from bayesbin.nn import binary_sites
+from bayesbin.posterior import BinaryPosterior, LowBitPosterior
+from bayesbin.runtime.program import Constant, DrawnSite, Site, StoredSite
+
+
+def check_posterior(net: nn.Module, posterior: Any) -> None:
+    """Whether a posterior is one over the binary weights of a network.
+
+    :raises ValueError: for a site that one of them does not have, or that has another shape.
+    """
+    shapes = {name: tuple(site.shape) for name, site in binary_sites(net).items()}
+    given = {} if posterior is None else _shapes(posterior)
+    origin = "A posterior is used with the network it was trained on, converted in the same way."
+    if missing := [name for name in shapes if name not in given]:
+        raise ValueError(
+            f"expected the posterior to have the network's binary weights {_some(missing)}, got "
+            f"{_some(given) if given else 'none'}. {origin}"
+        )
+    if foreign := [name for name in given if name not in shapes]:
+        raise ValueError(
+            f"expected the network to have the posterior's weights {_some(foreign)}, got "
+            f"{_some(shapes) if shapes else 'none'}. {origin}"
+        )
+    for name, shape in shapes.items():
+        if given[name] != shape:
+            raise ValueError(
+                f"expected {name!r} of shape {shape} as in the network, got {given[name]}. {origin}"
+            )
+
+
+def _some(names: Sequence[str] | Mapping[str, Any]) -> str:
+    shown = ", ".join(repr(name) for name in list(names)[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _shapes(posterior: Any) -> dict[str, tuple[int, ...]]:
+    if isinstance(posterior, LowBitPosterior):
+        return {name: tuple(q.batch_shape) for name, q in posterior.items()}
+    return {name: tuple(q.natural.shape) for name, q in posterior._given.items()}
+
+
+def drawn_sites(
+    posterior: Any, draws: Sequence[int], seed: int
+) -> tuple[dict[str, Site], dict[str, Constant]]:
+    """The sites of signs, and the weights of a few levels, of some draws of a posterior.
+
+    :param draws: indices of draws of ``seed``; none for the mode, as the one draw that there is.
+    """
+    if posterior is None:
+        return {}, {}
+    if isinstance(posterior, LowBitPosterior):
+        return {}, {name: _of_levels(posterior, name, draws, seed) for name in posterior}
+    return {name: _of_signs(posterior, name, draws, seed) for name in posterior}, {}
+
+
+def _of_signs(posterior: BinaryPosterior, name: str, draws: Sequence[int], seed: int) -> Site:
+    if not draws:
+        return _stored([posterior._mode(name) > 0])
+    keys = [key_of(seed, index, name) for index in draws]
+    if name in posterior.effects:
+        return _stored(
+            [
+                torch.from_numpy(posterior.thresholds(name, index, seed=seed).draw(key))
+                for index, key in zip(draws, keys, strict=True)
+            ]
+        )
+    found = posterior.thresholds(name, draws[0], seed=seed)
+    if not found.flip.any():
+        return _stored([torch.from_numpy(found.mode)])
+    shape = found.mode.shape
+    flip = found.flip.reshape(1, shape[0], -1)
+    mode = pack_words(found.mode.reshape(shape[0], -1))[None]
+    return DrawnSite(shape, mode, flip, np.array(keys, dtype=np.uint64))
+
+
+def _stored(plus: Sequence[Tensor]) -> StoredSite:
+    """Signs of each draw, or of all of them where there is one."""
+    shape = tuple(plus[0].shape)
+    bits = np.stack([pack_words(each.cpu().numpy().reshape(shape[0], -1)) for each in plus])
+    rows = None if len(plus) == 1 else np.arange(len(plus), dtype=np.int64)
+    return StoredSite(shape, bits, rows)
+
+
+def _of_levels(posterior: LowBitPosterior, name: str, draws: Sequence[int], seed: int) -> Constant:
+    distribution = posterior[name]
+    levels = distribution.level_values.detach().cpu()
+    if draws:
+        values = [posterior._draw(distribution, key_of(seed, index, name)).cpu() for index in draws]
+    else:
+        values = [distribution.mode.cpu()]
+    codes = [(each[..., None] == levels).to(torch.uint8).argmax(-1) for each in values]
+    data = np.stack([each.numpy().astype(np.uint8) for each in codes])
+    rows = np.arange(len(draws), dtype=np.int64) if draws else None
+    return Constant(data, rows, tuple(float(level) for level in levels))
+
+
+def drawn_statistics(statistics: Any, draws: Sequence[int], seed: int) -> dict[str, Constant]:
+    """Normalisation statistics of each draw, by their names in the network's state.
+
+    :param statistics: of :func:`bayesbin.nn.recalibrate`, or name -> numbers (S, ...) of each draw.
+    """
+    if statistics is None:
+        return {}
+    if isinstance(statistics, Mapping):
+        tables = {name: np.asarray(table) for name, table in statistics.items()}
+    elif draws:
+        states = [statistics.of_draw(index, seed) for index in draws]
+        tables = {
+            name: np.stack([state[name].cpu().numpy() for state in states]) for name in states[0]
+        }
+    else:
+        tables = {name: each.cpu().numpy()[None] for name, each in statistics.mode.items()}
+    count = max(len(draws), 1)
+    for name, table in tables.items():
+        if len(table) != count:
+            raise ValueError(f"expected {name!r} of {count} draws, got {len(table)}.")
+    rows = np.arange(count, dtype=np.int64)
+    return {name: Constant(np.ascontiguousarray(table), rows) for name, table in tables.items()}
