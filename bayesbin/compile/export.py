@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
+import io
 import logging
 import operator
 import types
@@ -132,8 +134,6 @@ def _exported(net: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
 def _for_signature(net: nn.Module, shapes: tuple[Any, ...]) -> Any:
     """Shapes as torch wants them: those of ``*args`` in a tuple of their own."""
-    import inspect
-
     parameters = list(inspect.signature(net.forward).parameters.values())
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(named) >= len(shapes) or not any(p.kind == p.VAR_POSITIONAL for p in parameters):
@@ -154,13 +154,22 @@ def _batch_size(net: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 def _silent() -> Iterator[None]:
     """torch's messages and warnings, and its special paths for attention, are left out."""
     quiet: Any = lambda record: False  # noqa: E731
-    handlers = list(logging.getLogger("torch").handlers)
+    loggers = [
+        each
+        for name, each in logging.root.manager.loggerDict.items()
+        if name.startswith("torch") and isinstance(each, logging.Logger)
+    ]
+    handlers = {handler for each in loggers for handler in each.handlers}
     fast = torch.backends.mha.get_fastpath_enabled()
     for handler in handlers:
         handler.addFilter(quiet)
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with warnings.catch_warnings(), sign_as_operator():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+            sign_as_operator(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -228,6 +237,8 @@ class _Walk:
         self.found: dict[torch.fx.Node, Any] = {}
         signature = exported.graph_signature
         self.inputs = {spec.arg.name: spec for spec in signature.input_specs}
+        buffers = set(signature.buffers_to_mutate.values())
+        self.changed = {spec.arg.name for spec in signature.input_specs if spec.target in buffers}
 
     def program(self) -> Program:
         needed = self._needed()
@@ -271,6 +282,10 @@ class _Walk:
             return self._input(node)
         if not needed:
             return None
+        if node.name in self.changed:
+            return Refused(
+                f"expected a function of the inputs alone, got one that changes its buffer {spec.target!r}"
+            )
         target = str(spec.target)
         name = self.aliases.get(target)
         state = self.exported.state_dict

@@ -20,6 +20,7 @@ from bayesbin.compile.translation import Fixed, Refused, Traced, Translation
 
 Function = Callable[..., Any]
 TABLE: dict[str, Function] = {}
+_BY_SHAPE: set[Function] = set()
 # Where a result lies, how it lies there, and which library computes it.
 _IDLE = {
     "layout",
@@ -50,13 +51,18 @@ _RANDOM_IN_TRAINING = {
 }
 
 
-def operator(*names: str) -> Callable[[Function], Function]:
-    """Decorator: a function that writes the steps of operators, by their names without "aten::"."""
+def operator(*names: str, by_shape: bool = False) -> Callable[[Function], Function]:
+    """Decorator: a function that writes the steps of operators, by their names without "aten::".
+
+    :param by_shape: whether the shape of the result says all that arguments say which it does not take.
+    """
 
     def register(function: Function) -> Function:
         for name in names:
             assert name not in TABLE, name
             TABLE[name] = function
+        if by_shape:
+            _BY_SHAPE.add(function)
         return function
 
     return register
@@ -153,7 +159,7 @@ def _by_name(
             continue
         if argument.name in taken:
             found[argument.name] = value
-        elif argument.name not in _IDLE:
+        elif argument.name not in _IDLE and function not in _BY_SHAPE:
             default = argument.default_value if argument.has_default_value() else None
             if value != default:
                 raise t.refuse(f"expected {argument.name}={default}, got {value}")

@@ -498,7 +498,7 @@ def _binary_sign(t: Translation, input: Held) -> Traced:
 # Types
 
 
-@operator("to", "_to_copy", "type_as", "float", "double", "long", "bool")
+@operator("to", "_to_copy", "type_as", "float", "double", "long", "bool", by_shape=True)
 def convert(t: Translation, self: Held, dtype: Any = None, other: Any = None) -> Held:
     found, wanted = t.traced(self), t.dtype()
     if wanted == found.dtype:

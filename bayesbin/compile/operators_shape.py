@@ -32,6 +32,7 @@ def _viewed(x: Traced, layout: Layout, view: View) -> Traced:
 @operator(
     *("view", "reshape", "flatten", "unflatten", "_unsafe_view", "view_as", "reshape_as"),
     *("_reshape_alias", "ravel"),
+    by_shape=True,
 )
 def reshape(t: Translation, self: Traced) -> Traced:
     shape = t.shape()
@@ -82,7 +83,7 @@ def _movedim(t: Translation, self: Traced, source: Any, destination: Any) -> Tra
     return _permute(t, self, order)
 
 
-@operator("unsqueeze", "squeeze")
+@operator("unsqueeze", "squeeze", by_shape=True)
 def _squeeze(t: Translation, self: Traced) -> Traced:
     sizes, shape = [size.count for size in t.shape()], t.shape()
     if math.prod(sizes) != math.prod(size.count for size in self.layout.shape):
@@ -166,7 +167,15 @@ def _unbind(t: Translation, self: Traced, dim: int = 0) -> tuple[Traced, ...]:
     return tuple(_select(t, self, dim, k) for k in range(len(t.result)))
 
 
-@operator("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
+@operator(
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "tensor_split",
+    "unsafe_split",
+    "unsafe_chunk",
+    by_shape=True,
+)
 def _split(t: Translation, self: Traced, dim: int = 0) -> tuple[Traced, ...]:
     dim %= self.layout.rank
     if self.layout.has_batch(dim):
@@ -228,7 +237,7 @@ def _inserted(x: Traced, axis: int) -> Traced:
     return replace(x, layout=x.layout.with_axes(axes))
 
 
-@operator("expand", "expand_as", "broadcast_to", "_expand_copy")
+@operator("expand", "expand_as", "broadcast_to", "_expand_copy", by_shape=True)
 def expand(t: Translation, self: Held) -> Traced:
     x, shape = t.traced(self), t.shape()
     if sum(size.batch for size in shape) > 1:
@@ -592,28 +601,28 @@ def _triangle(t: Translation, self: Held, diagonal: int = 0) -> Traced:
 # Tensors of the batch's size that do not depend on it
 
 
-@operator("zeros", "zeros_like", "new_zeros")
+@operator("zeros", "zeros_like", "new_zeros", by_shape=True)
 def _zeros(t: Translation) -> Traced:
     return filled(t, 0)
 
 
-@operator("ones", "ones_like", "new_ones")
+@operator("ones", "ones_like", "new_ones", by_shape=True)
 def _ones(t: Translation) -> Traced:
     return filled(t, 1)
 
 
-@operator("full", "full_like", "new_full")
+@operator("full", "full_like", "new_full", by_shape=True)
 def _full(t: Translation, fill_value: Any) -> Traced:
     if isinstance(fill_value, Size):
         raise t.mixes("the number of rows in a computation")
     return filled(t, fill_value)
 
 
-@operator("empty", "empty_like", "new_empty")
+@operator("empty", "empty_like", "new_empty", by_shape=True)
 def _empty(t: Translation) -> Traced:
     return filled(t, 0)
 
 
-@operator("arange")
+@operator("arange", by_shape=True)
 def _arange(t: Translation) -> Traced:
     raise t.mixes("the numbers of the rows")

@@ -1,0 +1,233 @@
+"""Networks as programs: what a program computes is what torch computes, draw by draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bayesbin.compile.export import export_program
+from bayesbin.compile.refusal import NotCompiled
+from bayesbin.distributions import LowBitCategorical, Support
+from bayesbin.nn import Sign, StateBatchNorm, binary_sites, recalibrate, to_binary_
+from bayesbin.posterior import BinaryPosterior, LowBitPosterior, RealPosterior
+from bayesbin.runtime import reference
+from bayesbin.runtime.program import DrawnSite, StoredSite
+
+DRAWS = 2
+
+
+def posterior_of(net, scale=1.0):
+    """A posterior of random natural parameters."""
+    return BinaryPosterior(
+        {name: scale * torch.randn(site.shape) for name, site in binary_sites(net).items()}
+    )
+
+
+def tensors_of(outputs):
+    """The tensors of a network's outputs, in order."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    return [each for part in outputs if part is not None for each in tensors_of(part)]
+
+
+def compared(
+    net, *inputs, posterior=None, dtype=torch.float64, batch_axes=None, rows=DRAWS, **more
+):
+    """The program of a network, after a comparison with torch in each of its draws."""
+    net = net.to(dtype).eval()
+    inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
+    posterior = posterior or posterior_of(net)
+    program = export_program(net, tuple(inputs), posterior, DRAWS, seed=3, **more)
+    found = reference.run(program, [x.numpy() for x in inputs], range(DRAWS))
+    for draw in range(DRAWS):
+        worker = posterior.sample_network(net, draw, 3, more.get("statistics"))
+        with torch.no_grad():
+            wanted = tensors_of(worker(*inputs))
+        assert len(wanted) == len(found)
+        for place, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
+            axis = 0 if batch_axes is None else batch_axes[place]
+            theirs = np.moveaxis(theirs.numpy(), axis, 0)
+            assert ours[draw].shape == theirs.shape
+            limit = 1e-12 if dtype == torch.float64 else 2e-6
+            assert np.abs(ours[draw] - theirs).max() <= limit * max(np.abs(theirs).max(), 1e-3)
+    return program
+
+
+def kinds(program):
+    return [step.kind for step in program.steps]
+
+
+def refusal(net, *inputs):
+    """The sentence by which a network is refused."""
+    to_binary_(net)
+    with pytest.raises(NotCompiled) as caught:
+        export_program(net.eval(), inputs, posterior_of(net), DRAWS)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_perceptron_is_products_with_signs_and_affine_maps(dtype):
+    net = to_binary_(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+    program = compared(net, torch.randn(4, 6), dtype=dtype)
+    assert kinds(program) == ["linear", "affine", "relu", "linear", "affine"]
+    assert [step.inputs[1] for step in program.steps if step.kind == "linear"] == [
+        "0.weight",
+        "2.weight",
+    ]
+    assert all(isinstance(site, DrawnSite) for site in program.sites.values())
+
+
+@pytest.mark.parametrize("scale", [0.3, torch.tensor([[0.2], [0.3], [0.7], [0.25]])])
+def test_any_scale_of_the_signs_comes_after_the_product(scale):
+    net = to_binary_(nn.Sequential(nn.Linear(6, 4)), scale=scale)
+    program = compared(net, torch.randn(3, 6))
+    assert kinds(program) == ["linear", "affine"] and program.steps[0].inputs[1] == "0.weight"
+
+
+def test_convolutions_with_batch_norm_and_a_skip_connection():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return F.relu(x + self.norm(self.conv(x)))
+
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2), Block(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+    net[1].norm.running_mean.normal_()
+    net[1].norm.running_var.uniform_(0.5, 2.0)
+    program = compared(to_binary_(net), torch.randn(3, 1, 9, 9))
+    norm = next(step for step in program.steps if step.kind == "batch_norm")
+    assert norm.inputs[1:] == (
+        "1.norm.running_mean",
+        "1.norm.running_var",
+        "1.norm.weight",
+        "1.norm.bias",
+    )
+
+
+def test_statistics_are_those_of_each_draw():
+    net = to_binary_(nn.Sequential(nn.Linear(6, 8), StateBatchNorm(8), nn.Linear(8, 3)))
+    net.double().eval()
+    posterior = posterior_of(net)
+    statistics = recalibrate(net, posterior, torch.randn(32, 6), DRAWS, seed=3)
+    program = compared(net, torch.randn(5, 6), posterior=posterior, statistics=statistics)
+    assert program.constants["1.running_mean"].data.shape == (DRAWS, 8)
+
+
+def test_the_sign_is_one_step():
+    net = to_binary_(nn.Sequential(nn.Linear(6, 8), Sign(), nn.Linear(8, 3)))
+    program = compared(net, torch.randn(4, 6))
+    assert kinds(program) == ["linear", "affine", "sign", "linear", "affine"]
+    (sign,) = (step for step in program.steps if step.kind == "sign")
+    assert program.values[sign.outputs[0]].signs
+
+
+def test_a_tied_weight_is_one_site_seen_from_both_sides():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 4)
+
+        def forward(self, x):
+            return F.linear(torch.tanh(self.first(x)), self.first.weight.t())
+
+    program = compared(to_binary_(Tied()), torch.randn(3, 6))
+    assert list(program.sites) == ["first.weight"]
+
+
+def test_the_mode_is_one_stored_row():
+    net = to_binary_(nn.Sequential(nn.Linear(6, 4))).double().eval()
+    posterior = posterior_of(net)
+    program = export_program(net, (torch.randn(3, 6),), posterior, 0)
+    site = program.sites["0.weight"]
+    assert isinstance(site, StoredSite) and program.num_draws == 1
+    x = torch.randn(2, 6)
+    with torch.no_grad():
+        wanted = posterior.mode_network(net)(x)
+    assert np.allclose(reference.run(program, [x.numpy()], [0])[0][0], wanted.numpy())
+
+
+def test_random_effects_are_stored_draw_by_draw():
+    net = to_binary_(nn.Sequential(nn.Linear(6, 4))).double()
+    effect = RealPosterior(torch.randn(4, 1), torch.rand(4, 1) + 0.5, Support("real"))
+    posterior = BinaryPosterior({"0.weight": torch.randn(4, 6)}, {"e": effect}, {"0.weight": ["e"]})
+    program = compared(net, torch.randn(3, 6), posterior=posterior)
+    assert isinstance(program.sites["0.weight"], StoredSite)
+
+
+def test_weights_of_a_few_levels_are_numbers_of_levels():
+    net = to_binary_(nn.Sequential(nn.Linear(6, 4)))
+    posterior = LowBitPosterior(
+        {"0.weight": LowBitCategorical((-1.0, 0.0, 1.0), torch.randn(4, 6, 3))}
+    )
+    program = compared(net, torch.randn(3, 6), posterior=posterior)
+    assert program.constants["0.weight"].data.dtype == np.uint8
+
+
+def test_decided_weights_are_stored_once():
+    net = to_binary_(nn.Sequential(nn.Linear(6, 4)))
+    program = compared(net, torch.randn(3, 6), posterior=posterior_of(net, scale=1e4))
+    assert program.sites["0.weight"].rows is None
+
+
+@pytest.mark.parametrize(
+    ("sites", "said"),
+    [
+        ({"0.weight": (4, 6)}, "'2.weight'"),
+        ({"0.weight": (4, 6), "2.weight": (2, 4), "3.weight": (2, 4)}, "'3.weight'"),
+        ({"0.weight": (4, 6), "2.weight": (4, 2)}, r"\(2, 4\)"),
+    ],
+)
+def test_a_posterior_of_another_network_is_refused_by_name(sites, said):
+    net = to_binary_(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)))
+    posterior = BinaryPosterior({name: torch.zeros(shape) for name, shape in sites.items()})
+    with pytest.raises(ValueError, match=said):
+        export_program(net, (torch.randn(3, 6),), posterior, DRAWS)
+
+
+def test_the_refusal_says_operator_line_and_remedy():
+    class Sorted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.layer(x).sort(dim=1).values
+
+    said = refusal(Sorted(), torch.randn(3, 6))
+    assert "aten.sort" in said and "test_export.py" in said and "in torch" in said
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: x - x.mean(0),
+        lambda x: x.softmax(0),
+        lambda x: x @ x.t() @ x,
+        lambda x: x / x.shape[0],
+        lambda x: x[:1] + x,
+        lambda x: x.flip(0),
+        lambda x: x / x.abs().max(),
+        lambda x: torch.cat([x, x], 0),
+        lambda x: x.t().reshape(x.shape),
+    ],
+)
+def test_what_mixes_the_rows_of_a_batch_is_refused(mix):
+    class Mixing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, x):
+            return mix(self.layer(x))
+
+    assert "row" in refusal(Mixing(), torch.randn(3, 6))
