@@ -228,10 +228,11 @@ def _pattern(layout: Layout, without: int) -> list[tuple[int, ...]]:
 def _stack(t: Translation, tensors: Sequence[Held], dim: int = 0) -> Traced:
     dim %= tensors[0].layout.rank + 1
     held = [t.settled(t.traced(x)) for x in tensors]
-    return joined(t, [_inserted(x, dim) for x in held], dim)
+    return joined(t, [with_axis(x, dim) for x in held], dim)
 
 
-def _inserted(x: Traced, axis: int) -> Traced:
+def with_axis(x: Traced, axis: int) -> Traced:
+    """A tensor with one more axis, of size 1."""
     axes = list(x.layout.axes)
     axes.insert(axis, ())
     return replace(x, layout=x.layout.with_axes(axes))
@@ -570,7 +571,7 @@ def _scatter(
     inner = t.settled(t.traced(src))
     if index is not None:
         start, end = index % max(size.count, 1), index % max(size.count, 1) + 1
-        inner = _inserted(inner, dim)
+        inner = with_axis(inner, dim)
     if size.batch:
         if index is None and start in (0, None) and (end is None or end > 1 << 60) and step == 1:
             return inner

@@ -173,6 +173,8 @@ class Translation:
 
     def dtype(self, place: int | None = None) -> str:
         found = self.result if place is None else self.result[place]
+        if isinstance(found, (list, tuple)):  # several results of one type
+            found = found[0]
         return self.dtype_of(found.dtype)
 
     def dtype_of(self, dtype: torch.dtype) -> str:
@@ -220,20 +222,21 @@ class Translation:
                 shapes = KINDS[kind].shapes(attributes, [value.shape for value in used])
             except ValueError as error:
                 raise self.refuse(str(error).removesuffix(".")) from error
-            names = tuple(self._new_name(kind) for _ in shapes)
-            self.steps.append(Step(kind, inputs, names, dtype, attributes))
             batched, drawn = any(v.batched for v in used), any(v.drawn for v in used)
-            for name, shape in zip(names, shapes, strict=True):
-                self._values[name] = Value(shape, dtype, batched, drawn)
+            names = tuple(
+                self._new_name(kind, Value(shape, dtype, batched, drawn)) for shape in shapes
+            )
+            self.steps.append(Step(kind, inputs, names, dtype, attributes))
             self._known[key] = names
         return self._known[key]
 
-    def _new_name(self, kind: str) -> str:
+    def _new_name(self, kind: str, value: Value) -> str:
         base = kind if self.node is None else self.node.name
         name, count = base, 0
         while name in self._values:
             count += 1
             name = f"{base}.{count}"
+        self._values[name] = value
         return name
 
     def constant(self, numbers: Any, dtype: str, name: str = "") -> str:
