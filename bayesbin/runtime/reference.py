@@ -4,7 +4,7 @@ It is the specification. Every other backend is compared with it, and those on C
 datum's numbers do not depend on the other rows of its batch.
 
 1. Linear maps and convolutions of binary weights add in panels (:mod:`~bayesbin.runtime.reference_sums`);
-   those of real weights add products in float64, in order, and round once.
+   those of real weights, and products of matrices, add products in float64, in order, and round once.
 2. Steps marked ``_own`` compute in the type of the output, each operation rounded.
 3. Steps marked ``_wide`` compute in float64 and round once.
 4. Steps marked ``_decide`` compare in float64.
@@ -225,11 +225,14 @@ def _where(step: Step, arrays: Sequence[Array | None]) -> list[np.ndarray]:
     return [np.where(*axes.aligned(condition, then, otherwise))]  # pyright: ignore
 
 
-def _attention(step: Step, arrays: Sequence[Array | None]) -> list[np.ndarray]:
-    given = [_numbers(array, np.float64) for array in arrays[:3]]
-    mask = arrays[3] if len(arrays) > 3 else None
-    mask = mask.array() if isinstance(mask, PackedSigns) else mask
-    return _rounded(step, sequences.attention(*given, mask, **step.attributes))  # pyright: ignore
+def _stacked(function: Callable[..., Any]) -> Compute:
+    """Of arrays as they are, by a function that knows the type of the output."""
+
+    def compute_stacked(step: Step, arrays: Sequence[Array | None]) -> list[np.ndarray]:
+        given = [each.array() if isinstance(each, PackedSigns) else each for each in arrays]
+        return [function(*given, dtype=np.dtype(step.dtype), **step.attributes)]
+
+    return compute_stacked
 
 
 def _embedding(step: Step, arrays: Sequence[Array | None]) -> list[np.ndarray]:
@@ -246,8 +249,8 @@ COMPUTE: dict[str, Compute] = {
     "linear": _product(products.linear),
     "conv": _product(products.conv),
     "conv_transpose": _product(products.conv_transpose),
-    "matmul": _wide(sequences.matmul),
-    "attention": _attention,
+    "matmul": _stacked(sequences.matmul),
+    "attention": _stacked(sequences.attention),
     "embedding": _embedding,
     "lstm": _wide(sequences.lstm),
     "gru": _wide(sequences.gru),

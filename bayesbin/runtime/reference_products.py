@@ -153,7 +153,7 @@ def _sums_with(
     numbers = weight[0].reshape(weight.shape[1], -1)
 
     def with_numbers(columns: np.ndarray) -> np.ndarray:
-        return rounded_sums(columns, numbers, None if bias is None else bias[0], dtype)
+        return rounded_sums(columns, numbers, dtype, None if bias is None else bias[0])
 
     return with_numbers
 

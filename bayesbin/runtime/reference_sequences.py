@@ -8,14 +8,15 @@ import numpy as np
 
 from bayesbin.runtime.reference_axes import aligned, check_indices, softmax
 from bayesbin.runtime.reference_elementwise import sigmoid
-from bayesbin.runtime.reference_sums import ordered_sums
+from bayesbin.runtime.reference_sums import lengths, ordered_sums, rounded_sums
+
+_NUMBERS = 1 << 22  # in the keys and values that are laid out at once for single queries
 
 
-def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Matrices (..., n, k) and (..., k, m) of each datum, with the axes before them aligned."""
+def matmul(a: np.ndarray, b: np.ndarray, *, dtype: np.dtype) -> np.ndarray:
+    """Matrices (..., n, k) and (..., k, m) of each datum: sums in float64, in order, rounded once."""
     a, b = aligned(a, b)
-    # In C order, matrix by matrix: what a product is does not depend on the others of the batch.
-    return np.matmul(np.ascontiguousarray(a), np.ascontiguousarray(b))
+    return np.matmul(a, b) if dtype.kind == "i" else rounded_sums(b, a, dtype)
 
 
 def attention(
@@ -24,28 +25,88 @@ def attention(
     value: np.ndarray,
     mask: np.ndarray | None = None,
     *,
+    dtype: np.dtype,
     scale: float,
     causal: bool,
 ) -> np.ndarray:
-    """softmax(scale q k^T + mask) v; 0 where no key is seen.
+    """softmax(scale q k^T + mask) v in float64, with sums of products in order; 0 where no key is seen.
+
+    In float32 almost all of it is found by matrix products, as :func:`rounded_sums` does, where both ends of
+    an interval that the sums in order cannot leave round to one float32. Other queries are computed in order.
 
     :param mask: booleans that say which keys are seen, or numbers that are added.
     :param causal: whether query i sees keys 0 to i alone.
     """
-    query, key, value = aligned(query, key, value)
-    scores = matmul(query, np.swapaxes(key, -1, -2)) * scale
-    if causal:
-        scores = np.where(np.tril(np.ones(scores.shape[-2:], bool)), scores, -np.inf)
-    if mask is not None:
-        scores, mask = aligned(scores, mask)
-        scores = (
-            np.where(mask, scores, -np.inf)
-            if mask.dtype == bool
-            else scores + mask.astype(np.float64)
-        )
-    weights = softmax(scores, axis=scores.ndim - 2)
+    seen = np.ones((1, query.shape[-2], key.shape[-2]), bool)
+    seen = np.tril(seen) if causal else seen
+    added = mask if mask is not None and mask.dtype != bool else np.zeros((1, 1, 1))
+    if mask is not None and mask.dtype == bool:
+        seen = np.logical_and(*aligned(seen, mask))
+    added = np.where(*aligned(seen, added, np.full((1, 1, 1), -np.inf)))
+    given = [each.astype(np.float64) for each in aligned(query, key, value, added)]
+    many = np.broadcast_shapes(*(each.shape[:-2] for each in given))
+    query, key, value, added = (np.broadcast_to(x, (*many, *x.shape[-2:])) for x in given)
+    key = key.swapaxes(-1, -2)
+    if dtype != np.float32:
+        return _attended(query, key, value, added, scale, ordered_sums)[0].astype(dtype)
+    near, *found = _attended(query, key, value, added, scale, lambda x, w: np.matmul(w, x))
+    side = _farthest(query, key, value, scale, *found)
+    decided = (near - side).astype(dtype) == (near + side).astype(dtype)
+    undecided = np.nonzero(~decided.all(axis=-1))
+    size = key.shape[-1] * (key.shape[-2] + value.shape[-1])
+    some = max(1, _NUMBERS // max(1, size))
+    for start in range(0, len(undecided[0]), some):
+        where = tuple(places[start : start + some] for places in undecided)
+        numbers = (query[where][:, None], key[where[:-1]], value[where[:-1]], added[where][:, None])
+        near[where] = _attended(*numbers, scale, ordered_sums)[0][:, 0]
+    return near.astype(dtype)
+
+
+def _farthest(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    scale: float,
+    weights: np.ndarray,
+    highest: np.ndarray,
+) -> np.ndarray:
+    """How far attention by any order of sums may be from that by another, (..., L, E).
+
+    Two values of a score that is d below the highest differ by at most 2^-52 (a + 2 d), with a as below, and
+    the mean of d over keys, by their weights, is at most log S. An output moves by at most twice the mean
+    of these differences times |v|, and by the rounding of exp (8), of the sum of weights (32) and of the
+    sum of S values, each twice.
+    """
+    keys, unit = key.shape[-1], 2.0**-53
+    longest = lengths(key, -2).max(axis=-1, keepdims=True) * lengths(query, -1)
+    a = (key.shape[-2] + 6) * abs(scale) * longest + np.abs(highest)
+    sizes = np.abs(value)
+    mean = np.matmul(weights, sizes)
+    side = (4 * a + 2 * (keys + 48)) * mean
+    side += 8 * np.log(keys) * sizes.max(axis=-2, keepdims=True)
+    # Beyond this, more than the first order counts.
+    return np.where(a * unit < 1e-3, 1.1 * unit * side, np.inf)
+
+
+def _attended(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    added: np.ndarray,
+    scale: float,
+    product: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Attention, the weights of keys, and the highest score of each query, or 0 where no key is seen.
+
+    :param key: (..., E, S). :param added: (..., L, S), -inf where a key is not seen.
+    :param product: of columns (..., K, R) and rows (..., N, K).
+    """
+    scores = product(key, query) * scale
+    scores = np.where(added == -np.inf, -np.inf, scores + added)
     unseen = (scores == -np.inf).all(axis=-1, keepdims=True)
-    return matmul(np.where(unseen, 0.0, weights), value)
+    weights = np.where(unseen, 0.0, softmax(scores, axis=scores.ndim - 2))
+    highest = np.where(unseen, 0.0, scores.max(axis=-1, keepdims=True))
+    return product(value, weights), weights, highest
 
 
 def embedding(tokens: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ signs. All functions return (N, R).
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -44,25 +45,30 @@ def signed_sums(columns: np.ndarray, words: np.ndarray) -> np.ndarray:
 def ordered_sums(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Sums of products in float64, added one after another in the order k = 0, 1, ..., K - 1.
 
-    :param columns: (K, R). :param weights: (N, K).
+    :param columns: (..., K, R). :param weights: (..., N, K), with axes before the last two that fit.
     """
-    columns = columns.astype(np.float64, copy=False)
-    by_input = np.ascontiguousarray(weights.T, dtype=np.float64)[:, :, None]
-    out = np.zeros((len(weights), columns.shape[1]))
-    width = max(1, _SUMS // max(1, len(weights)))
-    for start in range(0, columns.shape[1], width):
-        block = np.ascontiguousarray(columns[:, start : start + width])
-        total = np.zeros((len(weights), block.shape[1]))
+    many = np.broadcast_shapes(columns.shape[:-2], weights.shape[:-2])
+    (inputs, places), units = columns.shape[-2:], weights.shape[-2]
+    count = math.prod(many)
+    x = np.broadcast_to(columns, (*many, inputs, places)).reshape(count, inputs, places)
+    w = np.broadcast_to(weights, (*many, units, inputs)).reshape(count, units, inputs)
+    out = np.empty((count, units, places))
+    width = max(1, min(places, _SUMS // max(1, units)))
+    depth = max(1, _SUMS // max(1, units * width))
+    for first, start in itertools.product(range(0, count, depth), range(0, places, width)):
+        block = x[first : first + depth, :, start : start + width].astype(np.float64)
+        numbers = w[first : first + depth].transpose(2, 0, 1).astype(np.float64, order="C")
+        total = np.zeros((len(block), units, block.shape[2]))
         product = np.empty_like(total)
-        for weight, x in zip(by_input, block, strict=True):
-            np.multiply(weight, x, out=product)
+        for k in range(inputs):
+            np.multiply(numbers[k][:, :, None], block[:, k][:, None, :], out=product)
             total += product
-        out[:, start : start + width] = total
-    return out
+        out[first : first + depth, :, start : start + width] = total
+    return out.reshape(*many, units, places)
 
 
 def rounded_sums(
-    columns: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, dtype: np.dtype
+    columns: np.ndarray, weights: np.ndarray, dtype: np.dtype, bias: np.ndarray | None = None
 ) -> np.ndarray:
     """:func:`ordered_sums`, plus the bias (N,) in float64, rounded to ``dtype``.
 
@@ -74,16 +80,24 @@ def rounded_sums(
     if not columns.dtype == weights.dtype == dtype == np.float32:
         return (ordered_sums(columns, weights) + shift).astype(dtype)
     x, w = columns.astype(np.float64), weights.astype(np.float64)
-    near = w @ x + 0.0
-    sizes = np.sqrt((w * w).sum(axis=1))[:, None] * np.sqrt((x * x).sum(axis=0))
-    sizes *= 2.1 * (len(x) + 4) * 2.0**-53
-    low, high = ((near + side + shift).astype(dtype) for side in (-sizes, sizes))
-    units, places = np.nonzero(low != high)  # where a number is not finite, too
-    many = max(1, _ORDERED // max(1, len(x)))
-    for start in range(0, len(units), many):
-        n, r = units[start : start + many], places[start : start + many]
-        near[n, r] = np.add.accumulate(w[n] * x[:, r].T, axis=1)[:, -1] + 0.0
+    near = np.matmul(w, x) + 0.0
+    side = lengths(w, -1) * lengths(x, -2) * (2.1 * (x.shape[-2] + 4) * 2.0**-53)
+    undecided = np.nonzero(
+        (near - side + shift).astype(dtype) != (near + side + shift).astype(dtype)
+    )
+    w = np.broadcast_to(w, (*near.shape[:-1], w.shape[-1]))
+    x = np.broadcast_to(x, (*near.shape[:-2], *x.shape[-2:])).swapaxes(-1, -2)
+    many = max(1, _ORDERED // max(1, x.shape[-1]))
+    for start in range(0, len(undecided[0]), many):
+        *stack, n, r = (places[start : start + many] for places in undecided)
+        products = w[(*stack, n)] * x[(*stack, r)]
+        near[(*stack, n, r)] = np.add.accumulate(products, axis=1)[:, -1] + 0.0
     return (near + shift).astype(dtype)
+
+
+def lengths(x: np.ndarray, axis: int) -> np.ndarray:
+    """Of vectors along an axis: the roots of the sums of squares, the axis kept."""
+    return np.sqrt((x * x).sum(axis=axis, keepdims=True))
 
 
 def fast_sums(columns: np.ndarray, words: np.ndarray) -> np.ndarray:

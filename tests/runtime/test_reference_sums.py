@@ -10,9 +10,10 @@ import pytest
 from bayesbin.core.canonical import draw_words, key_of, pack_words
 from bayesbin.predict import kernels
 from bayesbin.predict.kernel_program import Program as KernelProgram
-from bayesbin.runtime import reference_products, reference_sums
+from bayesbin.runtime import reference_products, reference_sequences, reference_sums
 from bayesbin.runtime.program import Constant, DrawnSite, Program, Step, StoredSite, Value
 from bayesbin.runtime.reference import run
+from bayesbin.runtime.reference_sequences import attention, matmul
 from bayesbin.runtime.reference_sums import fast_sums, ordered_sums, rounded_sums, signed_sums
 
 SIZES = [
@@ -345,10 +346,66 @@ def test_sums_by_a_matrix_product_are_the_ordered_ones(size, monkeypatch: pytest
     for bias in (None, numbers(1, units, 2)[0]):
         shift = 0.0 if bias is None else bias.astype(np.float64)[:, None]
         expected = (ordered_sums(x.T, weights) + shift).astype(np.float32)
-        found = rounded_sums(x.T, weights, bias, np.dtype(np.float32))
+        found = rounded_sums(x.T, weights, np.dtype(np.float32), bias)
         assert np.array_equal(found, expected, equal_nan=True)
         # What a matrix product alone gives is another thing in the last place now and then.
         product = (weights.astype(np.float64) @ x.T.astype(np.float64) + shift).astype(np.float32)
         assert inputs < 700 or not np.array_equal(product[:, 8:], expected[:, 8:])
-    wide = rounded_sums(x.T, weights, None, np.dtype(np.float64))
+    wide = rounded_sums(x.T, weights, np.dtype(np.float64))
     assert np.array_equal(wide, ordered_sums(x.T, weights), equal_nan=True)
+
+
+def stacked(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return numbers(1, int(np.prod(shape)), seed).reshape(shape)
+
+
+def test_products_of_matrices_are_ordered_sums():
+    a, b = stacked((6, 3, 20, 200), 1), stacked((6, 1, 200, 30), 2)
+    a[0, 0, 0, 0], b[1, 0, 5, 5] = np.inf, np.nan
+    found = matmul(a, b, dtype=np.dtype(np.float32))
+    expected = ordered_sums(b, a)
+    assert np.array_equal(found, expected.astype(np.float32), equal_nan=True)
+    for place in np.ndindex(6, 3):
+        assert np.array_equal(
+            expected[place], ordered_sums(b[place[0], 0], a[place]), equal_nan=True
+        )
+    twin = slow_ordered(a[2, 1], b[2, 0].T)
+    assert np.array_equal(expected[2, 1], twin)
+
+
+MASKS = {
+    "none": None,
+    "seen": np.random.default_rng(0).random((1, 1, 40, 50)) < 0.6,
+    "added": np.random.default_rng(0).standard_normal((1, 40, 50)).astype(np.float32),
+    "finite": np.where(
+        np.random.default_rng(0).random((1, 40, 50)) < 0.3, np.float32(-1e9), np.float32(0)
+    ),
+    "none seen": np.zeros((1, 40, 50), bool),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_by_matrix_products_is_that_of_ordered_sums(mask, causal):
+    rng = np.random.default_rng(0)
+    query, key, value = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((8, 3, 40, 24), (8, 3, 50, 24), (8, 1, 50, 16))
+    )
+    query[0] *= 100  # one key is nearly all of the answer
+    query[1, 0, 3], value[2, 0, 1, 1], key[3, 2, 4, 0] = np.nan, np.inf, -np.inf
+    options = dict(scale=0.2, causal=causal)
+    given = (query, key, value, MASKS[mask])
+    narrow = attention(*given, dtype=np.dtype(np.float32), **options)
+    wide = attention(*given, dtype=np.dtype(np.float64), **options)
+    assert np.array_equal(narrow, wide.astype(np.float32), equal_nan=True)
+    assert narrow.shape == (8, 3, 40, 16) and np.isfinite(narrow[4:]).all()
+
+
+def test_attention_lays_out_little_at_once(monkeypatch: pytest.MonkeyPatch):
+    query, key, value = stacked((4, 9, 6), 1), stacked((4, 7, 6), 2), stacked((4, 7, 5), 3)
+    query[:, ::2] = np.nan  # all of these are computed in order
+    options = dict(dtype=np.dtype(np.float32), scale=1.0, causal=False)
+    whole = attention(query, key, value, **options)
+    monkeypatch.setattr(reference_sequences, "_NUMBERS", 1)
+    assert np.array_equal(attention(query, key, value, **options), whole, equal_nan=True)
