@@ -6,6 +6,7 @@ is one node under ``torch.compile`` and ``torch.export``.
 
 from __future__ import annotations
 
+import atexit
 import json
 import threading
 from collections.abc import Sequence
@@ -138,10 +139,20 @@ class _Loaded:
     """A model that was read from a tensor of bytes, and what runs it on each device."""
 
     def __init__(self, data: Tensor) -> None:
-        self.bytes = data.clone()
-        self.model = files.from_bytes(data.cpu().numpy().tobytes()).model
+        self._data = data.cpu().numpy().tobytes()
+        # Off the CPU a copy is there, so that no byte is moved to be compared.
+        self._copy = None if data.device.type == "cpu" else data.clone()
+        self.model = files.from_bytes(self._data).model
         self.results = results_of(self.model)
         self._runners: dict[Any, Predictor | DeviceModel] = {}
+
+    def is_of(self, data: Tensor) -> bool:
+        """Whether the model was read from the same bytes on the same device."""
+        if self._copy is None:  # torch.equal is slower for bytes
+            return data.device.type == "cpu" and data.numpy().tobytes() == self._data
+        if data.device != self._copy.device or data.shape != self._copy.shape:
+            return False
+        return torch.equal(data, self._copy)
 
     def predict(self, inputs: list[Tensor]) -> list[Tensor]:
         """The results for inputs, on their device."""
@@ -182,6 +193,8 @@ class _Loaded:
 
 _models: list[_Loaded] = []  # those used last come last
 _lock = threading.Lock()
+# torch keeps the operator, and with it this module, to the end: its models must be gone before.
+atexit.register(_models.clear)
 
 
 def _loaded(data: Tensor) -> _Loaded:
@@ -196,9 +209,7 @@ def _loaded(data: Tensor) -> _Loaded:
         )
     with _lock:
         for place in reversed(range(len(_models))):
-            there = _models[place].bytes
-            same = there.shape == data.shape and there.device == data.device
-            if same and torch.equal(there, data):
+            if _models[place].is_of(data):
                 _models.append(_models.pop(place))
                 return _models[-1]
         _models.append(_Loaded(data))
