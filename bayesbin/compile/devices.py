@@ -1,19 +1,14 @@
-"""Programs and models on a device of torch: which backend runs them, and why another cannot."""
+"""Programs on a device of torch: which backend runs them, and why another cannot."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import torch
 
-from bayesbin.compile.torch_backend import NUMBERS, TorchProgram
+from bayesbin.compile.torch_backend import TorchProgram
 from bayesbin.core.checks import one_of
-from bayesbin.runtime.meaning import Inputs
-from bayesbin.runtime.model import Model
 from bayesbin.runtime.program import Program
 
 BACKENDS = ("auto", "torch", "triton")
@@ -49,49 +44,6 @@ def program_on(
     )  # so that the rest does without Triton
 
     return TritonProgram(program, precision).to(device)
-
-
-class DeviceModel:
-    """A model on a device: the network runs there, and heads average in numpy, as a predictor's do.
-
-    :param backend: as for :func:`program_on`, of which errors are.
-    """
-
-    def __init__(self, model: Model, device: torch.device | str, backend: str = "auto") -> None:
-        self.model, self.device = model, torch.device(device)
-        self._inputs = Inputs(model.program, model.preprocessing)
-        self._network = program_on(model.program, device, backend, model.precision)
-        before = model.preprocessing
-        self._before = None if before is None else program_on(before, device, "torch")
-
-    def predict(self, x: Any, preprocess: bool | None = None) -> Any:
-        """The averages over draws, as :meth:`bayesbin.runtime.predictor.Predictor.predict` gives them."""
-        head, parts = self.model.averaging, []
-        for outputs in self._blocks(x, preprocess):
-            sums = head.start()
-            head.add(sums, outputs)
-            parts.append(head.finish(sums))
-        return head.join(parts)
-
-    def outputs(self, x: Any, preprocess: bool | None = None) -> Any:
-        """What the network of each draw returns, (S, B, ...); a tuple for several outputs."""
-        blocks = zip(*self._blocks(x, preprocess), strict=True)
-        found = tuple(np.concatenate(each, axis=1) for each in blocks)
-        return found[0] if len(found) == 1 else found
-
-    def _blocks(self, x: Any, preprocess: bool | None) -> Iterator[list[np.ndarray]]:
-        """The outputs of all draws for some rows, and for some more."""
-        arrays, raw = self._inputs.read(x, preprocess)
-        program = self.model.program
-        numbers = sum(program.values[name].size for name in program.outputs)
-        size = max(1, NUMBERS // max(program.num_draws * numbers, 1))
-        for first in range(0, max(len(arrays[0]), 1), size):
-            with torch.no_grad():
-                rows = [torch.tensor(a[first : first + size], device=self.device) for a in arrays]
-                if raw and self._before is not None:
-                    rows = [each[0] for each in self._before.run(rows, range(1))]
-                found = self._network.run(rows, range(program.num_draws))
-            yield [each.cpu().numpy() for each in found]
 
 
 def triton_device() -> torch.device:

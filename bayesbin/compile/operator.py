@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesbin.compile.devices import DeviceModel
+from bayesbin.compile.device_model import DeviceModel
 from bayesbin.runtime import files
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction

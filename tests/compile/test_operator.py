@@ -12,12 +12,14 @@ import pytest
 import torch
 from program_cases import DRAWS, site_of
 
-from bayesbin.compile import devices, operator
-from bayesbin.compile.devices import DeviceModel, program_on
+from bayesbin.compile import device_model, operator
+from bayesbin.compile.device_model import AVERAGES, DeviceModel
+from bayesbin.compile.devices import program_on
 from bayesbin.compile.operator import PredictModule, module, results_of
 from bayesbin.compile.torch_backend import TorchProgram
 from bayesbin.core.files import CorruptFileError
 from bayesbin.runtime import files
+from bayesbin.runtime.heads import HEADS
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.predictor import Predictor
 from bayesbin.runtime.program import Constant, Program, Step, Value
@@ -90,22 +92,55 @@ def test_the_answers_are_those_of_the_predictor(kind, x):
         assert [each.dtype for each in found] == [torch.float32, torch.bool]
 
 
-@pytest.mark.parametrize("kind", ["classes", "normal", "outputs"])
-def test_on_another_device_torch_runs_the_network(kind, x):
+QUANTITIES = {
+    "classes": ("log_probs", "expected_entropy", "probs_std"),
+    "normal": ("mean", "aleatoric_variance", "epistemic_variance"),
+    "outputs": ("mean", "variance"),
+}
+
+
+@pytest.mark.parametrize("averages", ["torch", "numpy"])
+@pytest.mark.parametrize("kind", list(HEADS))
+def test_on_another_device_torch_runs_the_network(kind, averages, x, monkeypatch):
+    assert set(HEADS) == set(QUANTITIES)
+    if averages == "numpy":  # as heads of which torch knows nothing
+        monkeypatch.delitem(AVERAGES, kind)
     predicting = predictor(kind)
     runner = DeviceModel(predicting.model, "cpu")
     assert type(runner._network) is TorchProgram
-    found = runner.outputs(x) if kind == "outputs" else runner.predict(x)
-    if kind in FIELDS:
-        found = [getattr(found, name) for name in FIELDS[kind]]
-    for one, other in zip(found, expected(predicting, x), strict=True):
-        torch.testing.assert_close(torch.tensor(one), other, rtol=1e-5, atol=1e-6)
+    for given in (x, x.numpy(), x[:, :, None].double().requires_grad_()):
+        found, wanted = runner.predict(given), predicting.predict(given)
+        assert type(found) is type(wanted) and found.num_samples == wanted.num_samples
+        for name in QUANTITIES[kind]:
+            pair = [getattr(prediction, name) for prediction in (found, wanted)]
+            pair = [each if isinstance(each, tuple) else (each,) for each in pair]
+            for one, other in zip(*pair, strict=True):
+                assert one.dtype == other.dtype == np.float64 and one.shape == other.shape
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    outputs, wanted = runner.outputs(x), predicting.outputs(x)
+    for one, other in zip(outputs, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_draws_that_agree_have_no_spread_on_a_device(x):
+    same = predictor().model.select([1, 1, 1])
+    assert not DeviceModel(same, "cpu").predict(x).probs_std.any()
+
+
+def test_what_is_wrong_is_refused_on_a_device(x):
+    runner = DeviceModel(predictor().model, "cpu")
+    with pytest.raises(ValueError, match=r"expected inputs of shape \(B, 7\), got \(5, 6\)"):
+        runner.predict(x[:, :6])
+    with pytest.raises(ValueError, match="finite inputs"):
+        runner.predict(x * math.inf)
+    with pytest.raises(ValueError, match="the model has no preprocessing"):
+        runner.predict(x, preprocess=True)
 
 
 def test_blocks_on_a_device_change_nothing(x, monkeypatch):
     predicting = predictor()
     whole = DeviceModel(predicting.model, "cpu").predict(x)
-    monkeypatch.setattr(devices, "NUMBERS", 2 * DRAWS * 3)  # two rows at a time
+    monkeypatch.setattr(device_model, "NUMBERS", 2 * DRAWS * 3)  # two rows at a time
     parts = DeviceModel(predicting.model, "cpu").predict(x)
     np.testing.assert_allclose(parts.log_probs, whole.log_probs, rtol=1e-6)
     assert DeviceModel(predicting.model, "cpu").outputs(x).shape == (DRAWS, 5, 3)
