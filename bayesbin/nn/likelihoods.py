@@ -15,10 +15,10 @@ from bayesbin.core.arrays import as_tensor, class_labels, network_inputs
 from bayesbin.core.checks import is_number, real_number, shown, whole_number
 from bayesbin.distributions import SignBernoulli
 from bayesbin.nn.effective import binary_sites
-from bayesbin.nn.priors import checked_hyperpriors, sample_natural
+from bayesbin.nn.priors import checked_hyperpriors, hyperparameter_name, sample_natural
 
 
-class _NetworkModel(PyroModule):
+class Likelihood(PyroModule):
     """A network's binary weights as sample sites, declared with or without data."""
 
     def __init__(self, net: nn.Module, dataset_size: int, hyperprior: Any = None) -> None:
@@ -31,6 +31,20 @@ class _NetworkModel(PyroModule):
         self.net = net
         self.dataset_size = whole_number("dataset_size", dataset_size, at_least=1)
         self.hyperpriors = checked_hyperpriors(hyperprior, binary_sites(net))
+
+    @property
+    def prediction_head(self) -> dict[str, Any]:
+        """What the network's outputs are the parameters of, for whoever predicts with drawn networks.
+
+        A kind ("classes", "normal", or "outputs" where nothing more is known) and its parameters by name: a
+        number, or ``{"site": name}`` for a latent real-valued site, which has a value of its own in each draw.
+        """
+        return {"kind": "outputs"}
+
+    @property
+    def real_latents(self) -> frozenset[str]:
+        """The names of the model's latent real-valued sites."""
+        return frozenset(map(hyperparameter_name, self.hyperpriors))
 
     def sample_weights(self) -> dict[str, Tensor]:
         """One sample statement per binary weight tensor, after that of its prior's hyperparameter."""
@@ -75,7 +89,7 @@ class _NetworkModel(PyroModule):
         )
 
 
-class Classifier(_NetworkModel):
+class Classifier(Likelihood):
     r"""Classification with a binary network: y ~ Categorical(softmax(net(x))), as a Pyro model.
 
     .. math:: \log p(y | w) = \frac{N}{B} \sum_{b} \log \mathrm{softmax}(f_w(x_b))_{y_b}
@@ -111,6 +125,10 @@ class Classifier(_NetworkModel):
     Source: Gelman et al. 2013, Bayesian Data Analysis, chapter 5 (hierarchical priors).
     """
 
+    @property
+    def prediction_head(self) -> dict[str, Any]:
+        return {"kind": "classes"}
+
     def forward(self, x: Any = None, y: Any = None) -> Tensor | None:
         values = self.sample_weights()
         if x is None:
@@ -128,7 +146,7 @@ class Classifier(_NetworkModel):
             return pyro.sample("y", dist.Categorical(logits=logits, validate_args=False), obs=y)
 
 
-class Regressor(_NetworkModel):
+class Regressor(Likelihood):
     r"""Regression with a binary network: y ~ Normal(net(x), noise), as a Pyro model.
 
     .. math:: \log p(y | w, \sigma) = \frac{N}{B} \sum_b \log N(y_b;\ f_w(x_b), \sigma^2)
@@ -160,6 +178,15 @@ class Regressor(_NetworkModel):
                 f"expected noise to be a positive standard deviation or a distribution; got {shown(noise)}."
             )
         self.noise = dist.LogNormal(-1.0, 1.0) if noise is None else noise
+
+    @property
+    def prediction_head(self) -> dict[str, Any]:
+        noise = float(self.noise) if is_number(self.noise) else {"site": "noise"}
+        return {"kind": "normal", "noise": noise}
+
+    @property
+    def real_latents(self) -> frozenset[str]:
+        return super().real_latents | (frozenset() if is_number(self.noise) else {"noise"})
 
     def forward(self, x: Any = None, y: Any = None) -> Tensor | None:
         values = self.sample_weights()

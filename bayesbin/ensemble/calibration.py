@@ -1,0 +1,162 @@
+"""Calibration: the statistics of batch normalisation for each draw of an ensemble, from data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from bayesbin.ensemble.in_torch import (
+    Buffers,
+    Moments,
+    calibrated,
+    in_buffers,
+    require_several,
+    worker_of,
+)
+from bayesbin.ensemble.inputs import Inputs
+from bayesbin.ensemble.members import Draw, Member, Statistics
+from bayesbin.ensemble.programs import raw_program, runner
+from bayesbin.runtime.program import Program, Step
+
+_SLOW = 2.0  # seconds after which a bar shows
+_MEMORY = 1 << 28  # bytes of the values of a block of data, about
+_CHUNK = 1 << 16  # numbers whose moments are computed at a time
+_DRAWS = 16  # at a time: what does not depend on the draw is computed once for them
+
+Values = Mapping[str, torch.Tensor]
+
+
+def statistics(
+    members: Sequence[Member],
+    inputs: Inputs,
+    buffers: Sequence[Buffers],
+    progress: bool | None,
+) -> list[Statistics]:
+    """The statistics of each member's draws and of its mode.
+
+    :param buffers: those that the network normalises by.
+    :raises ValueError: for a batch with one value in a channel, which has no variance.
+    """
+    if not buffers:
+        return [Statistics({d: {} for d in (*m.draws, None)}, m.origin) for m in members]
+    total = sum(len({*member.draws, None}) for member in members)
+    hidden = None if progress is None else not progress
+    with tqdm(
+        total=total, desc="Calibrating", unit="draw", delay=_SLOW, disable=hidden, leave=False
+    ) as bar:
+        return [
+            Statistics(dict(_of_member(member, inputs, buffers, bar)), member.origin)
+            for member in members
+        ]
+
+
+def _of_member(
+    member: Member, inputs: Inputs, buffers: Sequence[Buffers], bar: Any
+) -> Iterator[tuple[Draw, Values]]:
+    draws = list(dict.fromkeys((*member.draws, None)))
+    try:
+        program = raw_program(
+            replace(member, draws=tuple(draws), statistics=None), inputs.signature
+        )
+        blocks = _blocks(program, inputs)
+    except ValueError:  # a network that does not compile
+        worker = worker_of(member)
+        for draw in draws:
+            yield draw, calibrated(member, inputs.batches, draw, worker)
+            bar.update()
+        return
+    run = runner(program)
+    for first in range(0, len(draws), _DRAWS):
+        places = range(first, min(first + _DRAWS, len(draws)))
+        sums = _by_program(run, places, blocks, buffers)
+        for place in places:
+            yield draws[place], in_buffers(member.net, sums[None] | sums[place])
+            bar.update()
+
+
+def _blocks(program: Program, inputs: Inputs) -> list[list[np.ndarray]]:
+    """Batches that fit the memory: a batch that does not is cut in equal parts."""
+    rows = max(2, _MEMORY // (8 * max(value.size for value in program.values.values())))
+    blocks = []
+    for batch in inputs.batches:
+        count = math.ceil(len(batch[0]) / rows)
+        parts = zip(*(np.array_split(x.numpy(), count) for x in batch), strict=True)
+        blocks += [[np.ascontiguousarray(x) for x in part] for part in parts]
+    return blocks
+
+
+def _by_program(
+    run: Callable[..., Any],
+    places: range,
+    blocks: Sequence[list[np.ndarray]],
+    buffers: Sequence[Buffers],
+) -> dict[int | None, dict[Buffers, Moments]]:
+    """Moments of what each normalisation sees, by draw; None: of those that come before any draw."""
+    sums: dict[int | None, dict[Buffers, Moments]] = {place: {} for place in (None, *places)}
+
+    def observe(step: Step, draw: int | None, arrays: Sequence[Any]) -> list[np.ndarray] | None:
+        pair = (step.inputs[1], step.inputs[2]) if step.kind == "batch_norm" else None
+        if pair not in buffers:
+            return None
+        x, _, _, *affine = arrays
+        mean, variance = _add(sums[draw].setdefault(pair, Moments()), x, step.attributes["axis"])
+        return [_normalised(x, mean, variance, affine, step.attributes)]
+
+    for block in blocks:
+        run(block, places, observe=observe)
+    return sums
+
+
+def _add(moments: Moments, x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Take in a block; its own mean and biased variance by channel."""
+    cells, own = _cells(x, axis), Moments()
+    require_several(cells.shape[0] * cells.shape[2])
+    step = max(1, _CHUNK // max(1, math.prod(cells.shape[1:])))
+    for first in range(0, len(cells), step):
+        part = cells[first : first + step].astype(np.float64)
+        count = part.shape[0] * part.shape[2]
+        mean = part.sum(axis=(0, 2)) / count
+        part -= mean[:, None]
+        own.add(count, mean, np.einsum("rcp,rcp->c", part, part))
+    moments.add(own.count, own.mean, own.squares)
+    return own.mean, own.squares / own.count
+
+
+def _cells(x: np.ndarray, axis: int) -> np.ndarray:
+    """(rows, channels, places): the channels in the middle, as a view."""
+    shape = x.shape
+    if x.ndim == 1:
+        return x[:, None, None]
+    return x.reshape(math.prod(shape[: axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :]))
+
+
+def _normalised(
+    x: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    affine: Sequence[np.ndarray | None],
+    attributes: Mapping[str, Any],
+) -> np.ndarray:
+    """A block normalised by its own statistics, as torch does in training."""
+    cells = torch.from_numpy(_cells(x, attributes["axis"]))
+    like = {"dtype": cells.dtype}
+    weight, bias = (
+        None if each is None else torch.as_tensor(np.ravel(each), **like).expand(len(mean))
+        for each in (*affine, None, None)[:2]
+    )
+    found = F.batch_norm(
+        cells,
+        torch.as_tensor(mean, **like),
+        torch.as_tensor(variance, **like),
+        weight,
+        bias,
+        eps=attributes["eps"],
+    )
+    return found.numpy().reshape(x.shape)

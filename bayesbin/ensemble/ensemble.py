@@ -1,0 +1,494 @@
+"""Ensemble: drawn networks with all that belongs to them, the one object that predicts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bayesbin.core.checks import one_of, shown, whole_number, whole_numbers
+from bayesbin.ensemble import calibration, evaluation, file
+from bayesbin.ensemble.answers import averaged, in_tensors, log_probs_of
+from bayesbin.ensemble.in_torch import draw_outputs, normalisations
+from bayesbin.ensemble.inputs import Inputs, Signature, inputs_of
+from bayesbin.ensemble.members import Draw, Member, Statistics
+from bayesbin.ensemble.programs import Compiled, Programs
+from bayesbin.ensemble.state import described, require_same, tensors_of
+from bayesbin.nn import binary_sites
+from bayesbin.posterior import Posterior
+from bayesbin.runtime.predictor import Predictor
+
+PRECISIONS = ("exact", "fast")
+BACKENDS = ("auto", "native", "numpy")
+
+
+class Ensemble:
+    r"""Networks drawn from a posterior, with the numbers of the network, the draws and their normalisation.
+
+    .. math:: p(y | x) = \frac1S \sum_{s=1}^{S} p(y \mid f_{w_s}(x)), \qquad w_s \sim q
+
+    Draw s is draw s of ``posterior`` at ``seed``, for every input and batch. Everything is held by value:
+    what happens to the model later does not reach the ensemble. Predictions run through a program
+    compiled from the network where that is possible, the same bits for any batch and number of threads,
+    and in torch where it is not; :attr:`compiled` says which and why.
+
+    A network with batch normalisation predicts once its statistics are settled, by :meth:`calibrate`.
+
+    Answers are numpy arrays where x is a numpy array, and tensors on the CPU otherwise; in float64, but for
+    :meth:`outputs`, which are of the network's type.
+
+    :param model: a ``Classifier``, ``Regressor`` or another ``Likelihood``, or a plain network.
+    :param posterior: of its binary weights, such as ``guide.posterior()``.
+    :param num_samples: S, at least 1. The mode alone is :attr:`mode`.
+    :param seed: of the draws.
+    :param head: what the outputs are, if ``model`` does not say: "classes" for logits (B, ..., C), "outputs" for
+        anything (of a plain network the default), or ``{"kind": "normal", "noise": number}`` for means
+        with a noise standard deviation.
+    :param statistics: normalisation statistics of another ensemble of the same network, posterior and seed.
+    :raises ValueError: for a posterior that lacks a binary weight of the network, has one too many or one of
+        another shape, or real-valued sites that are not the model's; for statistics of another origin.
+
+    Example::
+
+        >>> import torch
+        >>> from bayesbin import BinaryPosterior, Ensemble
+        >>> from bayesbin.nn import BinaryLinear, Classifier
+        >>> model = Classifier(BinaryLinear(4, 3), dataset_size=100)
+        >>> ensemble = Ensemble(model, BinaryPosterior({"weight": torch.zeros(3, 4)}), num_samples=8)
+        >>> prediction = ensemble.predict(torch.randn(5, 4))
+        >>> prediction.probs.shape, prediction.mutual_information.shape
+        (torch.Size([5, 3]), torch.Size([5]))
+
+    Source: Houlsby et al. 2011, arXiv 1112.5745 (the entropies of a prediction).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        posterior: Posterior[Any],
+        num_samples: int = 32,
+        seed: int = 0,
+        *,
+        head: Any = None,
+        statistics: Statistics | None = None,
+    ) -> None:
+        count = whole_number("num_samples", num_samples, at_least=1)
+        seed = whole_number("seed", seed)
+        member = Member.of(model, posterior, range(count), seed, head)
+        if statistics is not None:
+            member = member.with_statistics(statistics)
+        self._set((member,))
+
+    @classmethod
+    def _of(cls, members: Sequence[Member], example: Signature | None = None) -> Self:
+        ensemble = cls.__new__(cls)
+        ensemble._set(tuple(members), example)
+        return ensemble
+
+    def _set(self, members: tuple[Member, ...], example: Signature | None = None) -> None:
+        self._members = members
+        self._example = example  # of the first inputs that were seen
+        self._buffers: tuple[tuple[str, str], ...] | None = None
+        self._programs = Programs(members)
+
+    # What it is made of
+
+    @property
+    def num_samples(self) -> int:
+        """S, the number of draws."""
+        return sum(len(member.draws) for member in self._members)
+
+    @property
+    def kind(self) -> str:
+        """The kind of its head: "classes", "normal" or "outputs"."""
+        return self._members[0].head["kind"]
+
+    @property
+    def posteriors(self) -> tuple[Posterior[Any], ...]:
+        """The posteriors that the draws are from: one, or of a joined ensemble several."""
+        return tuple(member.posterior for member in self._members)
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """The normalisation statistics, for another ensemble of the same draws; None: not calibrated.
+
+        :raises ValueError: for a joined ensemble, which has several.
+        """
+        if len(self._members) > 1:
+            raise ValueError(
+                "A joined ensemble has statistics of each part; take those of the parts."
+            )
+        return self._members[0].statistics
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over posteriors, numbers of the networks, draws, head and statistics, 64 characters."""
+        return hashlib.sha256("".join(m.digest for m in self._members).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __repr__(self) -> str:
+        weights = self._members[0].posterior.num_weights
+        parts = f" of {len(self._members)} parts" if len(self._members) > 1 else ""
+        return f"Ensemble({self.num_samples} draws{parts}, {weights:,} weights, {self.kind})"
+
+    # Other ensembles
+
+    @property
+    def mode(self) -> Ensemble:
+        """The ensemble of the mode, one draw; of a joined ensemble, of the mode of each part."""
+        members, seen = [], set()
+        for member in self._members:
+            if member.origin not in seen:
+                members.append(member.with_draws([None]))
+                seen.add(member.origin)
+        return self._of(members, self._example)
+
+    def select(self, draws: Any) -> Ensemble:
+        """The ensemble of some of the draws, in the order given.
+
+        :param draws: their numbers in this ensemble, in 0 .. S - 1; one or several.
+        :raises ValueError: for others, or none.
+
+        >>> import torch
+        >>> from bayesbin import BinaryPosterior
+        >>> from bayesbin.nn import BinaryLinear
+        >>> ensemble = Ensemble(BinaryLinear(2, 1), BinaryPosterior({"weight": torch.zeros(1, 2)}))
+        >>> bool(ensemble.select(draws=[8]).network(0).weight.eq(ensemble.network(8).weight).all())
+        True
+        """
+        places = [self._place(draw) for draw in whole_numbers("draws", draws, at_least=0)]
+        groups: list[tuple[Member, list[Draw]]] = []
+        for member, draw in places:
+            if not groups or groups[-1][0] is not member:
+                groups.append((member, []))
+            groups[-1][1].append(draw)
+        return self._of([member.with_draws(chosen) for member, chosen in groups], self._example)
+
+    @classmethod
+    def join(cls, ensembles: Sequence[Ensemble]) -> Ensemble:
+        """One ensemble of the draws of several, which are of networks of the same architecture.
+
+        Each keeps its own parameters, buffers and statistics. A prediction averages over all draws alike.
+
+        :raises ValueError: for none, other architectures or heads, or some calibrated and others not.
+        """
+        ensembles = list(ensembles)
+        if not ensembles or not all(isinstance(each, Ensemble) for each in ensembles):
+            raise ValueError(f"expected a list of ensembles, at least one; got {shown(ensembles)}.")
+        members = [member for ensemble in ensembles for member in ensemble._members]
+        first = members[0]
+        for other in members[1:]:
+            sentence = "expected ensembles of one architecture to join, but they differ: "
+            require_same(sentence, _architecture(other), _architecture(first))
+            if (other.statistics is None) != (first.statistics is None):
+                raise ValueError(
+                    "expected ensembles that are all calibrated, or none; calibrate each, or the joined one."
+                )
+        example = next((each._example for each in ensembles if each._example is not None), None)
+        return cls._of(members, example)
+
+    def network(self, draw: int) -> nn.Module:
+        """Draw ``draw`` as an ordinary module in evaluation mode, with its own normalisation statistics.
+
+        :param draw: its number in this ensemble, in 0 .. S - 1.
+        """
+        member, index = self._place(whole_number("draw", draw))
+        if member.statistics is None:
+            self._require_settled(None)
+        return member.network(index)
+
+    def _place(self, draw: int) -> tuple[Member, Draw]:
+        if draw < self.num_samples:
+            for member in self._members:
+                if draw < len(member.draws):
+                    return member, member.draws[draw]
+                draw -= len(member.draws)
+        raise ValueError(f"expected draws from 0 to {self.num_samples - 1}; got {draw}.")
+
+    # Normalisation
+
+    def calibrate(self, x: Any, *, progress: bool | None = None) -> Self:
+        """Settle what batch normalisation normalises by; returns this ensemble.
+
+        For the mode and for each draw the network runs over ``x`` with batch statistics; mean and variance of
+        what each normalisation sees, over all the data, are kept. A few thousand inputs of the training
+        data are enough. Without batch normalisation there is nothing to do.
+
+        :param x: inputs as for :meth:`predict`; None: keep the running statistics that the network has. Those
+            of training are a mixture over draws: they are right for a point estimate, and for networks that
+            were trained with fixed statistics.
+        :param progress: whether to show a bar. None: where standard error is a terminal and it takes long.
+        :raises ValueError: for no data, NaN or infinity, a channel with one value.
+        :raises RuntimeError: for None where the network has no running statistics.
+        """
+        if x is None:
+            for member in self._members:
+                _require_running(member)
+            chosen = [_kept(member) for member in self._members]
+        else:
+            inputs = self._inputs(x)
+            chosen = calibration.statistics(self._members, inputs, self._normalised(inputs), progress)
+        members = [
+            replace(member, statistics=statistics)
+            for member, statistics in zip(self._members, chosen, strict=True)
+        ]
+        self._set(tuple(members), self._example)
+        return self
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it was calibrated, with data or with None."""
+        return self._members[0].statistics is not None
+
+    def _normalised(self, inputs: Inputs) -> tuple[tuple[str, str], ...]:
+        """The buffers of statistics that the network normalises by, found by what it computes."""
+        if self._buffers is None:
+            self._buffers = normalisations(self._members[0].net, inputs.batches[0])
+        return self._buffers
+
+    def _require_settled(self, inputs: Inputs | None) -> None:
+        if self.calibrated:
+            return
+        net = self._members[0].net
+        names = [
+            name
+            for name, module in net.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+        if not names and inputs is not None:
+            names = [mean.rpartition(".")[0] for mean, _ in self._normalised(inputs)]
+        if names:
+            raise RuntimeError(
+                f"The network normalises by batch statistics ({names[0]!r} first), which differ between draws. "
+                "Compute them with ensemble.calibrate(training inputs), or keep the network's running statistics "
+                "with ensemble.calibrate(None)."
+            )
+
+    # Predictions
+
+    def predict(self, x: Any) -> Any:
+        """The prediction for inputs, averaged over the draws.
+
+        :param x: inputs (B, ...) as a tensor, a numpy array or nested lists, a data set, or an iterable of batches,
+            each x or (x, y, ...). For a network with several arguments a tuple or a mapping of such.
+        :returns: by the kind of head, a ``ClassPrediction``: ``probs``, ``log_probs``, ``entropy``,
+            ``expected_entropy``, ``mutual_information``, ``probs_std``, ``num_samples``; a ``NormalPrediction``:
+            ``mean``, ``aleatoric_variance``, ``epistemic_variance``, ``variance``, ``std``; or an
+            ``OutputsPrediction``: ``mean``, ``variance``, ``std``.
+        :raises ValueError: for no inputs, NaN or infinity, a shape that the network does not take, or
+            outputs that do not fit the head.
+        :raises RuntimeError: for a network with batch normalisation that was not calibrated.
+        """
+        inputs = self._ready(x)
+        predictor = self._programs.predictor(inputs.signature)
+        if predictor is None:
+            found = averaged(self._members, draw_arrays(self._members, inputs))
+        else:
+            found = predictor.predict(_given(inputs))
+        return found if inputs.in_numpy else in_tensors(found)
+
+    def outputs(self, x: Any) -> Any:
+        """What the network of each draw puts out, (S, B, ...); a tuple of such for several outputs.
+
+        Arguments and errors as :meth:`predict`.
+        """
+        inputs = self._ready(x)
+        return _answer(inputs, self._outputs(inputs))
+
+    def log_probs(self, x: Any) -> Any:
+        """Log-probabilities of the classes in each draw, (S, B, ..., C), in float64.
+
+        Arguments and errors as :meth:`predict`. :raises ValueError: for another head than classes.
+        """
+        if self.kind != "classes":
+            raise ValueError(
+                f"expected a head of classes for log-probabilities; got {self.kind!r}. Use outputs(x)."
+            )
+        inputs = self._ready(x)
+        return _answer(inputs, log_probs_of(self._members, self._outputs(inputs)))
+
+    def evaluate(self, x: Any, y: Any) -> dict[str, Any]:
+        """Scores of the mean of the draws, of the mode, and mean and spread over single draws.
+
+        Of classes accuracy, nll (nats per datum), ece and brier; of normal targets rmse, nll, crps, and coverage
+        and mean width (sharpness) of 95 % intervals, in the unit of the targets.
+
+        :param x: inputs as for :meth:`predict`. :param y: labels (N,), or targets (N,) or (N, T).
+        :returns: ``{"mode": scores, "mean": scores, "draws": {"mean": scores, "std": scores, "low": scores,
+            "high": scores}, "num_samples": S}``; 95 % of the draws lie between low and high, of each score
+            by itself.
+        :raises ValueError: for a plain network, whose outputs have no score; otherwise as :meth:`predict`.
+        """
+        one_of("the head of an ensemble that is scored", self.kind, ("classes", "normal"))
+        inputs, mode = self._ready(x), self.mode
+        draws, of_mode = self._outputs(inputs), mode._outputs(inputs)
+        if self.kind == "classes":
+            log_probs = log_probs_of(self._members, draws)
+            modes = log_probs_of(mode._members, of_mode)
+            mean = np.logaddexp.reduce(modes, axis=0) - np.log(len(modes))
+            return evaluation.class_scores(log_probs, mean, y)
+        return evaluation.normal_scores(
+            _means(draws), _noise(self._members), _means(of_mode), _noise(mode._members), y
+        )
+
+    def _ready(self, x: Any) -> Inputs:
+        inputs = self._inputs(x)
+        self._require_settled(inputs)
+        return inputs
+
+    def _inputs(self, x: Any) -> Inputs:
+        inputs = inputs_of(self._members[0].net, x)
+        if self._example is None:
+            self._example = inputs.signature
+        return inputs
+
+    def _outputs(self, inputs: Inputs) -> list[np.ndarray]:
+        predictor = self._programs.predictor(inputs.signature)
+        if predictor is None:
+            draws = list(draw_arrays(self._members, inputs))
+            return [np.stack(each) for each in zip(*draws, strict=True)]
+        found = predictor.outputs(_given(inputs))
+        return list(found) if isinstance(found, tuple) else [found]
+
+    # Programs
+
+    def compile(
+        self,
+        precision: str = "exact",
+        backend: str = "auto",
+        threads: int | None = None,
+        *,
+        input_shape: Any = None,
+    ) -> Predictor:
+        """The predictor that predictions run through, to be saved, served or inspected.
+
+        :param precision: "exact", or "fast" with activations in 16 bits.
+        :param backend: "native", the compiled kernels; "numpy"; "auto", the first that is there.
+        :param threads: None: as many as there are processors.
+        :param input_shape: shape of one input, (features,) or (channels, height, width), say. None: that of the
+            first inputs that the ensemble has seen, or else what the first layer takes.
+        :raises bayesbin.compile.NotCompiled: for a network that does not compile, by operator and line.
+        :raises ValueError: for arguments out of range, or a shape of inputs that is not known.
+        :raises RuntimeError: for a network with batch normalisation that was not calibrated.
+        """
+        one_of("precision", precision, PRECISIONS)
+        one_of("backend", backend, BACKENDS)
+        if threads is not None:
+            threads = whole_number("threads", threads, at_least=1)
+        self._require_settled(None)
+        signature = self._signature(input_shape)
+        return self._programs.compiled(signature, precision, backend, threads)
+
+    @property
+    def compiled(self) -> Compiled:
+        """Whether predictions run through a compiled program, and if not, why: true or false, and it prints."""
+        signature = self._example or self._programs.guessed()
+        if signature is None:
+            return Compiled(
+                False, "The shape of inputs is not known yet; predict, or compile(input_shape=...)."
+            )
+        return self._programs.state(signature)
+
+    def _signature(self, input_shape: Any) -> Signature:
+        if input_shape is not None:
+            shape = whole_numbers("input_shape", input_shape)
+            dtype = self._example[0][1] if self._example else self._programs.dtype
+            return ((shape, dtype),)
+        signature = self._example or self._programs.guessed()
+        if signature is None:
+            raise ValueError(
+                "The shape of one input is not known, as the ensemble has not seen any; pass input_shape=."
+            )
+        return signature
+
+    # Files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything but the code to one safetensors file, atomically; the same ensemble is the same bytes.
+
+        :raises OSError: if it cannot be written; an old file is then what it was.
+        """
+        file.write(path, self._members, self._example)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: nn.Module) -> Ensemble:
+        """Read what :meth:`save` wrote.
+
+        :param model: a model or network of the same architecture, made and converted by the same code; its own
+            numbers do not matter and it is left alone.
+        :raises CorruptFileError: for a damaged or foreign file.
+        :raises ValueError: for a network whose parameters, buffers or binary weights have other names or shapes.
+        """
+        members, example = file.read(path, model)
+        return cls._of(members, example)
+
+
+def draw_arrays(members: Sequence[Member], inputs: Inputs) -> Iterator[list[np.ndarray]]:
+    """All outputs of the network in torch, draw after draw, as arrays."""
+    for member in members:
+        for outputs in draw_outputs(member, inputs.batches):
+            yield [output.numpy() for output in outputs]
+
+
+def _given(inputs: Inputs) -> Any:
+    """Inputs as a predictor takes them: an array, or a tuple for several."""
+    arrays = inputs.arrays
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+def _answer(inputs: Inputs, found: Any) -> Any:
+    if not isinstance(found, np.ndarray) and len(found) == 1:
+        found = found[0]
+    if inputs.in_numpy:
+        return found if isinstance(found, np.ndarray) else tuple(found)
+    if isinstance(found, np.ndarray):
+        return torch.from_numpy(found)
+    return tuple(torch.from_numpy(each) for each in found)
+
+
+def _means(outputs: list[np.ndarray]) -> np.ndarray:
+    """Means of normal targets, (S, N) or (S, N, T), from the network's one output."""
+    (found,) = outputs
+    if found.ndim == 3 and found.shape[2] == 1:
+        return found[:, :, 0]
+    if found.ndim not in (2, 3):
+        raise ValueError(
+            f"expected means (B,), (B, 1) or (B, T) from the network; got {found.shape[1:]}."
+        )
+    return found
+
+
+def _noise(members: Sequence[Member]) -> list[Any]:
+    return [number for member in members for number in member.parameter("noise")]
+
+
+def _architecture(member: Member) -> dict[str, str]:
+    """Names and shapes of all numbers, and the kind of head, in words."""
+    found = {name: described(tensor) for name, tensor in tensors_of(member.net).items()}
+    for name, site in binary_sites(member.net).items():
+        found[name] = f"a binary weight of shape {tuple(site.shape)}"
+    return found | {"head": member.head["kind"]}
+
+
+def _require_running(member: Member) -> None:
+    for name, buffer in member.net.named_buffers():
+        if name.endswith("running_mean") and bool(torch.isnan(buffer).any()):
+            raise RuntimeError(
+                f"The network has no running statistics to keep: {name!r} was never computed. Pass training "
+                "inputs: ensemble.calibrate(x)."
+            )
+
+
+def _kept(member: Member) -> Statistics:
+    return Statistics({draw: {} for draw in (*member.draws, None)}, member.origin)
+
+
+_ = Tensor

@@ -1,0 +1,79 @@
+"""Scores of an ensemble: of the mean of its draws, of the mode, and of single draws with their spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from bayesbin.core.arrays import as_tensor, class_labels
+from bayesbin.diagnostics import brier, regression_scores, scores
+
+_TAILS = (0.025, 0.975)
+
+
+def class_scores(draws: np.ndarray, mode: np.ndarray, y: Any) -> dict[str, Any]:
+    """Accuracy, NLL in nats, ECE and Brier score.
+
+    :param draws: log-probabilities (S, N, C). :param mode: those of the mode, (N, C). :param y: labels (N,).
+    """
+    labels = class_labels("labels", y).cpu()
+
+    def of(log_probs: np.ndarray) -> dict[str, float]:
+        given = torch.from_numpy(log_probs)
+        return scores(given, labels) | {"brier": brier(given, labels)}
+
+    mean = np.logaddexp.reduce(draws, axis=0) - math.log(len(draws))
+    return _summary(of(mode), of(mean), [of(each) for each in draws])
+
+
+def normal_scores(
+    draws: np.ndarray, noise: Any, mode: np.ndarray, mode_noise: Any, y: Any
+) -> dict[str, Any]:
+    """RMSE, NLL in nats, CRPS, and share of targets in (coverage) and mean width of 95 % intervals (sharpness).
+
+    :param draws: means (S, N) or (S, N, T). :param noise: standard deviations of the draws, (S,) or (S, T).
+    :param mode: (N,) or (N, T). :param y: targets of that shape.
+    """
+    y = as_tensor("targets", y).cpu().double()
+    if y.dim() == 2 and y.shape[1] == 1 and mode.ndim == 1:
+        y = y[:, 0]
+    if tuple(y.shape) != mode.shape:
+        raise ValueError(f"expected targets of shape {mode.shape}; got {tuple(y.shape)}.")
+    flat = y.reshape(-1)
+
+    def of(means: np.ndarray, stds: Any) -> dict[str, float]:
+        spread = np.square(np.asarray(stds, dtype=np.float64))
+        spread = spread.reshape(len(means), *[1] * (means.ndim - spread.ndim), *spread.shape[1:])
+        variances = np.broadcast_to(spread, means.shape).reshape(len(means), -1)
+        given = torch.from_numpy(np.ascontiguousarray(means.reshape(len(means), -1), np.float64))
+        return regression_scores(given, torch.from_numpy(variances.copy()), flat)
+
+    single = [of(mean[None], [std]) for mean, std in zip(draws, noise, strict=True)]
+    return _summary(of(mode[None], mode_noise), of(draws, noise), single)
+
+
+def _summary(
+    mode: Mapping[str, float], mean: Mapping[str, float], single: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    names = list(mode)
+    table = np.array([[row[name] for name in names] for row in single])
+    low, high = np.quantile(table, _TAILS, axis=0)
+
+    def named(values: np.ndarray) -> dict[str, float]:
+        return dict(zip(names, values.tolist(), strict=True))
+
+    return {
+        "mode": dict(mode),
+        "mean": dict(mean),
+        "draws": {
+            "mean": named(table.mean(0)),
+            "std": named(table.std(0)),
+            "low": named(low),
+            "high": named(high),
+        },
+        "num_samples": len(single),
+    }

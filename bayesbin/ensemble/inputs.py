@@ -1,0 +1,118 @@
+"""What an ensemble is asked about: inputs in any usual form, as batches for a network."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bayesbin.core.arrays import network_batches, network_inputs
+from bayesbin.core.checks import shown
+
+ROWS = 1000  # of a batch, at most
+Signature = tuple[tuple[tuple[int, ...], torch.dtype], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs of a network, checked, in batches.
+
+    :param batches: each a tuple with a tensor for each argument of the network.
+    :param in_numpy: whether they came as numpy arrays, so that answers are to be such too.
+    """
+
+    batches: list[tuple[Tensor, ...]]
+    in_numpy: bool
+
+    @property
+    def signature(self) -> Signature:
+        """Shape and type of one datum, for each argument of the network."""
+        return tuple((tuple(x.shape[1:]), x.dtype) for x in self.batches[0])
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """All rows of each argument as a numpy array."""
+        columns = zip(*self.batches, strict=True)
+        return [(c[0] if len(c) == 1 else torch.cat(c)).contiguous().numpy() for c in columns]
+
+    def __len__(self) -> int:
+        return sum(len(batch[0]) for batch in self.batches)
+
+
+def inputs_of(net: nn.Module, x: Any) -> Inputs:
+    """Check inputs and convert them to the type of a network.
+
+    :param x: a tensor, an array, nested lists of numbers, a data set, or an iterable of batches, each x or
+        (x, y, ...). For a network with several arguments a tuple of one tensor or array for each, or a
+        mapping from their names.
+    :raises ValueError: for anything else, no rows, NaN or infinity, and as
+        :func:`bayesbin.core.arrays.network_inputs`.
+    """
+    names = _arguments(net)
+    if isinstance(x, Mapping):
+        if unknown := [name for name in x if name not in names]:
+            raise ValueError(
+                f"expected inputs by the names {', '.join(names)}, the network's; got {shown(unknown)}."
+            )
+        given = [x[name] for name in names if name in x]
+        columns = [network_inputs(net, each) for each in given]
+    elif isinstance(x, tuple) and len(x) > 1 and _required(net) > 1:
+        given = list(x)
+        columns = [network_inputs(net, each) for each in given]
+    else:
+        given = [x]
+        columns = [_joined(network_batches(net, x, ROWS))]
+    columns = [column.detach().cpu() for column in columns]
+    _check(columns)
+    # In equal parts: a last batch of one row would have no batch statistics.
+    count = math.ceil(len(columns[0]) / ROWS)
+    batches = list(zip(*(column.tensor_split(count) for column in columns), strict=True))
+    return Inputs(batches, isinstance(given[0], np.ndarray))
+
+
+def _joined(batches: list[Tensor]) -> Tensor:
+    if not batches:
+        raise ValueError("expected at least one batch of inputs; got none.")
+    first = batches[0]
+    for batch in batches:
+        if batch.dim() == 0 or batch.shape[1:] != first.shape[1:] or batch.dtype != first.dtype:
+            raise ValueError(
+                f"expected batches (B, ...) of one shape and type; got {tuple(first.shape)} of {first.dtype} and "
+                f"{tuple(batch.shape)} of {batch.dtype}."
+            )
+    return first if len(batches) == 1 else torch.cat(batches)
+
+
+def _check(columns: list[Tensor]) -> None:
+    if any(column.dim() == 0 for column in columns) or len({len(c) for c in columns}) != 1:
+        shapes = ", ".join(str(tuple(column.shape)) for column in columns)
+        raise ValueError(f"expected as many rows (B, ...) of each input; got {shapes}.")
+    if not len(columns[0]):
+        raise ValueError("expected at least one row of inputs; got none.")
+    for column in columns:
+        if column.is_floating_point() and not bool(torch.isfinite(column).all()):
+            raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
+
+
+def _arguments(net: nn.Module) -> list[str]:
+    return list(_parameters(net))
+
+
+def _required(net: nn.Module) -> int:
+    """How many arguments a network cannot be called without."""
+    return sum(p.default is p.empty for p in _parameters(net).values())
+
+
+def _parameters(net: nn.Module) -> dict[str, inspect.Parameter]:
+    try:
+        found = inspect.signature(net.forward).parameters
+    except (ValueError, TypeError):
+        return {}
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {name: each for name, each in found.items() if each.kind in positional}

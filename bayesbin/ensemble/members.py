@@ -1,0 +1,231 @@
+"""Member: one network with its posterior, some of its draws, and their normalisation statistics."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from bayesbin.core import networks
+from bayesbin.core.checks import one_of, real_number, real_numbers, shown
+from bayesbin.ensemble.state import network_digest, own_copy, require_sites
+from bayesbin.nn.likelihoods import Likelihood
+from bayesbin.posterior import Posterior
+
+Draw = int | None  # the number of a draw; None: the mode
+Head = Mapping[str, Any]
+
+# Kinds of heads and their parameters: what the network's outputs are the parameters of.
+HEADS: dict[str, tuple[str, ...]] = {"classes": (), "normal": ("noise",), "outputs": ()}
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Normalisation statistics of draws, and of the mode.
+
+    :param values: number of a draw, or None for the mode -> name of a buffer -> its values. No buffers: the
+        network keeps its own running statistics.
+    :param origin: digest of the network, the posterior and the seed that they were computed for.
+    """
+
+    values: Mapping[Draw, Mapping[str, Tensor]]
+    origin: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether the network keeps its own running statistics."""
+        return not any(self.values.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One network with its posterior and draws, all by value.
+
+    :param net: its parameters and buffers count, its signs do not. :param seed: of the draws.
+    :param draws: their numbers; None is the mode. :param head: kind and parameters, each a number or
+        ``{"site": name}``. :param statistics: of those draws, and of the mode; None: not calibrated.
+    """
+
+    net: nn.Module
+    posterior: Posterior[Any]
+    seed: int
+    draws: tuple[Draw, ...]
+    head: Head
+    statistics: Statistics | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        posterior: Posterior[Any],
+        draws: Sequence[Draw],
+        seed: int,
+        head: Any,
+    ) -> Member:
+        """Copy and check a network and a posterior.
+
+        :raises ValueError: if they do not belong together, by the name of the first site that does not fit.
+        """
+        if not isinstance(posterior, Posterior):
+            hint = "; call its posterior()" if hasattr(posterior, "posterior") else ""
+            raise ValueError(
+                f"expected a posterior, such as guide.posterior(); got {type(posterior).__name__}{hint}."
+            )
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f"expected a model or a network, an nn.Module; got {type(model).__name__}."
+            )
+        posterior = copy.deepcopy(posterior).to("cpu")
+        inner = model.net if isinstance(model, Likelihood) else model
+        require_sites(inner, _shapes(posterior), posterior.kind)
+        if isinstance(model, Likelihood):
+            _require_real_sites(model, posterior)
+        found = checked_head(_asked(model, head), posterior)
+        net = own_copy(inner)
+        networks.write_(net, posterior.signs())
+        return cls(net, posterior, seed, tuple(draws), found)
+
+    @cached_property
+    def origin(self) -> str:
+        """Digest of what draws and their statistics depend on: network, posterior and seed."""
+        text = f"{network_digest(self.net)}|{self.posterior.digest}|{self.seed}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over network, posterior, seed, draws, head and statistics."""
+        digest = hashlib.sha256(self.origin.encode())
+        digest.update(json.dumps([list(self.draws), dict(self.head)], sort_keys=True).encode())
+        for draw, values in {} if self.statistics is None else self.statistics.values.items():
+            for name, tensor in sorted(values.items()):
+                digest.update(f"|{draw}|{name}|".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+    def with_statistics(self, statistics: Statistics) -> Member:
+        """The same with statistics.
+
+        :raises ValueError: if they were computed for another network, posterior or seed, or for other draws.
+        """
+        if statistics.origin != self.origin:
+            raise ValueError(
+                "These normalisation statistics were computed for another network, posterior or seed; compute "
+                "them for this one with calibrate(x)."
+            )
+        for draw in (*self.draws, None):
+            if draw not in statistics.values:
+                raise ValueError(
+                    f"expected normalisation statistics of draw {draw}; got those of "
+                    f"{shown(list(statistics.values))}. Compute them with calibrate(x)."
+                )
+        return replace(self, statistics=statistics)
+
+    def with_draws(self, draws: Sequence[Draw]) -> Member:
+        """The same with some of its draws, or with its mode."""
+        statistics = self.statistics
+        if statistics is not None:
+            wanted = dict.fromkeys((*draws, None))
+            statistics = replace(
+                statistics, values={draw: statistics.values[draw] for draw in wanted}
+            )
+        return replace(self, draws=tuple(draws), statistics=statistics)
+
+    def weights(self, draw: Draw) -> dict[str, Tensor]:
+        """The weights of a draw, or of the mode, by site."""
+        return self.posterior.signs(draw, seed=self.seed)
+
+    def state(self, draw: Draw) -> Mapping[str, Tensor]:
+        """The buffers of a draw's normalisation; none where the network keeps its own."""
+        return {} if self.statistics is None else self.statistics.values[draw]
+
+    def network(self, draw: Draw) -> nn.Module:
+        """The network of a draw, a copy in evaluation mode."""
+        return networks.copy_with(self.net, self.weights(draw), self.state(draw))
+
+    def drawn(self) -> Iterator[nn.Module]:
+        """The network of each draw, one after another, in one copy that is written anew for each."""
+        worker = copy.deepcopy(self.net)
+        for draw in self.draws:
+            yield networks.write_(worker, self.weights(draw), self.state(draw))
+
+    def parameter(self, name: str) -> list[Any]:
+        """A parameter of the head in each draw: a number, or one for each target."""
+        value = self.head[name]
+        if not isinstance(value, Mapping):
+            return [value] * len(self.draws)
+        site = value["site"]
+        found = [
+            self.posterior.real[site].at(0.0)
+            if draw is None
+            else self.posterior.sample_real(site, draw, seed=self.seed)
+            for draw in self.draws
+        ]
+        return [numbers.double().tolist() for numbers in found]
+
+
+def _shapes(posterior: Posterior[Any]) -> dict[str, tuple[int, ...]]:
+    return {site: tuple(weights.shape) for site, weights in posterior.signs().items()}
+
+
+def _require_real_sites(model: Likelihood, posterior: Posterior[Any]) -> None:
+    """Refuse real-valued sites that the model does not have: a prediction would leave them out."""
+    effects = {name for names in posterior.effects.values() for name in names}
+    for name in posterior.real:
+        if name not in model.real_latents | effects:
+            raise ValueError(
+                f"The posterior has a real-valued site {name!r}, which is none of {type(model).__name__}'s, so "
+                "that a prediction would leave it out. A posterior is used with the model it was trained with."
+            )
+
+
+def _asked(model: nn.Module, head: Any) -> Any:
+    """The head that was given, or the model's own."""
+    if head is not None:
+        return {"kind": head} if isinstance(head, str) else head
+    return model.prediction_head if isinstance(model, Likelihood) else {"kind": "outputs"}
+
+
+def checked_head(head: Any, posterior: Posterior[Any]) -> Head:
+    """A head whose kind is known and whose parameters are numbers, or sites that the posterior has.
+
+    :raises ValueError: for anything else.
+    """
+    if not isinstance(head, Mapping) or "kind" not in head:
+        raise ValueError(
+            f"expected head to be one of {', '.join(HEADS)}, or a mapping with a kind and its parameters; got "
+            f"{shown(head)}."
+        )
+    kind = one_of("head", head["kind"], HEADS)
+    if set(head) != {"kind", *HEADS[kind]}:
+        raise ValueError(
+            f"expected a head of kind {kind!r} to have the parameters {', '.join(HEADS[kind]) or 'none'}; got "
+            f"{', '.join(sorted(set(head) - {'kind'})) or 'none'}."
+        )
+    return {"kind": kind} | {
+        name: _checked_parameter(name, head[name], posterior) for name in HEADS[kind]
+    }
+
+
+def _checked_parameter(name: str, value: Any, posterior: Posterior[Any]) -> Any:
+    if not isinstance(value, Mapping):
+        many = isinstance(value, (list, tuple)) or getattr(value, "ndim", 0)
+        if many:
+            return list(real_numbers(name, value, above=0.0))
+        return real_number(name, value, above=0.0)
+    site = value.get("site")
+    if site not in posterior.real:
+        raise ValueError(
+            f"The posterior has no real-valued site {site!r}, which the model draws its {name} at; it has "
+            f"{', '.join(posterior.real) or 'none'}. Use the posterior of a guide of this very model."
+        )
+    if posterior.real[site].loc.dim() > 1:
+        raise ValueError(
+            f"expected the site {site!r} of the {name} to hold one number, or one for each target; got shape "
+            f"{tuple(posterior.real[site].loc.shape)}."
+        )
+    return {"site": site}

@@ -1,0 +1,145 @@
+"""The programs of an ensemble: exported once for a shape of inputs, folded, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from bayesbin.compile.export import export_program
+from bayesbin.compile.folding import fold
+from bayesbin.ensemble.answers import description
+from bayesbin.ensemble.inputs import Signature
+from bayesbin.ensemble.members import Member
+from bayesbin.runtime import native_backend, reference
+from bayesbin.runtime.joining import join
+from bayesbin.runtime.predictor import Predictor
+from bayesbin.runtime.program import Program
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Whether predictions run through a compiled program: true or false.
+
+    :param why: if not, why, in a sentence.
+    """
+
+    compiled: bool
+    why: str = ""
+
+    def __bool__(self) -> bool:
+        return self.compiled
+
+    def __str__(self) -> str:
+        return "Predictions run through a compiled program." if self.compiled else self.why
+
+
+class Programs:
+    """The programs of some members, by the shape of inputs, and the predictors that run them."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = members
+        self._programs: dict[Signature, Program | ValueError] = {}
+        self._predictors: dict[tuple[Any, ...], Predictor] = {}
+
+    def predictor(self, signature: Signature) -> Predictor | None:
+        """What predictions run through; None for a network that does not compile."""
+        try:
+            return self.compiled(signature)
+        except ValueError:
+            return None
+
+    def compiled(
+        self,
+        signature: Signature,
+        precision: str = "exact",
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> Predictor:
+        """A predictor for inputs of a shape.
+
+        :raises ValueError: for a network that does not compile.
+        """
+        key = (signature, precision, backend, threads)
+        if key not in self._predictors:
+            self._predictors[key] = Predictor(
+                self._program(signature),
+                description(self._members),
+                threads=threads,
+                precision=precision,
+                backend=backend,
+            )
+        return self._predictors[key]
+
+    def state(self, signature: Signature) -> Compiled:
+        """Whether the network compiles for inputs of a shape, and if not, why."""
+        try:
+            self._program(signature)
+        except ValueError as error:
+            return Compiled(False, str(error))
+        return Compiled(True)
+
+    def _program(self, signature: Signature) -> Program:
+        if signature not in self._programs:
+            try:
+                self._programs[signature] = fold(self._joined(signature))
+            except ValueError as error:  # kept: to find it out again would take as long
+                self._programs[signature] = error
+        found = self._programs[signature]
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+    def _joined(self, signature: Signature) -> Program:
+        return join([raw_program(member, signature) for member in self._members])
+
+    # Inputs that were not seen yet
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the network's numbers."""
+        net = self._members[0].net
+        tensors = (*net.parameters(), *net.buffers())
+        return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+    def guessed(self) -> Signature | None:
+        """What the network takes if its first layer is linear; None for any other."""
+        for module in self._members[0].net.modules():
+            if next(module.parameters(recurse=False), None) is None and not any(
+                True for _ in module.buffers(recurse=False)
+            ):
+                continue
+            return (((module.in_features,), self.dtype),) if isinstance(module, nn.Linear) else None
+        return None
+
+
+def raw_program(member: Member, signature: Signature) -> Program:
+    """The program of a member's draws, its normalisation and affine parts not folded yet.
+
+    :raises NotCompiled: (a ValueError) for a network that cannot be written as a program.
+    """
+    example = tuple(torch.zeros((2, *shape), dtype=dtype) for shape, dtype in signature)
+    statistics = {draw: member.state(draw) for draw in member.draws}
+    return export_program(
+        member.net,
+        example,
+        member.posterior,
+        len(member.draws),
+        member.seed,
+        statistics=statistics,
+        draws=list(member.draws),
+    )
+
+
+def runner(program: Program) -> Any:
+    """What runs a program: the compiled kernels where they are there, or numpy.
+
+    Called with inputs, draws and ``observe``; the same bits either way.
+    """
+    if native_backend.available():
+        return native_backend.NativeProgram(program).run
+    return partial(reference.run, program)
