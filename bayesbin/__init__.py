@@ -1,8 +1,8 @@
 """Bayesian inference over binary weights, in Pyro.
 
 Public names are resolved when first used, so that ``import bayesbin`` stays light: modules by their
-name (``bayesbin.nn``, ``bayesbin.predict``), and ``BinaryPosterior``, ``fit``, ``recipe``,
-``TraceBinary_ELBO`` and ``to_inference_data``.
+name (``bayesbin.nn``, ``bayesbin.ensemble``), and ``BinaryPosterior``, ``Ensemble``, ``fit``, ``load``,
+``recipe``, ``TraceBinary_ELBO`` and ``to_inference_data``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
         data,
         diagnostics,
         distributions,
+        ensemble,
         estimators,
         guides,
         infer,
@@ -32,17 +33,21 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
     )
     from bayesbin.arviz import to_inference_data
     from bayesbin.distributions import SignBernoulli
+    from bayesbin.ensemble import Ensemble
     from bayesbin.guides import AutoSignBernoulli
     from bayesbin.infer import TraceBinary_ELBO, fit
     from bayesbin.posterior import BinaryPosterior
     from bayesbin.recipes import recipe
+    from bayesbin.runtime.predictor import load
 
 _NAMES = {
     "BinaryPosterior": "bayesbin.posterior",
+    "Ensemble": "bayesbin.ensemble",
     "SignBernoulli": "bayesbin.distributions",
     "AutoSignBernoulli": "bayesbin.guides",
     "TraceBinary_ELBO": "bayesbin.infer",
     "fit": "bayesbin.infer",
+    "load": "bayesbin.runtime.predictor",
     "recipe": "bayesbin.recipes",
     "to_inference_data": "bayesbin.arviz",
 }
@@ -50,6 +55,7 @@ _NAMES = {
 __all__ = [
     "AutoSignBernoulli",
     "BinaryPosterior",
+    "Ensemble",
     "SignBernoulli",
     "TraceBinary_ELBO",
     "__version__",
@@ -58,10 +64,12 @@ __all__ = [
     "data",
     "diagnostics",
     "distributions",
+    "ensemble",
     "estimators",
     "fit",
     "guides",
     "infer",
+    "load",
     "nn",
     "optim",
     "plots",

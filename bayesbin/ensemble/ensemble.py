@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bayesbin.core.checks import one_of, shown, whole_number, whole_numbers
 from bayesbin.ensemble import calibration, evaluation, file
@@ -491,4 +491,3 @@ def _kept(member: Member) -> Statistics:
     return Statistics({draw: {} for draw in (*member.draws, None)}, member.origin)
 
 
-_ = Tensor

@@ -34,11 +34,10 @@ from bayesbin.ensemble.state import (
     write_state_,
 )
 from bayesbin.nn.likelihoods import Likelihood
-from bayesbin.posterior import Posterior
+from bayesbin.posterior import Posterior, file
 from bayesbin.posterior.loading import posterior_of_contents
-from bayesbin.posterior.tensor_file import read_tensors, write_tensors
 
-FORMAT, VERSION = "bayesbin ensemble", 1
+FORMAT = file.Format("bayesbin ensemble", 1, "an ensemble")
 _MOST_DRAWS = 1 << 24
 
 
@@ -56,19 +55,17 @@ def write(
         tensors |= {f"{place}.{name}": tensor for name, tensor in found.items()}
         entries.append(entry)
     header = {
-        "format": FORMAT,
-        "version": VERSION,
         "example": None
         if example is None
         else [[list(shape), str(dtype).removeprefix("torch.")] for shape, dtype in example],
         "members": entries,
     }
-    write_tensors(path, tensors, header)
+    file.write(path, tensors, header, FORMAT)
 
 
 def _written(member: Member) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"state.{name}": tensor for name, tensor in tensors_of(member.net).items()}
-    weights, header = member.posterior._contents()
+    weights, header = member.posterior.contents()
     tensors |= {f"posterior.{name}": tensor for name, tensor in weights.items()}
     draws: list[Draw] | None = None
     buffers: list[str] = []
@@ -99,13 +96,7 @@ def read(
 
     :raises CorruptFileError: for a damaged or foreign file. :raises ValueError: for another architecture.
     """
-    tensors, header = read_tensors(path)
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise CorruptFileError(
-            path,
-            f"it has format {str(header.get('format'))[:40]!r} version {str(header.get('version'))[:10]!r}, not "
-            f"{FORMAT!r} version {VERSION}.",
-        )
+    tensors, header = file.read(path, FORMAT)
     inner = model.net if isinstance(model, Likelihood) else model
     if not isinstance(inner, nn.Module):
         raise ValueError(f"expected a model or a network; got {type(model).__name__}.")
@@ -168,8 +159,8 @@ _parsed = _Part
 
 def _made(path: str | os.PathLike[str], part: _Part, net: nn.Module) -> Member:
     shapes = {site: tuple(w.shape) for site, w in part.posterior.signs().items()}
-    require_sites(net, shapes, part.posterior.kind)
     own = own_copy(net)
+    require_sites(own, shapes, part.posterior.kind)
     write_state_(own, part.state, part.scales)
     networks.write_(own, part.posterior.signs())
     member = Member(own, part.posterior, part.seed, part.draws, part.head, part.statistics)

@@ -120,12 +120,12 @@ class Posterior(Mapping[str, Distribution]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file with a digest, atomically: a failed save leaves the old file."""
-        file.write(path, *self._contents())
+        file.write(path, *self.contents())
 
     @property
     def digest(self) -> str:
         """The SHA-256 digest, 64 characters, of tensors and header: that of the saved file."""
-        return file.digest(*self._contents())
+        return file.digest(*self.contents())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -147,7 +147,8 @@ class Posterior(Mapping[str, Distribution]):
             )
         return cls._from_contents(tensors, header, real_sites(tensors, header["real"]))
 
-    def _contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and the header that a file of it holds."""
         tensors, header = self._contents_of_weights()
         for site, distribution in self.real.items():
             tensors |= {f"loc.{site}": distribution.loc, f"scale.{site}": distribution.scale}

@@ -1,4 +1,4 @@
-"""The safetensors file of a posterior: tensors, a header, and a digest over both."""
+"""Safetensors files with a header and a digest over both: of posteriors, and of ensembles."""
 
 from __future__ import annotations
 
@@ -6,26 +6,56 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from bayesbin.core.files import CorruptFileError, write_atomically
+from bayesbin.core.files import CorruptFileError, atomic_file
 
-FORMAT, VERSION = "bayesbin posterior", 1
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class Format(NamedTuple):
+    """The kind of a file: what it calls itself, and what a message calls it."""
+
+    name: str
+    version: int
+    words: str
+
+
+POSTERIOR = Format("bayesbin posterior", 1, "a posterior")
 
 
 def write(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    kind: Format = POSTERIOR,
 ) -> None:
-    """Write the file atomically: a failed save leaves the old one."""
-    content = _content(header)
+    """Write the file tensor after tensor, atomically: a failed save leaves the old one.
+
+    :param header: what JSON can hold. :raises OSError: if it cannot be written.
+    """
+    content = _content(header, kind)
     metadata = {"bayesbin": content, "sha256": _digest(tensors, content)}
-    write_atomically(path, to_bytes(tensors, metadata))
+    with atomic_file(path) as opened:
+        for part in _parts(tensors, metadata):
+            opened.write(part)
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -38,23 +68,53 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
     >>> json.loads(raw[8:-8])["__metadata__"]
     {'a': '2', 'b': '1'}
     """
-    whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    raw = safetensors.torch.save(whole, dict(metadata) if metadata else None)
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + length])
+    return b"".join(bytes(part) for part in _parts(tensors, metadata))
+
+
+def _parts(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None
+) -> Iterator[bytes | memoryview]:
+    """A safetensors file piece by piece: one tensor at a time is in memory twice, at most."""
+    header: dict[str, Any] = {}
     if metadata:
         header["__metadata__"] = dict(sorted(metadata.items()))
+    # Wide types first, so that each tensor lies at a multiple of its type's size.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    offset = 0
+    for name in order:
+        tensor = tensors[name]
+        if tensor.dtype not in _NAMES:
+            raise ValueError(f"expected {name!r} of a type that a file can hold; got {tensor.dtype}.")
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
-    return struct.pack("<Q", len(text)) + text + raw[8 + length :]
+    yield struct.pack("<Q", len(text)) + text
+    for name in order:
+        yield _data(tensors[name])
 
 
-def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+def _data(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor, as they lie in memory."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def digest(
+    tensors: Mapping[str, Tensor], header: Mapping[str, Any], kind: Format = POSTERIOR
+) -> str:
     """The digest of the file that :func:`write` would write."""
-    return _digest(tensors, _content(header))
+    return _digest(tensors, _content(header, kind))
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(
+    path: str | os.PathLike[str], kind: Format = POSTERIOR
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the header of a file. :raises CorruptFileError: if damaged or foreign."""
     raw = Path(path).read_bytes()
     try:
@@ -64,27 +124,29 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
         tensors = safetensors.torch.load(raw)
     except Exception as error:
         raise CorruptFileError(
-            path, f"it is not a posterior saved by bayesbin, or is cut short ({error})"
+            path, f"it is not {kind.words} saved by bayesbin, or is cut short ({error})"
         ) from error
     if not isinstance(header, dict):
-        raise CorruptFileError(path, "it is not a posterior saved by bayesbin")
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise CorruptFileError(path, f"it is not {kind.words} saved by bayesbin")
+    if header.get("format") != kind.name or header.get("version") != kind.version:
         raise CorruptFileError(
-            path, f"it has format {header.get('format')!r} version {header.get('version')!r}"
+            path,
+            f"it has format {str(header.get('format'))[:40]!r} version {str(header.get('version'))[:20]}, "
+            f"not {kind.name!r} version {kind.version}",
         )
     if metadata.get("sha256") != _digest(tensors, metadata["bayesbin"]):
         raise CorruptFileError(path, "its contents do not match their digest")
     return tensors, header
 
 
-def _content(header: Mapping[str, Any]) -> str:
-    return json.dumps({"format": FORMAT, "version": VERSION, **header}, sort_keys=True)
+def _content(header: Mapping[str, Any], kind: Format) -> str:
+    return json.dumps({"format": kind.name, "version": kind.version, **header}, sort_keys=True)
 
 
 def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
     digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name]
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
+        digest.update(_data(tensor))
     return digest.hexdigest()

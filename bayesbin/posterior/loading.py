@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
 
 from bayesbin.posterior import file
+from bayesbin.posterior.base import real_sites
 from bayesbin.posterior.binary_posterior import BinaryPosterior
 from bayesbin.posterior.low_bit_posterior import LowBitPosterior
 
@@ -22,5 +27,15 @@ def load_posterior(path: str | os.PathLike[str]) -> BinaryPosterior | LowBitPost
     BinaryPosterior(3 weights; w: (3,))
     """
     tensors, header = file.read(path)
-    kind = BinaryPosterior if BinaryPosterior._entry in header else LowBitPosterior
-    return kind._of_file(path, tensors, header)
+    return _kind(header)._of_file(path, tensors, header)
+
+
+def posterior_of_contents(
+    tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> BinaryPosterior | LowBitPosterior:
+    """The posterior that tensors and a header, as its :meth:`~Posterior.contents` gives them, are of."""
+    return _kind(header)._from_contents(tensors, header, real_sites(tensors, header["real"]))
+
+
+def _kind(header: Mapping[str, Any]) -> type[BinaryPosterior] | type[LowBitPosterior]:
+    return BinaryPosterior if BinaryPosterior._entry in header else LowBitPosterior

@@ -1,0 +1,7 @@
+"""Ensembles: drawn networks with all that belongs to them, the one object that predicts."""
+
+from bayesbin.ensemble.ensemble import Ensemble
+from bayesbin.ensemble.members import Statistics
+from bayesbin.ensemble.programs import Compiled
+
+__all__ = ["Compiled", "Ensemble", "Statistics"]
