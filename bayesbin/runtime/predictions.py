@@ -42,7 +42,7 @@ class ClassPrediction:
         """entropy - expected_entropy, in nats, at least 0, (B, ...): what the draws disagree about."""
         return np.maximum(self.entropy - self.expected_entropy, 0.0)
 
-    @property
+    @cached_property
     def std(self) -> np.ndarray:
         """The same as ``probs_std``."""
         return self.probs_std
@@ -63,12 +63,12 @@ class NormalPrediction:
     epistemic_variance: np.ndarray
     num_samples: int
 
-    @property
+    @cached_property
     def variance(self) -> np.ndarray:
         """The predictive variance, aleatoric_variance + epistemic_variance."""
         return self.aleatoric_variance + self.epistemic_variance
 
-    @property
+    @cached_property
     def std(self) -> np.ndarray:
         """The predictive standard deviation."""
         return np.sqrt(self.variance)
@@ -86,7 +86,7 @@ class OutputsPrediction:
     variance: Any
     num_samples: int
 
-    @property
+    @cached_property
     def std(self) -> Any:
         """The standard deviation over draws, as ``mean``."""
         if isinstance(self.variance, tuple):
