@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,24 +60,22 @@ def statistics(
 def _of_member(
     member: Member, inputs: Inputs, buffers: Sequence[Buffers], bar: Any
 ) -> Iterator[tuple[Draw, Values]]:
-    draws = list(dict.fromkeys((*member.draws, None)))
+    member = replace(member, statistics=None)
+    numbers = list(dict.fromkeys(draw for draw in member.draws if draw is not None))
+    groups = [numbers[k : k + _DRAWS] for k in range(0, len(numbers), _DRAWS)] + [[None]]
     try:
-        program = raw_program(
-            replace(member, draws=tuple(draws), statistics=None), inputs.signature
-        )
-        blocks = _blocks(program, inputs)
+        raw_program(member, inputs.signature, [None])
     except ValueError:  # a network that does not compile
         worker = worker_of(member)
-        for draw in draws:
+        for draw in (*numbers, None):
             yield draw, calibrated(member, inputs.batches, draw, worker)
             bar.update()
         return
-    run = runner(program)
-    for first in range(0, len(draws), _DRAWS):
-        places = range(first, min(first + _DRAWS, len(draws)))
-        sums = _by_program(run, places, blocks, buffers)
-        for place in places:
-            yield draws[place], in_buffers(member.net, sums[None] | sums[place])
+    for draws in groups:
+        program = raw_program(member, inputs.signature, draws)
+        sums = _by_program(program, _blocks(program, inputs), buffers)
+        for place, draw in enumerate(draws):
+            yield draw, in_buffers(member.net, sums[None] | sums[place])
             bar.update()
 
 
@@ -93,12 +91,10 @@ def _blocks(program: Program, inputs: Inputs) -> list[list[np.ndarray]]:
 
 
 def _by_program(
-    run: Callable[..., Any],
-    places: range,
-    blocks: Sequence[list[np.ndarray]],
-    buffers: Sequence[Buffers],
+    program: Program, blocks: Sequence[list[np.ndarray]], buffers: Sequence[Buffers]
 ) -> dict[int | None, dict[Buffers, Moments]]:
     """Moments of what each normalisation sees, by draw; None: of those that come before any draw."""
+    places, run = range(program.num_draws), runner(program)
     sums: dict[int | None, dict[Buffers, Moments]] = {place: {} for place in (None, *places)}
 
     def observe(step: Step, draw: int | None, arrays: Sequence[Any]) -> list[np.ndarray] | None:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +58,7 @@ class Member:
     draws: tuple[Draw, ...]
     head: Head
     statistics: Statistics | None = None
+    templates: dict[Any, Any] = field(default_factory=dict)  # of programs, by the shape of inputs
 
     @classmethod
     def of(

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from bayesbin.compile.export import export_program
 from bayesbin.compile.folding import fold
+from bayesbin.compile.sites import drawn_sites
 from bayesbin.ensemble.answers import description
+from bayesbin.ensemble.in_torch import normalisations
 from bayesbin.ensemble.inputs import Signature
-from bayesbin.ensemble.members import Member
+from bayesbin.ensemble.members import Draw, Member, Statistics
 from bayesbin.runtime import native_backend, reference
 from bayesbin.runtime.joining import join
 from bayesbin.runtime.predictor import Predictor
-from bayesbin.runtime.program import Program
+from bayesbin.runtime.program import Constant, Program
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ class Programs:
         return found
 
     def _joined(self, signature: Signature) -> Program:
-        return join([raw_program(member, signature) for member in self._members])
+        return join(
+            [raw_program(member, signature, member.draws) for member in self._members]
+        )
 
     # Inputs that were not seen yet
 
@@ -117,22 +122,61 @@ class Programs:
         return None
 
 
-def raw_program(member: Member, signature: Signature) -> Program:
-    """The program of a member's draws, its normalisation and affine parts not folded yet.
+def raw_program(member: Member, signature: Signature, draws: Sequence[Draw]) -> Program:
+    """The program of some of a member's draws, its normalisation and affine parts not folded yet.
 
+    :param draws: their numbers, or those of the mode, which are None.
     :raises NotCompiled: (a ValueError) for a network that cannot be written as a program.
     """
-    example = tuple(torch.zeros((2, *shape), dtype=dtype) for shape, dtype in signature)
-    statistics = {draw: member.state(draw) for draw in member.draws}
-    return export_program(
-        member.net,
-        example,
-        member.posterior,
-        len(member.draws),
-        member.seed,
-        statistics=statistics,
-        draws=list(member.draws),
+    template = _template(member, signature)
+    numbers = [draw for draw in draws if draw is not None]
+    assert len(numbers) in (0, len(draws)), "the mode is by itself"
+    sites, levels = drawn_sites(member.posterior, numbers, member.seed)
+    tables = {} if member.statistics is None else _tables(member.statistics, draws)
+    own = template.constants.keys()
+    constants = {name: each for name, each in levels.items() if name in own}
+    constants |= {
+        name: Constant(table, np.arange(len(draws)))
+        for name, table in tables.items()
+        if name in own
+    }
+    return Program(
+        template.inputs,
+        {**template.constants, **constants},
+        {name: sites[name] for name in template.sites},
+        template.steps,
+        template.outputs,
+        len(draws),
     )
+
+
+def _tables(statistics: Statistics, draws: Sequence[Draw]) -> dict[str, np.ndarray]:
+    """The statistics of some draws, name -> (S, ...)."""
+    states = [statistics.values[draw] for draw in draws]
+    return {name: np.stack([state[name].numpy() for state in states]) for name in states[0]}
+
+
+def _template(member: Member, signature: Signature) -> Program:
+    """The program of a member's mode with the network's own statistics, exported once for a shape of inputs."""
+    if signature not in member.templates:
+        try:
+            member.templates[signature] = _exported(member, signature)
+        except ValueError as error:  # kept: to find it out again would take as long
+            member.templates[signature] = error
+    found = member.templates[signature]
+    if isinstance(found, ValueError):
+        raise found
+    return found
+
+
+def _exported(member: Member, signature: Signature) -> Program:
+    example = tuple(torch.zeros((2, *shape), dtype=dtype) for shape, dtype in signature)
+    names = [name for pair in normalisations(member.net, example) for name in pair]
+    # As if each draw had its own, so that nothing is computed of them in advance.
+    statistics = {name: member.net.get_buffer(name)[None].numpy() for name in names}
+    program = export_program(member.net, example, member.posterior, 0, statistics=statistics)
+    shared = {name: replace(each, rows=None) for name, each in program.constants.items()}
+    return replace(program, constants=shared)
 
 
 def runner(program: Program) -> Any:

@@ -85,7 +85,7 @@ def require_same(sentence: str, here: Mapping[str, str], there: Mapping[str, str
 
     :raises ValueError: in a sentence that begins as given.
     """
-    for name in (*there, *here):
+    for name in sorted({*there, *here}):
         expected, came = there.get(name, "nothing"), here.get(name, "nothing")
         if expected != came:
             raise ValueError(f"{sentence}expected {name!r} to be {expected}; got {came}.")
