@@ -59,8 +59,8 @@ class ExactDecisions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _PRODUCTS:
             return _in_float64(func, args, kwargs)
-        if func in _NORMALISATIONS:
-            given = _named(func, args, kwargs)
+        if func in NORMALISATIONS:
+            given = arguments_of(func, args, kwargs)
             if given["mean"] is not None and not given["by_batch"]:
                 return _normalised(given)
         return func(*args, **kwargs)
@@ -158,7 +158,7 @@ def _in_float64(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 # The names of the arguments that count here, in the order of each of torch's functions.
-_NORMALISATIONS: dict[Any, tuple[str, ...]] = {
+NORMALISATIONS: dict[Any, tuple[str, ...]] = {
     F.batch_norm: ("x", "mean", "variance", "weight", "bias", "by_batch", "", "eps"),
     F.instance_norm: ("x", "mean", "variance", "weight", "bias", "by_batch", "", "eps"),
     torch.batch_norm: ("x", "weight", "bias", "mean", "variance", "by_batch", "", "eps"),
@@ -173,10 +173,11 @@ _NAMES = {
 }
 
 
-def _named(func: Any, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(func: Any, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of one of ``NORMALISATIONS`` by their names there."""
     given: dict[str, Any] = {"weight": None, "bias": None, "mean": None, "variance": None}
     given |= {"by_batch": func is F.instance_norm, "eps": 1e-5}
-    given |= dict(zip(_NORMALISATIONS[func], args, strict=False))
+    given |= dict(zip(NORMALISATIONS[func], args, strict=False))
     return given | {_NAMES.get(name, name): value for name, value in kwargs.items()}
 
 

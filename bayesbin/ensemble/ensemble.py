@@ -47,9 +47,9 @@ class Ensemble:
     :param posterior: of its binary weights, such as ``guide.posterior()``.
     :param num_samples: S, at least 1. The mode alone is :attr:`mode`.
     :param seed: of the draws.
-    :param head: what the outputs are, if ``model`` does not say: "classes" for logits (B, ..., C), "outputs" for
-        anything (of a plain network the default), or ``{"kind": "normal", "noise": number}`` for means
-        with a noise standard deviation.
+    :param head: what the outputs are, if ``model`` does not say: "classes" for logits (B, ..., C), "outputs"
+        for anything (the default for a plain network), or ``{"kind": "normal", "noise": number}`` for
+        means with a noise standard deviation.
     :param statistics: normalisation statistics of another ensemble of the same network, posterior and seed.
     :raises ValueError: for a posterior that lacks a binary weight of the network, has one too many or one of
         another shape, or real-valued sites that are not the model's; for statistics of another origin.
@@ -235,7 +235,9 @@ class Ensemble:
             chosen = [_kept(member) for member in self._members]
         else:
             inputs = self._inputs(x)
-            chosen = calibration.statistics(self._members, inputs, self._normalised(inputs), progress)
+            net = self._members[0].net
+            buffers = normalisations(net, inputs.batches[0], by_batch=True)
+            chosen = calibration.statistics(self._members, inputs, buffers, progress)
         members = [
             replace(member, statistics=statistics)
             for member, statistics in zip(self._members, chosen, strict=True)
@@ -267,9 +269,9 @@ class Ensemble:
             names = [mean.rpartition(".")[0] for mean, _ in self._normalised(inputs)]
         if names:
             raise RuntimeError(
-                f"The network normalises by batch statistics ({names[0]!r} first), which differ between draws. "
-                "Compute them with ensemble.calibrate(training inputs), or keep the network's running statistics "
-                "with ensemble.calibrate(None)."
+                f"The network normalises by batch statistics ({names[0]!r} first), which differ between "
+                "draws. Compute them with ensemble.calibrate(training inputs), or keep the network's running "
+                "statistics with ensemble.calibrate(None)."
             )
 
     # Predictions
@@ -277,12 +279,13 @@ class Ensemble:
     def predict(self, x: Any) -> Any:
         """The prediction for inputs, averaged over the draws.
 
-        :param x: inputs (B, ...) as a tensor, a numpy array or nested lists, a data set, or an iterable of batches,
-            each x or (x, y, ...). For a network with several arguments a tuple or a mapping of such.
-        :returns: by the kind of head, a ``ClassPrediction``: ``probs``, ``log_probs``, ``entropy``,
-            ``expected_entropy``, ``mutual_information``, ``probs_std``, ``num_samples``; a ``NormalPrediction``:
-            ``mean``, ``aleatoric_variance``, ``epistemic_variance``, ``variance``, ``std``; or an
-            ``OutputsPrediction``: ``mean``, ``variance``, ``std``.
+        :param x: inputs (B, ...) as a tensor, a numpy array or nested lists, a data set, or an iterable of
+            batches, each x or (x, y, ...). For a network with several arguments a tuple with one of these for
+            each, or a mapping from their names.
+        :returns: by the kind of head, a ``ClassPrediction`` with ``probs``, ``log_probs``, ``entropy``,
+            ``expected_entropy``, ``mutual_information``, ``probs_std`` and ``num_samples``; a
+            ``NormalPrediction`` with ``mean``, ``aleatoric_variance``, ``epistemic_variance``, ``variance``
+            and ``std``; or an ``OutputsPrediction`` with ``mean``, ``variance`` and ``std``.
         :raises ValueError: for no inputs, NaN or infinity, a shape that the network does not take, or
             outputs that do not fit the head.
         :raises RuntimeError: for a network with batch normalisation that was not calibrated.
@@ -318,8 +321,8 @@ class Ensemble:
     def evaluate(self, x: Any, y: Any) -> dict[str, Any]:
         """Scores of the mean of the draws, of the mode, and mean and spread over single draws.
 
-        Of classes accuracy, nll (nats per datum), ece and brier; of normal targets rmse, nll, crps, and coverage
-        and mean width (sharpness) of 95 % intervals, in the unit of the targets.
+        Of classes accuracy, nll (nats per datum), ece and brier; of normal targets rmse, nll, crps, and
+        coverage and mean width (sharpness) of 95 % intervals, in the unit of the targets.
 
         :param x: inputs as for :meth:`predict`. :param y: labels (N,), or targets (N,) or (N, T).
         :returns: ``{"mode": scores, "mean": scores, "draws": {"mean": scores, "std": scores, "low": scores,
@@ -373,8 +376,8 @@ class Ensemble:
         :param precision: "exact", or "fast" with activations in 16 bits.
         :param backend: "native", the compiled kernels; "numpy"; "auto", the first that is there.
         :param threads: None: as many as there are processors.
-        :param input_shape: shape of one input, (features,) or (channels, height, width), say. None: that of the
-            first inputs that the ensemble has seen, or else what the first layer takes.
+        :param input_shape: shape of one input, (features,) or (channels, height, width), say. None: that of
+            the first inputs that the ensemble has seen, or else what the first layer takes.
         :raises bayesbin.compile.NotCompiled: for a network that does not compile, by operator and line.
         :raises ValueError: for arguments out of range, or a shape of inputs that is not known.
         :raises RuntimeError: for a network with batch normalisation that was not calibrated.
@@ -389,7 +392,7 @@ class Ensemble:
 
     @property
     def compiled(self) -> Compiled:
-        """Whether predictions run through a compiled program, and if not, why: true or false, and it prints."""
+        """Whether predictions run through a compiled program: true or false; printed, it says why not."""
         signature = self._example or self._programs.guessed()
         if signature is None:
             return Compiled(
@@ -412,7 +415,9 @@ class Ensemble:
     # Files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything but the code to one safetensors file, atomically; the same ensemble is the same bytes.
+        """Write everything but the code to one safetensors file, atomically.
+
+        The same ensemble makes the same bytes in every process.
 
         :raises OSError: if it cannot be written; an old file is then what it was.
         """
@@ -422,10 +427,11 @@ class Ensemble:
     def load(cls, path: str | os.PathLike[str], model: nn.Module) -> Ensemble:
         """Read what :meth:`save` wrote.
 
-        :param model: a model or network of the same architecture, made and converted by the same code; its own
-            numbers do not matter and it is left alone.
+        :param model: a model or network of the same architecture, made and converted by the same code. Its
+            own numbers do not matter, and it is left alone.
         :raises CorruptFileError: for a damaged or foreign file.
-        :raises ValueError: for a network whose parameters, buffers or binary weights have other names or shapes.
+        :raises ValueError: for a network whose parameters, buffers or binary weights have other names or
+            shapes.
         """
         members, example = file.read(path, model)
         return cls._of(members, example)
@@ -489,5 +495,3 @@ def _require_running(member: Member) -> None:
 
 def _kept(member: Member) -> Statistics:
     return Statistics({draw: {} for draw in (*member.draws, None)}, member.origin)
-
-

@@ -33,7 +33,7 @@ def class_scores(draws: np.ndarray, mode: np.ndarray, y: Any) -> dict[str, Any]:
 def normal_scores(
     draws: np.ndarray, noise: Any, mode: np.ndarray, mode_noise: Any, y: Any
 ) -> dict[str, Any]:
-    """RMSE, NLL in nats, CRPS, and share of targets in (coverage) and mean width of 95 % intervals (sharpness).
+    """RMSE, NLL in nats, CRPS, and coverage and mean width (sharpness) of 95 % intervals.
 
     :param draws: means (S, N) or (S, N, T). :param noise: standard deviations of the draws, (S,) or (S, T).
     :param mode: (N,) or (N, T). :param y: targets of that shape.

@@ -4,17 +4,16 @@ The header is JSON under the metadata key "bayesbin":
 
     format, version     "bayesbin ensemble", 1
     example             shape and type of one input, for each argument of the network, or null
-    members             for each: seed, draws (null: the mode), head, scales (numbers, in hexadecimal), posterior
-                        (its own header), origin and digest, statistics (a list of draws, or null), buffers
-                        (the names of those of the statistics)
+    members             for each: seed, draws (null: the mode), head, scales (numbers, in hexadecimal),
+                        posterior (its own header), origin and digest, statistics (a list of draws, or
+                        null), buffers (the names of those of the statistics)
 
-and the tensors of member m are "m.state.NAME", "m.posterior.NAME" and "m.statistics.NAME", the last with a row
-for each of the listed draws.
+and the tensors of member m are "m.state.NAME", "m.posterior.NAME" and "m.statistics.NAME", the last with a
+row for each of the listed draws.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,9 +88,7 @@ def _written(member: Member) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
 
 
-def read(
-    path: str | os.PathLike[str], model: nn.Module
-) -> tuple[list[Member], Signature | None]:
+def read(path: str | os.PathLike[str], model: nn.Module) -> tuple[list[Member], Signature | None]:
     """Read members from a file, for a model of their architecture.
 
     :raises CorruptFileError: for a damaged or foreign file. :raises ValueError: for another architecture.
@@ -101,7 +98,7 @@ def read(
     if not isinstance(inner, nn.Module):
         raise ValueError(f"expected a model or a network; got {type(model).__name__}.")
     try:
-        parts = [_parsed(entry, _of_member(tensors, k)) for k, entry in enumerate(header["members"])]
+        parts = [_Part(entry, _of_member(tensors, k)) for k, entry in enumerate(header["members"])]
         if not parts:
             raise ValueError("no members")
         example = _example(header["example"])
@@ -111,8 +108,8 @@ def read(
         ) from error
     if isinstance(model, Likelihood) and model.prediction_head["kind"] != parts[0].head["kind"]:
         raise ValueError(
-            f"expected a model whose outputs are of kind {parts[0].head['kind']!r}, as those of the ensemble in "
-            f"{path}; got a {type(model).__name__}."
+            f"expected a model whose outputs are of kind {parts[0].head['kind']!r}, as those of the ensemble "
+            f"in {path}; got a {type(model).__name__}."
         )
     return [_made(path, part, inner) for part in parts], example
 
@@ -152,9 +149,6 @@ class _Part:
             if not {*self.draws, None} <= values.keys():
                 raise ValueError("statistics that lack a draw")
             self.statistics = Statistics(values, self.origin)
-
-
-_parsed = _Part
 
 
 def _made(path: str | os.PathLike[str], part: _Part, net: nn.Module) -> Member:

@@ -1,4 +1,4 @@
-"""Ensembles in torch, draw after draw: for networks that do not compile, and what batch normalisation sees."""
+"""Ensembles in torch, for networks that do not compile, and what batch normalisation sees there."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from bayesbin.compile import streaming
+from bayesbin.compile.streaming import NORMALISATIONS, ExactDecisions, arguments_of
 from bayesbin.core import networks
-from bayesbin.core.checks import shown
 from bayesbin.ensemble.members import Member
 from bayesbin.nn.state_norm import StateBatchNorm
 
 Batches = Sequence[tuple[Tensor, ...]]
-Buffers = tuple[str, str]  # the names of the running mean and the running variance of a normalisation
-
-_NAMES = ("input", "running_mean", "running_var", "weight", "bias")
+Buffers = tuple[
+    str, str
+]  # the names of the running mean and the running variance of a normalisation
 
 
 class _Normalisations(TorchFunctionMode):
-    """Hands every batch normalisation by running statistics to a function that answers in its place.
+    """Hands every normalisation by running statistics to a function that may answer in its place.
 
     They are recognised by the call that computes them, whichever module makes it.
     """
@@ -32,51 +33,40 @@ class _Normalisations(TorchFunctionMode):
         super().__init__()
         self._answer = answer
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in (F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm):
-            given = _normalisation(func, args, kwargs)
-            if given["running_mean"] is not None and not given["training"]:
+        if func in NORMALISATIONS:
+            given = arguments_of(func, args, kwargs)
+            if given["mean"] is not None and not given["by_batch"]:
                 found = self._answer(func, given)
                 if found is not None:
                     return found
         return func(*args, **kwargs)
 
 
-def _normalisation(func: Any, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of one of torch's four functions, by the names of the first."""
-    if func in (F.batch_norm, F.instance_norm):
-        order = (*_NAMES, "training" if func is F.batch_norm else "use_input_stats", "momentum", "eps")
-        defaults = {"weight": None, "bias": None, "running_mean": None, "running_var": None}
-        defaults |= {"training": False, "use_input_stats": True, "eps": 1e-5}
-    else:
-        order = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
-        defaults = {}
-    given = defaults | dict(zip(order, args, strict=False)) | dict(kwargs)
-    if func is F.instance_norm:
-        given["training"] = given["use_input_stats"]
-    elif func is torch.instance_norm:
-        given["training"] = given.get("use_input_stats", given.get("training"))
-    return given
-
-
-def normalisations(net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Buffers, ...]:
+def normalisations(
+    net: nn.Module, batch: tuple[Tensor, ...], *, by_batch: bool = False
+) -> tuple[Buffers, ...]:
     """The buffers of running statistics that a network normalises by, in the order of their use.
 
     :param net: a copy of the caller's. :param batch: a few rows are enough.
-    :raises ValueError: for running statistics that are no buffers of the network.
+    :param by_batch: whether they are to be those of a batch.
+    :raises ValueError: for running statistics that are no buffers of the network, or not those of a batch.
     """
     names = {id(buffer): name for name, buffer in net.named_buffers()}
     found: dict[Buffers, None] = {}
 
     def note(func: Any, given: dict[str, Any]) -> None:
-        pair = tuple(names.get(id(given[name])) for name in ("running_mean", "running_var"))
+        pair = tuple(names.get(id(given[name])) for name in ("mean", "variance"))
         if None in pair:
             raise ValueError(
-                "The network normalises by running statistics that are not among its buffers, so that they cannot "
-                "be computed for each draw; register them as buffers."
+                "The network normalises by running statistics that are not among its buffers, so that they "
+                "cannot be computed for each draw; register them as buffers."
+            )
+        if by_batch and func in (F.instance_norm, torch.instance_norm):
+            raise ValueError(
+                f"The network has instance normalisation with running statistics ({pair[0]!r}), which are "
+                "not those of a batch and cannot be computed for each draw; keep them by calibrate(None)."
             )
         found[(str(pair[0]), str(pair[1]))] = None
 
@@ -140,23 +130,18 @@ def calibrated(member: Member, batches: Batches, draw: Any, worker: nn.Module) -
     sums: dict[Buffers, Moments] = {}
 
     def by_batch(func: Any, given: dict[str, Any]) -> Tensor:
-        x = given["input"]
-        if func in (F.instance_norm, torch.instance_norm):
-            raise ValueError(
-                "The network has instance normalisation with running statistics, which are not those of a "
-                "batch and cannot be computed for each draw; use calibrate(None) to keep them."
-            )
-        pair = (names[id(given["running_mean"])], names[id(given["running_var"])])
+        x = given["x"]
         values = x.double().transpose(0, 1).flatten(1)
         require_several(values.shape[1])
         mean = values.mean(1)
         squares = (values - mean[:, None]).square().sum(1)
+        pair = (names[id(given["mean"])], names[id(given["variance"])])
         sums.setdefault(pair, Moments()).add(values.shape[1], mean, squares)
         return F.batch_norm(
             x, None, None, given["weight"], given["bias"], training=True, eps=given["eps"]
         )
 
-    with torch.no_grad(), awake(worker), _Normalisations(by_batch):
+    with torch.no_grad(), awake(worker), ExactDecisions(), _Normalisations(by_batch):
         for batch in batches:
             worker(*batch)
     return in_buffers(worker, sums)
@@ -166,8 +151,8 @@ def require_several(count: int) -> None:
     """Refuse a batch of which a channel has one value: it has no variance."""
     if count < 2:
         raise ValueError(
-            "expected several rows in each batch to calibrate by; got one, whose values have no variance. Join "
-            "batches, or pass all inputs as one tensor."
+            "expected several rows to calibrate by; got one, whose values have no variance. Pass a few "
+            "thousand inputs of the training data."
         )
 
 
@@ -182,22 +167,8 @@ def in_buffers(net: nn.Module, sums: Mapping[Buffers, Moments]) -> dict[str, Ten
 
 def draw_outputs(member: Member, batches: Batches) -> Iterator[list[Tensor]]:
     """All outputs of the network for all rows, draw after draw."""
-    for net in member.drawn():
-        with torch.no_grad():
-            parts = [_listed(net(*batch)) for batch in batches]
-        yield [torch.cat(each) for each in zip(*parts, strict=True)]
-
-
-def _listed(outputs: Any) -> list[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, (list, tuple)) and all(isinstance(each, Tensor) for each in outputs):
-        return list(outputs)
-    raise ValueError(
-        f"expected the network to return a tensor, or several in a tuple or a dictionary; got {shown(outputs)}."
-    )
+    draws = ((member.weights(draw), member.state(draw)) for draw in member.draws)
+    return streaming.outputs(member.net, draws, batches, seed=member.seed)
 
 
 def worker_of(member: Member) -> nn.Module:

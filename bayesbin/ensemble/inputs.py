@@ -83,8 +83,8 @@ def _joined(batches: list[Tensor]) -> Tensor:
     for batch in batches:
         if batch.dim() == 0 or batch.shape[1:] != first.shape[1:] or batch.dtype != first.dtype:
             raise ValueError(
-                f"expected batches (B, ...) of one shape and type; got {tuple(first.shape)} of {first.dtype} and "
-                f"{tuple(batch.shape)} of {batch.dtype}."
+                f"expected batches (B, ...) of one shape and type; got {tuple(first.shape)} of {first.dtype} "
+                f"and {tuple(batch.shape)} of {batch.dtype}."
             )
     return first if len(batches) == 1 else torch.cat(batches)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -115,8 +115,8 @@ class Member:
         """
         if statistics.origin != self.origin:
             raise ValueError(
-                "These normalisation statistics were computed for another network, posterior or seed; compute "
-                "them for this one with calibrate(x)."
+                "These normalisation statistics were computed for another network, posterior or seed; "
+                "compute them for this one with calibrate(x)."
             )
         for draw in (*self.draws, None):
             if draw not in statistics.values:
@@ -148,12 +148,6 @@ class Member:
         """The network of a draw, a copy in evaluation mode."""
         return networks.copy_with(self.net, self.weights(draw), self.state(draw))
 
-    def drawn(self) -> Iterator[nn.Module]:
-        """The network of each draw, one after another, in one copy that is written anew for each."""
-        worker = copy.deepcopy(self.net)
-        for draw in self.draws:
-            yield networks.write_(worker, self.weights(draw), self.state(draw))
-
     def parameter(self, name: str) -> list[Any]:
         """A parameter of the head in each draw: a number, or one for each target."""
         value = self.head[name]
@@ -179,8 +173,8 @@ def _require_real_sites(model: Likelihood, posterior: Posterior[Any]) -> None:
     for name in posterior.real:
         if name not in model.real_latents | effects:
             raise ValueError(
-                f"The posterior has a real-valued site {name!r}, which is none of {type(model).__name__}'s, so "
-                "that a prediction would leave it out. A posterior is used with the model it was trained with."
+                f"The posterior has a real-valued site {name!r}, which is none of {type(model).__name__}'s: "
+                "a prediction would leave it out. Use the model that the posterior was trained with."
             )
 
 
@@ -198,14 +192,14 @@ def checked_head(head: Any, posterior: Posterior[Any]) -> Head:
     """
     if not isinstance(head, Mapping) or "kind" not in head:
         raise ValueError(
-            f"expected head to be one of {', '.join(HEADS)}, or a mapping with a kind and its parameters; got "
-            f"{shown(head)}."
+            f"expected head to be one of {', '.join(HEADS)}, or a mapping with a kind and its parameters; "
+            f"got {shown(head)}."
         )
     kind = one_of("head", head["kind"], HEADS)
     if set(head) != {"kind", *HEADS[kind]}:
         raise ValueError(
-            f"expected a head of kind {kind!r} to have the parameters {', '.join(HEADS[kind]) or 'none'}; got "
-            f"{', '.join(sorted(set(head) - {'kind'})) or 'none'}."
+            f"expected a head of kind {kind!r} to have the parameters {', '.join(HEADS[kind]) or 'none'}; "
+            f"got {', '.join(sorted(set(head) - {'kind'})) or 'none'}."
         )
     return {"kind": kind} | {
         name: _checked_parameter(name, head[name], posterior) for name in HEADS[kind]

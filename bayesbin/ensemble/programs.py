@@ -98,9 +98,7 @@ class Programs:
         return found
 
     def _joined(self, signature: Signature) -> Program:
-        return join(
-            [raw_program(member, signature, member.draws) for member in self._members]
-        )
+        return join([raw_program(member, signature, member.draws) for member in self._members])
 
     # Inputs that were not seen yet
 
@@ -157,7 +155,7 @@ def _tables(statistics: Statistics, draws: Sequence[Draw]) -> dict[str, np.ndarr
 
 
 def _template(member: Member, signature: Signature) -> Program:
-    """The program of a member's mode with the network's own statistics, exported once for a shape of inputs."""
+    """The program of a member's mode with the network's own statistics, exported once for a shape."""
     if signature not in member.templates:
         try:
             member.templates[signature] = _exported(member, signature)

@@ -59,7 +59,8 @@ def write_state_(
 ) -> None:
     """Put the numbers of another network of the same architecture into a network that the caller owns.
 
-    :raises ValueError: for a parameter, buffer or scale that one of the two lacks, or of another shape or type.
+    :raises ValueError: for a parameter, buffer or scale that one of the two lacks, or of another shape or
+        type.
     """
     own, own_scales = tensors_of(net), scales_of(net)
     require_same(
@@ -112,7 +113,7 @@ def network_digest(net: nn.Module) -> str:
 def require_sites(net: nn.Module, shapes: Mapping[str, tuple[int, ...]], kind: str) -> None:
     """Refuse a posterior whose sites are not the network's binary weights.
 
-    :param shapes: site -> shape of its weights in the posterior. :param kind: of the posterior, for the message.
+    :param shapes: site -> shape of its weights in the posterior. :param kind: of the posterior, in words.
     :raises ValueError: for the first site that is missing, one too many, or of another shape.
     """
     sites = binary_sites(net)

@@ -37,7 +37,7 @@ class Likelihood(PyroModule):
         """What the network's outputs are the parameters of, for whoever predicts with drawn networks.
 
         A kind ("classes", "normal", or "outputs" where nothing more is known) and its parameters by name: a
-        number, or ``{"site": name}`` for a latent real-valued site, which has a value of its own in each draw.
+        number, or ``{"site": name}`` for a latent real-valued site, which has a value in each draw.
         """
         return {"kind": "outputs"}
 

@@ -84,7 +84,9 @@ def _parts(
     for name in order:
         tensor = tensors[name]
         if tensor.dtype not in _NAMES:
-            raise ValueError(f"expected {name!r} of a type that a file can hold; got {tensor.dtype}.")
+            raise ValueError(
+                f"expected {name!r} of a type that a file can hold; got {tensor.dtype}."
+            )
         end = offset + tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": _NAMES[tensor.dtype],

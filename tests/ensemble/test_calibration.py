@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from examples import NETWORKS, Images, normalised, posterior_of
+from normalised_networks import NETWORKS, Images, normalised, posterior_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -248,5 +248,3 @@ def test_calibration_takes_arrays_and_data_sets():
     for form in (x.numpy(), torch.utils.data.TensorDataset(x, x), x.tolist()):
         found = Ensemble(net, q, num_samples=2).calibrate(form).outputs(x)
         np.testing.assert_array_equal(found.numpy(), wanted.numpy())
-
-

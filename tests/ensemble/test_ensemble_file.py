@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import NETWORKS, normalised, posterior_of
+from normalised_networks import NETWORKS, normalised, posterior_of
 from torch import nn
 
 from bayesbin import BinaryPosterior, Ensemble
@@ -164,9 +164,9 @@ def test_more_than_the_architecture_is_refused(tmp_path, ensemble):
     net.append(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"expected '6\.\w+' to be nothing; got float64"):
         Ensemble.load(tmp_path / "e", net)
-    with pytest.raises(ValueError, match="float64 of shape .* got float32"):
+    with pytest.raises(ValueError, match=r"float64 of shape .* got float32"):
         Ensemble.load(tmp_path / "e", normalised().float())
-    with pytest.raises(ValueError, match="outputs are of kind 'classes'.* got a Regressor"):
+    with pytest.raises(ValueError, match=r"outputs are of kind 'classes'.* got a Regressor"):
         Ensemble.load(tmp_path / "e", Regressor(normalised(), 9))
     with pytest.raises(ValueError, match="no binary weights"):
         Ensemble.load(tmp_path / "e", nn.Linear(3, 2))

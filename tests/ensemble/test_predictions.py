@@ -25,7 +25,9 @@ def network(outputs=3):
 
 def posterior(outputs=3):
     torch.manual_seed(3)
-    return BinaryPosterior({"0.weight": 0.5 * torch.randn(2, 2), "2.weight": torch.randn(outputs, 2)})
+    return BinaryPosterior(
+        {"0.weight": 0.5 * torch.randn(2, 2), "2.weight": torch.randn(outputs, 2)}
+    )
 
 
 def inputs(rows=6):
@@ -68,10 +70,7 @@ def test_a_prediction_is_the_mean_over_its_draws():
     net, q, x = network(), posterior(), inputs()
     ensemble = Ensemble(Classifier(net, 10), q, num_samples=7, seed=5)
     logits = torch.stack(
-        [
-            logits_by_hand(net, *q.signs(draw, seed=5).values(), x)
-            for draw in range(7)
-        ]
+        [logits_by_hand(net, *q.signs(draw, seed=5).values(), x) for draw in range(7)]
     )
     probs = logits.softmax(-1)
     found = ensemble.predict(x)
@@ -82,9 +81,7 @@ def test_a_prediction_is_the_mean_over_its_draws():
     torch.testing.assert_close(found.probs_std, probs.std(0, correction=0))
     torch.testing.assert_close(found.entropy, torch.special.entr(probs.mean(0)).sum(-1))
     torch.testing.assert_close(found.expected_entropy, torch.special.entr(probs).sum(-1).mean(0))
-    torch.testing.assert_close(
-        found.mutual_information, found.entropy - found.expected_entropy
-    )
+    torch.testing.assert_close(found.mutual_information, found.entropy - found.expected_entropy)
     assert found.num_samples == 7
     assert not torch.allclose(found.probs, logits.mean(0).softmax(-1), atol=1e-3)
 
@@ -132,17 +129,13 @@ def test_a_regressor_has_the_noise_of_each_draw(noise):
         q = BinaryPosterior(dict(q), {"noise": site})
     ensemble = Ensemble(Regressor(net, 10, noise=noise), q, num_samples=6, seed=2)
     means = ensemble.outputs(x)[:, :, 0]
-    stds = [
-        0.3 if noise else q.sample_real("noise", draw, seed=2).item() for draw in range(6)
-    ]
+    stds = [0.3 if noise else q.sample_real("noise", draw, seed=2).item() for draw in range(6)]
     found = ensemble.predict(x)
     torch.testing.assert_close(found.mean, means.mean(0))
     torch.testing.assert_close(found.epistemic_variance, means.var(0, correction=0))
     aleatoric = torch.tensor(stds).square().mean()
     torch.testing.assert_close(found.aleatoric_variance, aleatoric.expand(6).clone())
-    torch.testing.assert_close(
-        found.std, (found.epistemic_variance + aleatoric).sqrt()
-    )
+    torch.testing.assert_close(found.std, (found.epistemic_variance + aleatoric).sqrt())
     mode = ensemble.mode.predict(x)
     median = 0.3 if noise else math.exp(-1.0)
     torch.testing.assert_close(mode.std, torch.full((6,), median))
