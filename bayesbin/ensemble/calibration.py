@@ -98,7 +98,7 @@ def _by_program(
     sums: dict[int | None, dict[Buffers, Moments]] = {place: {} for place in (None, *places)}
 
     def observe(step: Step, draw: int | None, arrays: Sequence[Any]) -> list[np.ndarray] | None:
-        pair = (step.inputs[1], step.inputs[2]) if step.kind == "batch_norm" else None
+        pair = (step.inputs[1], step.inputs[2]) if step.kind == "batch_norm" else ("", "")
         if pair not in buffers:
             return None
         x, _, _, *affine = arrays
@@ -142,17 +142,19 @@ def _normalised(
 ) -> np.ndarray:
     """A block normalised by its own statistics, as torch does in training."""
     cells = torch.from_numpy(_cells(x, attributes["axis"]))
-    like = {"dtype": cells.dtype}
-    weight, bias = (
-        None if each is None else torch.as_tensor(np.ravel(each), **like).expand(len(mean))
-        for each in (*affine, None, None)[:2]
-    )
+
+    def numbers(values: np.ndarray | None) -> torch.Tensor | None:
+        if values is None:
+            return None
+        return torch.as_tensor(np.ravel(values), dtype=cells.dtype).expand(len(mean))
+
+    weight, bias = (*affine, None, None)[:2]
     found = F.batch_norm(
         cells,
-        torch.as_tensor(mean, **like),
-        torch.as_tensor(variance, **like),
-        weight,
-        bias,
+        numbers(mean),
+        numbers(variance),
+        numbers(weight),
+        numbers(bias),
         eps=attributes["eps"],
     )
     return found.numpy().reshape(x.shape)

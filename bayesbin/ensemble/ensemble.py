@@ -68,6 +68,8 @@ class Ensemble:
     Source: Houlsby et al. 2011, arXiv 1112.5745 (the entropies of a prediction).
     """
 
+    _members: tuple[Member, ...]
+
     def __init__(
         self,
         model: nn.Module,

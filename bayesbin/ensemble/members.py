@@ -213,7 +213,7 @@ def _checked_parameter(name: str, value: Any, posterior: Posterior[Any]) -> Any:
             return list(real_numbers(name, value, above=0.0))
         return real_number(name, value, above=0.0)
     site = value.get("site")
-    if site not in posterior.real:
+    if not isinstance(site, str) or site not in posterior.real:
         raise ValueError(
             f"The posterior has no real-valued site {site!r}, which the model draws its {name} at; it has "
             f"{', '.join(posterior.real) or 'none'}. Use the posterior of a guide of this very model."

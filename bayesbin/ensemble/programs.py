@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from bayesbin.ensemble.answers import description
 from bayesbin.ensemble.in_torch import normalisations
 from bayesbin.ensemble.inputs import Signature
 from bayesbin.ensemble.members import Draw, Member, Statistics
-from bayesbin.runtime import native_backend, reference
+from bayesbin.runtime import reference
 from bayesbin.runtime.joining import join
 from bayesbin.runtime.predictor import Predictor
 from bayesbin.runtime.program import Constant, Program
@@ -182,6 +183,10 @@ def runner(program: Program) -> Any:
 
     Called with inputs, draws and ``observe``; the same bits either way.
     """
-    if native_backend.available():
-        return native_backend.NativeProgram(program).run
-    return partial(reference.run, program)
+    try:
+        native: Any = importlib.import_module("bayesbin.runtime.native_backend")
+    except ImportError:
+        return partial(reference.run, program)
+    return (
+        native.NativeProgram(program).run if native.available() else partial(reference.run, program)
+    )

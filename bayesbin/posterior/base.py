@@ -54,6 +54,10 @@ class Posterior(Mapping[str, Distribution]):
         """KL(q||p) of each site in nats; the prior is uniform where none is given."""
 
     @abstractmethod
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""
+
+    @abstractmethod
     def _summary_row(self, site: str, kl: Tensor) -> SummaryRow: ...
 
     @abstractmethod

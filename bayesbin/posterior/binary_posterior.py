@@ -226,9 +226,9 @@ class BinaryPosterior(Posterior[SignBernoulli]):
         signs = {site: tensors[f"signs.{site}"] for site in header["signs"]}
         return cls(signs, real, header.get("effects"))
 
-    def to(self, *args: Any, **kwargs: Any) -> BinaryPosterior:
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""
-        return BinaryPosterior(
+        return type(self)(
             {site: q.natural.to(*args, **kwargs) for site, q in self._given.items()},
             {site: distribution.to(*args, **kwargs) for site, distribution in self.real.items()},
             self.effects,

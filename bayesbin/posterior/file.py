@@ -103,8 +103,8 @@ def _parts(
 
 def _data(tensor: Tensor) -> memoryview:
     """The numbers of a tensor, as they lie in memory."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    flat: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(flat)
 
 
 def digest(

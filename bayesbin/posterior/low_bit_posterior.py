@@ -142,13 +142,13 @@ class LowBitPosterior(Posterior[LowBitCategorical]):
         }
         return cls(distributions, real)
 
-    def to(self, *args: Any, **kwargs: Any) -> LowBitPosterior:
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """The posterior on another device or in another dtype, as ``torch.Tensor.to``."""
         distributions = {
             site: LowBitCategorical(distribution.levels, distribution.logits.to(*args, **kwargs))
             for site, distribution in self.items()
         }
-        return LowBitPosterior(
+        return type(self)(
             distributions,
             {site: distribution.to(*args, **kwargs) for site, distribution in self.real.items()},
         )
