@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from bayesbin.core import networks
 from bayesbin.core.canonical import key_of
 from bayesbin.core.checks import shown, whole_number
+from bayesbin.nn.batch_statistics import NORMALISATIONS, arguments_of
 
 Draw = tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]
 
@@ -155,30 +156,6 @@ def _in_float64(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)
     narrow = functools.reduce(torch.promote_types, types)
     return func(*wide_args, **wide_kwargs).to(narrow)
-
-
-# The names of the arguments that count here, in the order of each of torch's functions.
-NORMALISATIONS: dict[Any, tuple[str, ...]] = {
-    F.batch_norm: ("x", "mean", "variance", "weight", "bias", "by_batch", "", "eps"),
-    F.instance_norm: ("x", "mean", "variance", "weight", "bias", "by_batch", "", "eps"),
-    torch.batch_norm: ("x", "weight", "bias", "mean", "variance", "by_batch", "", "eps"),
-    torch.instance_norm: ("x", "weight", "bias", "mean", "variance", "by_batch", "", "eps"),
-}
-_NAMES = {
-    "input": "x",
-    "running_mean": "mean",
-    "running_var": "variance",
-    "training": "by_batch",
-    "use_input_stats": "by_batch",
-}
-
-
-def arguments_of(func: Any, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of one of ``NORMALISATIONS`` by their names there."""
-    given: dict[str, Any] = {"weight": None, "bias": None, "mean": None, "variance": None}
-    given |= {"by_batch": func is F.instance_norm, "eps": 1e-5}
-    given |= dict(zip(NORMALISATIONS[func], args, strict=False))
-    return given | {_NAMES.get(name, name): value for name, value in kwargs.items()}
 
 
 def _normalised(given: Mapping[str, Any]) -> Tensor:

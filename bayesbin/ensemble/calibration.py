@@ -12,17 +12,11 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from bayesbin.ensemble.in_torch import (
-    Buffers,
-    Moments,
-    calibrated,
-    in_buffers,
-    require_several,
-    worker_of,
-)
+from bayesbin.ensemble.in_torch import statistics_of_draws
 from bayesbin.ensemble.inputs import Inputs
 from bayesbin.ensemble.members import Draw, Member, Statistics
 from bayesbin.ensemble.programs import raw_program, runner
+from bayesbin.nn.batch_statistics import Buffers, Moments, in_buffers, require_several
 from bayesbin.runtime.program import Program, Step
 
 _SLOW = 2.0  # seconds after which a bar shows
@@ -66,9 +60,8 @@ def _of_member(
     try:
         raw_program(member, inputs.signature, [None])
     except ValueError:  # a network that does not compile
-        worker = worker_of(member)
-        for draw in (*numbers, None):
-            yield draw, calibrated(member, inputs.batches, draw, worker)
+        for found in statistics_of_draws(member, [*numbers, None], inputs.batches):
+            yield found
             bar.update()
         return
     for draws in groups:

@@ -15,12 +15,13 @@ from torch import nn
 from bayesbin.core.checks import one_of, shown, whole_number, whole_numbers
 from bayesbin.ensemble import calibration, evaluation, file
 from bayesbin.ensemble.answers import averaged, in_tensors, log_probs_of
-from bayesbin.ensemble.in_torch import draw_outputs, normalisations
+from bayesbin.ensemble.in_torch import draw_outputs
 from bayesbin.ensemble.inputs import Inputs, Signature, inputs_of
 from bayesbin.ensemble.members import Draw, Member, Statistics
 from bayesbin.ensemble.programs import Compiled, Programs
 from bayesbin.ensemble.state import described, require_same, tensors_of
 from bayesbin.nn import binary_sites
+from bayesbin.nn.batch_statistics import normalisations
 from bayesbin.posterior import Posterior
 from bayesbin.runtime.predictor import Predictor
 
@@ -122,11 +123,12 @@ class Ensemble:
 
         :raises ValueError: for a joined ensemble, which has several.
         """
-        if len(self._members) > 1:
+        first, *others = self._members
+        if others:
             raise ValueError(
                 "A joined ensemble has statistics of each part; take those of the parts."
             )
-        return self._members[0].statistics
+        return first.statistics
 
     @property
     def digest(self) -> str:

@@ -16,9 +16,9 @@ from bayesbin.compile.export import export_program
 from bayesbin.compile.folding import fold
 from bayesbin.compile.sites import drawn_sites
 from bayesbin.ensemble.answers import description
-from bayesbin.ensemble.in_torch import normalisations
 from bayesbin.ensemble.inputs import Signature
 from bayesbin.ensemble.members import Draw, Member, Statistics
+from bayesbin.nn.batch_statistics import normalisations
 from bayesbin.runtime import reference
 from bayesbin.runtime.joining import join
 from bayesbin.runtime.predictor import Predictor

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
-from bayesbin.core.arrays import as_tensor
+from bayesbin.core import networks
+from bayesbin.core.arrays import network_batches
 from bayesbin.core.checks import is_number
-from bayesbin.diagnostics import scores
+from bayesbin.diagnostics import regression_scores, scores
 from bayesbin.estimators import StraightThrough
 from bayesbin.infer.batches import arguments
 from bayesbin.infer.elbo import TraceBinary_ELBO
-from bayesbin.nn import Classifier, Regressor, recalibrate
-from bayesbin.predict import predict, predict_regression
+from bayesbin.nn import Classifier, Regressor
+from bayesbin.nn.batch_statistics import batch_statistics, normalisations
+from bayesbin.posterior import Posterior
 
 NUM_SAMPLES = 8
 CALIBRATION_DATA = 2000
@@ -43,33 +46,52 @@ def validation_metrics(
     device = next(guide.parameters()).device
     if not isinstance(model, (Classifier, Regressor)):
         return {"nll": _expected_nll(model, guide, data, seed, device) / dataset_size}
-    posterior, net = guide.posterior(), model.net
-    statistics = None
-    if any(isinstance(module, _BatchNorm) for module in net.modules()):
-        statistics = recalibrate(net, posterior, _first(calibration).to(device), NUM_SAMPLES, seed)
-    pairs = [(x, y) for x, y in data]
-    x, y = (
-        torch.cat([as_tensor("validation data", part) for part in parts]).to(device)
-        for parts in zip(*pairs, strict=True)
-    )
+    posterior, pairs = guide.posterior(), [(x, y) for x, y in data]
+    y = torch.cat([torch.as_tensor(part) for _, part in pairs]).to(device)
+    outputs = torch.stack(list(_outputs(model.net, posterior, pairs, calibration, seed)))
     if isinstance(model, Classifier):
-        prediction = predict(net, posterior, x, NUM_SAMPLES, seed, statistics)
-        return scores(prediction.log_probs, y)
-    noise = model.noise if is_number(model.noise) else "noise"
-    result = predict_regression(net, posterior, x, noise, NUM_SAMPLES, seed, statistics)
-    distribution = torch.distributions.Normal(result.mean, result.std)
-    rmse = (result.mean - y).square().mean().sqrt()
-    return {"nll": -distribution.log_prob(y).mean().item(), "rmse": rmse.item()}
+        log_probs = outputs.double().log_softmax(-1)
+        return scores(log_probs.logsumexp(0) - math.log(NUM_SAMPLES), y)
+    stds = [
+        torch.as_tensor(
+            model.noise if is_number(model.noise) else posterior.sample_real("noise", k, seed=seed)
+        )
+        for k in range(NUM_SAMPLES)
+    ]
+    variances = torch.stack([std.detach().double().square() for std in stds])[:, None]
+    found = regression_scores(outputs.reshape(NUM_SAMPLES, len(y)), variances, y)
+    return {"nll": found["nll"], "rmse": found["rmse"]}
 
 
-def _first(batches: Iterable[Any]) -> Tensor:
-    """The first few thousand inputs of an iterable of batches."""
+def _outputs(
+    net: nn.Module,
+    posterior: Posterior[Any],
+    pairs: list[tuple[Any, Any]],
+    calibration: Iterable[Any],
+    seed: int,
+) -> Iterator[Tensor]:
+    """The outputs of each draw for all held-out inputs, normalised by the draw's own statistics."""
+    worker = copy.deepcopy(net).eval()
+    batches = network_batches(worker, pairs)
+    by_batch = normalisations(worker, (batches[0],))
+    known = [(x,) for x in _first(worker, calibration)] if by_batch else []
+    for draw in range(NUM_SAMPLES):
+        signs = posterior.signs(draw, seed=seed)
+        networks.write_(worker, signs)
+        if by_batch:
+            networks.write_(worker, {}, batch_statistics(worker, known))
+        with torch.no_grad():
+            yield torch.cat([worker(x) for x in batches])
+
+
+def _first(net: nn.Module, batches: Iterable[Any]) -> list[Tensor]:
+    """The first few thousand inputs of an iterable of batches, in parts of equal size."""
     inputs: list[Tensor] = []
-    for x, *_ in batches:
-        inputs.append(as_tensor("training data", x))
+    for batch in batches:
+        inputs += network_batches(net, [batch])
         if sum(map(len, inputs)) >= CALIBRATION_DATA:
             break
-    return torch.cat(inputs)[:CALIBRATION_DATA]
+    return network_batches(net, torch.cat(inputs)[:CALIBRATION_DATA])
 
 
 def _expected_nll(
