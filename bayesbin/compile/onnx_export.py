@@ -14,9 +14,10 @@ import numpy as np
 from bayesbin.compile.onnx_graph import Call, Graph, import_onnx
 from bayesbin.compile.onnx_heads import HEADS
 from bayesbin.compile.onnx_steps import EMIT
-from bayesbin.compile.shipped import Shipped, shipped_of
+from bayesbin.compile.shipped import model_of
 from bayesbin.core.canonical import unpack_words
 from bayesbin.core.files import write_atomically
+from bayesbin.runtime.model import Model
 from bayesbin.runtime.program import Constant, DrawnSite, Program, Site, Step, Value
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of the last years read
@@ -57,55 +58,69 @@ def export_onnx(
         step that ONNX cannot express, or a file of more than 2 GB. :raises OSError: if it cannot be
         written.
 
+    Example::
+
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from bayesbin.compile.onnx_export import export_onnx
+        >>> from bayesbin.runtime.predictor import Predictor
+        >>> from bayesbin.runtime.program import Constant, Program, Step, Value
+        >>> weight = Constant(np.array([[[1, 2]], [[3, 4]]], np.float32), np.arange(2))
+        >>> step = Step("linear", ("x", "w"), ("y",))
+        >>> program = Program({"x": Value((2,), "f4")}, {"w": weight}, {}, (step,), ("y",), 2)
+        >>> predictor = Predictor(program, {"kind": "outputs"}, backend="numpy")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_onnx(predictor, f"{folder}/net.onnx").name
+        'net.onnx'
+
     Source: the operators of ONNX, opset 17.
     """
     onnx = import_onnx()
-    shipped = shipped_of(predictor, draws)
-    model = onnx_model(onnx, shipped, preprocessing)
-    payload = model.SerializeToString(deterministic=True)
+    made = onnx_model(onnx, model_of(predictor, draws), preprocessing)
+    payload = made.SerializeToString(deterministic=True)
     write_atomically(out, payload)
     return Path(out)
 
 
-def onnx_model(onnx: Any, shipped: Shipped, preprocessing: bool = True) -> Any:
+def onnx_model(onnx: Any, model: Model, preprocessing: bool = True) -> Any:
     """The checked ModelProto of a network with its draws."""
-    program, before = shipped.program, shipped.preprocessing if preprocessing else None
+    program, before = model.program, model.preprocessing if preprocessing else None
     graph = Graph.empty(onnx)
     first = program if before is None else before
     inputs = _inputs(graph, first)
     found = dict(inputs)
     if before is not None:
         found = _preprocessed(graph, before, program, inputs)
-    batch = graph.node("Shape", next(iter(inputs.values())), start=0, end=1)
-    stacked = _all_draws(graph, program, found, batch)
-    ends = _ends(graph, shipped, stacked)
+    stacked = _all_draws(graph, program, found)
     outputs = []
-    for name, (value, dtype, shape) in ends.items():
+    for name, (value, dtype, shape) in _ends(graph, model, stacked).items():
         graph.named(value, name)
         outputs.append(graph.info(name, dtype, shape))
-    made = onnx.helper.make_graph(
+    body = onnx.helper.make_graph(
         graph.nodes,
         "bayesbin",
         [graph.info(inputs[n], v.dtype, ["batch", *v.shape]) for n, v in first.inputs.items()],
         outputs,
         list(graph.shared.constants.values()),
     )
-    model = onnx.helper.make_model(
-        made,
+    made = onnx.helper.make_model(
+        body,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="bayesbin",
     )
-    if model.ByteSize() > LARGEST_FILE:
+    if made.ByteSize() > LARGEST_FILE:
         raise ValueError(
-            f"ONNX export: expected a file of at most 2 GB, got {model.ByteSize():,} bytes; export "
+            f"ONNX export: expected a file of at most 2 GB, got {made.ByteSize():,} bytes; export "
             "fewer draws."
         )
-    about = {"draws": program.num_draws, **shipped.about}
+    about: dict[str, Any] = {"draws": program.num_draws, **model.provenance}
+    if model.labels:
+        about["labels"] = list(model.labels)
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
-    onnx.helper.set_model_props(model, texts)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    onnx.helper.set_model_props(made, texts)
+    onnx.checker.check_model(made, full_check=True)
+    return made
 
 
 def _inputs(graph: Graph, program: Program) -> dict[str, str]:
@@ -130,7 +145,7 @@ def _preprocessed(
     return {name: writer.name(raw, value.dtype) for (name, value), raw in pairs}
 
 
-def _all_draws(graph: Graph, program: Program, inputs: Mapping[str, str], batch: str) -> list[str]:
+def _all_draws(graph: Graph, program: Program, inputs: Mapping[str, str]) -> list[str]:
     """The program's outputs of all draws, each (draws, batch, ...)."""
     shared = Writer(graph, program, dict(inputs), Rows(graph, program, 0))
     drawn = []
@@ -148,18 +163,18 @@ def _all_draws(graph: Graph, program: Program, inputs: Mapping[str, str], batch:
         for writer in writers:
             for step in drawn:
                 writer.write(step)
-        return [_stack(graph, program, name, writers, batch) for name in program.outputs]
+        return [_stack(graph, name, writers) for name in program.outputs]
     varying = [name for name in program.outputs if program.values[name].drawn]
-    found = _loop(graph, program, shared, drawn, varying, batch) if varying else {}
+    found = _loop(graph, program, shared, drawn, varying) if varying else {}
     for name in program.outputs:
         if name not in found:
-            found[name] = _stack(graph, program, name, [shared] * count, batch)
+            found[name] = _stack(graph, name, [shared] * count)
     return [found[name] for name in program.outputs]
 
 
-def _stack(graph: Graph, program: Program, name: str, writers: Sequence[Writer], batch: str) -> str:
+def _stack(graph: Graph, name: str, writers: Sequence[Writer]) -> str:
     axis = graph.constant(np.array([0], dtype=np.int64))
-    each = [graph.node("Unsqueeze", w.with_batch(name, batch), axis) for w in writers]
+    each = [graph.node("Unsqueeze", writer.name(name), axis) for writer in writers]
     return graph.node("Concat", *each, axis=0) if len(each) > 1 else each[0]
 
 
@@ -169,7 +184,6 @@ def _loop(
     shared: Writer,
     steps: Sequence[Step],
     outputs: Sequence[str],
-    batch: str,
 ) -> dict[str, str]:
     """The outputs of all draws by a Scan, whose body is one draw."""
     body = graph.inside()
@@ -177,7 +191,7 @@ def _loop(
     writer = Writer(body, program, shared.found, rows)
     for step in steps:
         writer.write(step)
-    outs = [body.node("Identity", writer.with_batch(name, batch)) for name in outputs]
+    outs = [body.node("Identity", writer.name(name)) for name in outputs]
     values = [program.values[name] for name in outputs]
     made = graph.shared.onnx.helper.make_graph(
         body.nodes,
@@ -332,14 +346,6 @@ class Writer:
                 self._plain[name] = self.graph.node("Reshape", self.found[name], shape)
         return self._plain[name]
 
-    def with_batch(self, name: str, batch: str) -> str:
-        """The name of a value, repeated for each datum where all data share it."""
-        value, found = self.program.values[name], self.name(name)
-        if value.batched:
-            return found
-        sizes = self.graph.constant(np.array(value.shape, dtype=np.int64))
-        return self.graph.node("Expand", found, self.graph.node("Concat", batch, sizes, axis=0))
-
 
 def _computes_in(step: Step) -> str:
     if step.kind in IN_DOUBLE:
@@ -357,19 +363,19 @@ def _is_mask(step: Step, place: int, used: Sequence[Value | None]) -> bool:
 Ends = dict[str, tuple[str, str, list[Any]]]
 
 
-def _ends(graph: Graph, shipped: Shipped, stacked: Sequence[str]) -> Ends:
-    values = [shipped.program.values[name] for name in shipped.program.outputs]
+def _ends(graph: Graph, model: Model, stacked: Sequence[str]) -> Ends:
+    values = [model.program.values[name] for name in model.program.outputs]
     ends: Ends = {}
     several = len(values) > 1
     for place, (name, value) in enumerate(zip(stacked, values, strict=True)):
         label = f"outputs_{place}" if several else "outputs"
-        shape = [shipped.program.num_draws, "batch", *value.shape]
+        shape = [model.program.num_draws, "batch", *value.shape]
         ends[label] = (name, value.dtype, shape)
-    kind = shipped.head["kind"]
+    kind = model.head["kind"]
     if kind not in HEADS:
         raise ValueError(
             f"ONNX export: expected a head of kind {', '.join(sorted(HEADS))}, got {kind!r}."
         )
-    for name, (value, shape) in HEADS[kind](graph, shipped, stacked, values).items():
+    for name, (value, shape) in HEADS[kind](graph, model, stacked, values).items():
         ends[name] = (graph.cast(value, "f4"), "f4", ["batch", *shape])
     return ends

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bayesbin.compile.onnx_graph import Graph
-from bayesbin.compile.shipped import Shipped
+from bayesbin.runtime.model import Model
 from bayesbin.runtime.program import Value
 
 Together = dict[str, tuple[str, list[int]]]
@@ -24,9 +24,9 @@ def _double(graph: Graph, name: str, value: Value) -> str:
 
 
 def _classes(
-    graph: Graph, shipped: Shipped, stacked: Sequence[str], values: Sequence[Value]
+    graph: Graph, model: Model, stacked: Sequence[str], values: Sequence[Value]
 ) -> Together:
-    shape, count = list(values[0].shape), shipped.program.num_draws
+    shape, count = list(values[0].shape), model.program.num_draws
     logits = _double(graph, stacked[0], values[0])
     each = graph.node("LogSoftmax", logits, axis=-1)
     mean = graph.node("ReduceLogSumExp", each, axes=[0], keepdims=0)
@@ -63,14 +63,14 @@ def _moments(graph: Graph, outputs: str) -> tuple[str, str]:
 
 
 def _normal(
-    graph: Graph, shipped: Shipped, stacked: Sequence[str], values: Sequence[Value]
+    graph: Graph, model: Model, stacked: Sequence[str], values: Sequence[Value]
 ) -> Together:
     outputs, shape = _double(graph, stacked[0], values[0]), list(values[0].shape)
     if shape == [1]:
         axis = graph.constant(np.array([2], dtype=np.int64))
         outputs, shape = graph.node("Squeeze", outputs, axis), []
     mean, variance = _moments(graph, outputs)
-    noise = np.atleast_1d(np.asarray(shipped.head["noise"], dtype=np.float64))
+    noise = np.atleast_1d(np.asarray(model.head["noise"], dtype=np.float64))
     aleatoric = np.broadcast_to(np.square(noise).mean(0), tuple(shape))
     like = graph.node("Shape", mean)
     return {
@@ -81,7 +81,7 @@ def _normal(
 
 
 def _outputs(
-    graph: Graph, shipped: Shipped, stacked: Sequence[str], values: Sequence[Value]
+    graph: Graph, model: Model, stacked: Sequence[str], values: Sequence[Value]
 ) -> Together:
     found: Together = {}
     for place, (name, value) in enumerate(zip(stacked, values, strict=True)):
