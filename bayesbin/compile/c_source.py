@@ -29,6 +29,7 @@ from bayesbin.core.files import write_atomically
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.program import Constant, DrawnSite, Program, Site, Step, StoredSite
 
+MOST_STEPS = 16  # of one function
 AS_PRODUCTS = {"linear", "conv"}  # kinds that read packed signs as they are
 
 
@@ -101,6 +102,17 @@ class _Steps:
         self.refs = dict(refs)
         self.words: dict[str, Ref] = {}
 
+    def write_all(self, steps: Sequence[Step]) -> list[Section]:
+        """Write steps into functions of a size that compilers are quick with."""
+        sections = [Section()]
+        self.source.section = sections[0]
+        for place, step in enumerate(steps):
+            if place and place % MOST_STEPS == 0:
+                sections.append(Section())
+                self.source.section = sections[-1]
+            self.write(step)
+        return sections
+
     def write(self, step: Step) -> None:
         """Write one step. :raises ValueError: for one that C does not have, by name."""
         source, values = self.source, self.program.values
@@ -156,27 +168,25 @@ class _Steps:
             return "draw"
         return f"{self.source.table(rows, 'n4', f'rows_of_{label}')}[draw]"
 
-    def _declared(self, label: str, dtype: str, table: str, row: str, size: int) -> str:
-        """A pointer to the row of this draw in a table of all."""
+    def _pointer(self, label: str, dtype: str, table: str, row: str, shape: tuple[int, ...]) -> Ref:
+        """The row of this draw in a table of all."""
         if row == "0":
-            return table
-        name = self.source.fresh(f"k_{label}")
-        self.source.section.declared[name] = (
-            f"const {TYPES[dtype]} *const {name} = {table} + (size_t){row} * {size};"
-        )
-        return name
+            return Ref(table, dtype, shape)
+        name, size = self.source.fresh(f"k_{label}"), max(1, math.prod(shape))
+        text = f"const {TYPES[dtype]} *const {name} = {table} + (size_t){row} * {size};"
+        return self.source.use(Ref(name, dtype, shape, None, text))
 
     def _constant(self, name: str, constant: Constant) -> Ref:
         dtype = "u1" if constant.levels is not None else constant.dtype
-        size = max(1, math.prod(constant.shape))
         table = self.source.table(constant.data, dtype, name)
-        at = self._declared(name, dtype, table, self._row(name, constant.rows), size)
+        row = self._row(name, constant.rows)
+        found = self._pointer(name, dtype, table, row, constant.shape)
         if constant.levels is None:
-            return Ref(at, dtype, constant.shape)
+            return found
         levels = self.source.table(np.asarray(constant.levels, np.float32), "f4", "levels")
         made = self.source.buffer("f4", constant.shape, name)
         self.source.line(
-            f"for (int32_t i = 0; i < {size}; ++i) {made.name}[i] = {levels}[{at}[i]];"
+            f"for (int32_t i = 0; i < {made.size}; ++i) {made.name}[i] = {levels}[{found.name}[i]];"
         )
         return made
 
@@ -184,7 +194,7 @@ class _Steps:
         """The packed signs of a site, of this draw."""
         if name not in self.words:
             self.words[name] = self._packed(name, self.program.sites[name])
-        return self.words[name]
+        return self.source.use(self.words[name])
 
     def _packed(self, name: str, site: Site) -> Ref:
         units, inputs = site.shape[0], math.prod(site.shape[1:])
@@ -194,21 +204,21 @@ class _Steps:
             site = StoredSite(site.shape, bits, np.arange(draws, dtype=np.int64))
         source, row = self.source, self._row(name, site.rows)
         if isinstance(site, StoredSite):
-            table = source.table(site.bits, "u8", name)
-            return Ref(self._declared(name, "u8", table, row, size), "u8", (size,))
-        mode = self._declared(name, "u8", source.table(site.mode, "u8", name), row, size)
-        flip = source.table(site.flip, "u2", f"flip_{name}")
-        flip = self._declared(f"flip_{name}", "u2", flip, row, units * inputs)
+            return self._pointer(name, "u8", source.table(site.bits, "u8", name), row, (size,))
+        mode = self._pointer(name, "u8", source.table(site.mode, "u8", name), row, (size,))
+        flips = source.table(site.flip, "u2", f"flip_{name}")
+        flip = self._pointer(f"flip_{name}", "u2", flips, row, (units * inputs,))
         keys = source.table(site.keys, "u8", f"keys_{name}")
         made = source.buffer("u8", (size,), name)
         source.line(
-            f"{source.helper('drawn_words')}({mode}, {flip}, {keys}[draw], {units}, {inputs}, {made.name});"
+            f"{source.helper('drawn_words')}({mode.name}, {flip.name}, {keys}[draw], {units}, {inputs}, "
+            f"{made.name});"
         )
         return made
 
     def _signs(self, name: str, site: Site) -> Ref:
         """The weights of a site as numbers, for steps that do not read packed signs."""
-        source, words = self.source, source_words(self, name)
+        source, words = self.source, self.packed(name)
         units, inputs = site.shape[0], math.prod(site.shape[1:])
         made = source.buffer("f4", site.shape, name)
         source.open(f"for (int32_t n = 0; n < {units}; ++n)")
@@ -219,11 +229,6 @@ class _Steps:
         )
         source.close()
         return made
-
-
-def source_words(steps: _Steps, name: str) -> Ref:
-    """The packed signs of a site, as used now."""
-    return steps.source.use(steps.packed(name))
 
 
 def _is_smaller(site: DrawnSite, draws: int) -> bool:
@@ -246,20 +251,17 @@ class _Network:
             for name, value in self.inputs.items()
         }
         self.arguments = list(refs.values())
-        shared, drawn = Section(), Section()
-        source.section = shared
+        self.shared: list[Section] = []
         if before is not None:
             refs = self._preprocessed(before, refs)
         steps = _Steps(source, self.program, refs)
         values = self.program.values
-        later = [step for step in self.program.steps if values[step.outputs[0]].drawn]
-        for step in self.program.steps:
-            if not values[step.outputs[0]].drawn:
-                steps.write(step)
+        drawn = [values[step.outputs[0]].drawn for step in self.program.steps]
+        pairs = list(zip(self.program.steps, drawn, strict=True))
+        self.shared += steps.write_all([step for step, differs in pairs if not differs])
         source.now += 1
-        source.drawn_from, source.section = source.now, drawn
-        for step in later:
-            steps.write(step)
+        source.drawn_from = source.now
+        self.drawn = steps.write_all([step for step, differs in pairs if differs])
         self.outputs = [self._output(steps, name) for name in self.program.outputs]
         source.now += 1
         source.section = average = Section()
@@ -267,13 +269,12 @@ class _Network:
         if kind not in HEADS:
             raise ValueError(f"C source: expected a head of {', '.join(HEADS)}, got {kind!r}.")
         self.results: list[Result] = HEADS[kind](source, model, self.outputs, self._names())
-        self.shared, self.drawn, self.average = shared, drawn, average
+        self.average = average
         self.room = source.assign()
 
     def _preprocessed(self, before: Program, refs: dict[str, Ref]) -> dict[str, Ref]:
         steps = _Steps(self.source, before, refs)
-        for step in before.steps:
-            steps.write(step)
+        self.shared += steps.write_all(before.steps)
         found = {}
         for (name, value), made in zip(self.program.inputs.items(), before.outputs, strict=True):
             found[name] = self._copied(steps.array(made), value.dtype, name)
@@ -396,14 +397,10 @@ int bayesbin_outputs_in(bayesbin_workspace *work, int32_t draw, {head}, {self._o
 {helpers}
 
 /* What is the same in all draws. */
-static int shared_steps(bayesbin_workspace *work, {given}) {{
-{self._function(self.shared, names)}
-}}
+{self._functions("shared_steps", self.shared, given, names)}
 
 /* What one draw computes, after the shared steps. */
-static int steps_of_draw(bayesbin_workspace *work, int32_t draw, {given}) {{
-{self._function(self.drawn, f"{names}, draw")}
-}}
+{self._functions("steps_of_draw", self.drawn, f"int32_t draw, {given}", f"draw, {names}")}
 
 int bayesbin_outputs_in(bayesbin_workspace *work, int32_t draw, {given}, {self._output_parameters()}) {{
     if (draw < 0 || draw >= BAYESBIN_DRAWS) return 1;
@@ -427,6 +424,21 @@ int bayesbin_predict({given}, {self._result_parameters()}) {{
     return bayesbin_predict_in(&static_workspace, {names}, {results});
 }}
 """
+
+    def _functions(
+        self, name: str, sections: Sequence[Section], parameters: str, names: str
+    ) -> str:
+        """Functions of some steps each, and one that calls all of them."""
+        found, calls = [], []
+        for place, section in enumerate(sections):
+            head = f"static int {name}_{place}(bayesbin_workspace *work, {parameters})"
+            found.append(f"{head} {{\n{self._function(section, names)}\n}}\n")
+            calls.append(f"{name}_{place}(work, {names})")
+        return (
+            "\n".join(found)
+            + f"\nstatic int {name}(bayesbin_workspace *work, {parameters}) {{\n"
+            + f"    return {' || '.join(calls)};\n}}"
+        )
 
     def _function(self, section: Section, names: str) -> str:
         lines = [f"    (void){name};" for name in ("work, " + names).split(", ") if name]

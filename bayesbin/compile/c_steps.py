@@ -23,6 +23,7 @@ from bayesbin.compile.c_writer import (
     strides_of,
 )
 from bayesbin.compile.windows import padded_places
+from bayesbin.runtime.reference_elementwise import in_range
 
 Emit = Callable[[Call], None]
 Formula = Callable[[Call, str], str]  # of a, b and c, in a type
@@ -89,6 +90,8 @@ def _clamp(c: Call, dtype: str) -> str:
     if dtype == "i8":
         whole = np.iinfo(np.int64)
         low, high = max(int(low), whole.min), min(int(high), whole.max)
+    else:
+        low, high = in_range(low), in_range(high)
     least, most = number(low, dtype), number(high, dtype)
     return f"a < {least} ? {least} : a > {most} ? {most} : a"
 
@@ -127,8 +130,6 @@ def _softplus(c: Call, dtype: str) -> str:
 
 
 def _power(c: Call, dtype: str) -> str:
-    if c.dtype == "i8":
-        raise ValueError("powers of whole numbers")
     return f"{c.source.helper('power')}(a, b)"
 
 
@@ -290,7 +291,7 @@ def _variance(c: Call) -> None:
 
 def _norm(c: Call) -> None:
     order = float(c["order"])
-    if abs(order) > 1e300:
+    if math.isinf(in_range(order)):
         better = "fabs(v) > t" if order > 0 else "fabs(v) < t"
         first = "-1" if order > 0 else "INFINITY"
         return _reduced(first, f"t = isnan(t) ? t : ({better} || isnan(v)) ? fabs(v) : t;")(c)
@@ -457,7 +458,7 @@ def _pad(c: Call) -> None:
     to = strides_of(out.shape)
     if c["mode"] == "constant":
         c.source.open(f"for (int32_t i = 0; i < {out.size}; ++i)")
-        value = number(bool(c["value"]) if out.dtype == "b1" else c["value"], out.dtype)
+        value = number(bool(c["value"]) if out.dtype == "b1" else in_range(c["value"]), out.dtype)
         c.source.line(f"{out.name}[i] = {value};")
         c.source.close()
         pairs = list(zip(c.shape, c["widths"], strict=True))

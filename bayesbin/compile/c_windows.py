@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bayesbin.compile.c_writer import TYPES, Call, converted, strides_of
-from bayesbin.compile.windows import linear_places, nearest_places, pool_counts
+from bayesbin.compile.windows import linear_places, pool_counts
+from bayesbin.runtime.reference_windows import nearest
 
 Emit = Callable[[Call], None]
 
@@ -129,7 +130,7 @@ def _resized_axis(
         return converted(f"{name}[(i * {have} + {place}) * {after} + l]", dtype, "f8")
 
     if c["mode"] == "nearest":
-        table = source.table(nearest_places(have, wanted), "n4", "nearest")
+        table = source.table(nearest(have, wanted), "n4", "nearest")
         value = at(f"{table}[o]")
     else:
         low, high, share = linear_places(have, wanted, c["align_corners"])

@@ -77,12 +77,13 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Ref:
-    """An array of C: its name, its type and shape, and the buffer it is in, if any."""
+    """An array of C: its name, its type and shape, and the buffer it is in, or how its name is declared."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     buffer: Buffer | None = None
+    declaration: str = ""
 
     @property
     def size(self) -> int:
@@ -92,7 +93,7 @@ class Ref:
 
 @dataclass(eq=False)
 class Section:
-    """One C function: its lines, and what it has to declare."""
+    """One function of C: its lines, and what it has to declare."""
 
     lines: list[str] = field(default_factory=list)
     buffers: dict[Buffer, None] = field(default_factory=dict)
@@ -176,6 +177,8 @@ class Source:
             across = ref.buffer.first < self.drawn_from <= self.now
             ref.buffer.last = max(ref.buffer.last, FOREVER if across else self.now)
             self.section.buffers[ref.buffer] = None
+        if ref.declaration:
+            self.section.declared[ref.name] = ref.declaration
         return ref
 
     # Loops

@@ -16,13 +16,14 @@ from bayesbin.compile.windows import (
     adaptive_places,
     conv_places,
     linear_places,
-    nearest_places,
     padded_places,
     pool_counts,
     pool_places,
     transposed_places,
 )
 from bayesbin.runtime.kinds import window_sizes
+from bayesbin.runtime.reference_elementwise import in_range
+from bayesbin.runtime.reference_windows import nearest
 
 Emit = Callable[[Call], list[str]]
 
@@ -313,6 +314,11 @@ def _unary(kind: str) -> Emit:
     return lambda c: [c(kind, c.x)]
 
 
+def _whole(kind: str) -> Emit:
+    """What leaves whole numbers as they are."""
+    return lambda c: [c("Identity" if c.dtype == "i8" else kind, c.x)]
+
+
 def _relu(c: Call) -> list[str]:
     return [c("Relu", c.x) if c.dtype != "i8" else c("Max", c.x, c.number(0))]
 
@@ -322,10 +328,7 @@ def _clamp(c: Call) -> list[str]:
         most = np.iinfo(np.int64)
         low, high = max(int(c["low"]), most.min), min(int(c["high"]), most.max)
         return [c("Clip", c.x, c.number(low), c.number(high))]
-    beyond = float(np.finfo(np.float32).max)
-    low = c["low"] if c["low"] >= -beyond else -math.inf
-    high = c["high"] if c["high"] <= beyond else math.inf
-    return [c("Clip", c.x, c.number(low), c.number(high))]
+    return [c("Clip", c.x, *(c.number(in_range(c[bound])) for bound in ("low", "high")))]
 
 
 def _leaky_relu(c: Call) -> list[str]:
@@ -447,7 +450,7 @@ def _variance(c: Call) -> list[str]:
 
 def _norm(c: Call) -> list[str]:
     axes, order = [axis + 1 for axis in c["axes"]], float(c["order"])
-    if abs(order) > 1e300:
+    if math.isinf(in_range(order)):
         return [c.reduce("ReduceMax" if order > 0 else "ReduceMin", c("Abs", c.x), axes, c["keep"])]
     if order in (1.0, 2.0):
         return [c.reduce(f"ReduceL{int(order)}", c.x, axes, c["keep"])]
@@ -533,7 +536,7 @@ def _resize(c: Call) -> list[str]:
     x = c.x
     for axis, (old, new) in enumerate(zip(c.shape[1:], c["size"], strict=True), 2):
         if c["mode"] == "nearest":
-            x = c("Gather", x, c.whole(nearest_places(old, new)), axis=axis)
+            x = c("Gather", x, c.whole(nearest(old, new)), axis=axis)
             continue
         low, high, share = linear_places(old, new, c["align_corners"])
         share = share.reshape(-1, *[1] * (len(c.shape) - axis))
@@ -582,7 +585,7 @@ def _pad(c: Call) -> list[str]:
             ends = max(-low, 0), size - max(-high, 0), axis
             x = c("Slice", x, *(c.whole([n]) for n in ends))
     pads = [0, *(max(low, 0) for low, _ in widths), 0, *(max(high, 0) for _, high in widths)]
-    return [c("Pad", x, c.whole(pads), c.number(c["value"]))]
+    return [c("Pad", x, c.whole(pads), c.number(in_range(c["value"])))]
 
 
 def _expand(c: Call) -> list[str]:
@@ -649,8 +652,8 @@ EMIT: dict[str, Emit] = {
     "sin": _unary("Sin"),
     "cos": _unary("Cos"),
     "erf": lambda c: [_erf_of(c, c.x)],
-    "floor": _unary("Floor"),
-    "round": _unary("Round"),
+    "floor": _whole("Floor"),
+    "round": _whole("Round"),
     "logical_not": _unary("Not"),
     "cast": _unary("Identity"),  # its input is cast as the input of any other step
     "add": _binary("Add"),

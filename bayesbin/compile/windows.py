@@ -87,11 +87,6 @@ def adaptive_places(sizes: Sequence[int], outputs: Sequence[int]) -> list[np.nda
     return found
 
 
-def nearest_places(size: int, outputs: int) -> np.ndarray:
-    """Which value each output of a resized axis takes: floor(o size / outputs)."""
-    return np.arange(outputs) * size // outputs
-
-
 def linear_places(
     size: int, outputs: int, align_corners: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -235,6 +235,23 @@ CASES: list[Case] = [
             ("circular", ((1, 1), (2, 5))),
         )
     ],
+    Case("pad", _x((3, 5)), {"widths": ((0, 1), (1, 0)), "mode": "constant", "value": -1e300}),
+    Case("clamp", (("i", (3, 5)),), {"low": -1e300, "high": 2.0}, dtypes=("i8",)),
+    *[Case(k, (("i", (3, 5)),), dtypes=("i8",)) for k in ("relu", "neg", "abs", "sign", "round")],
+    *[Case(k, (("i", (3, 5)), ("j", (5,))), dtypes=("i8",)) for k in ("add", "mul", "minimum")],
+    *[
+        Case(k, (("i", (3, 5)),), {"axes": (1,), "keep": False}, dtypes=("i8",))
+        for k in ("sum", "max", "prod")
+    ],
+    Case("cumsum", (("i", (3, 5)),), {"axis": 1}, dtypes=("i8",)),
+    Case(
+        "pad",
+        (("b", (3, 5)),),
+        {"widths": ((1, 0), (0, 2)), "mode": "constant", "value": 1},
+        dtypes=("b1",),
+    ),
+    Case("concat", (("b", (3, 2)), ("m", (3, 4))), {"axis": 1}, dtypes=("b1",)),
+    Case("flip", (("i", (3, 5)),), {"axes": (1,)}, dtypes=("i8", "f4")),
     Case("expand", _x((3, 1)), {"shape": (2, 3, 4)}),
     Case("flip", _x((3, 4)), {"axes": (1,)}),
     Case("flip", _x((3, 4)), {"axes": (0, 1)}),
@@ -305,6 +322,27 @@ def _constant(
         data = np.abs(data) + 0.1
     rows = None if letter == "k" else np.arange(draws, dtype=np.int64) % 2
     return Constant(data.astype(kind), rows)
+
+
+def joined(programs: dict[str, Program], draws: int = DRAWS) -> Program:
+    """Programs side by side as one, the names of each behind its own."""
+    inputs, constants, sites = {}, {}, {}
+    steps, outputs = [], []
+    for label, program in programs.items():
+        for into, given in (
+            (inputs, program.inputs),
+            (constants, program.constants),
+            (sites, program.sites),
+        ):
+            into |= {f"{label}.{name}": each for name, each in given.items()}
+        for step in program.steps:
+            names = [
+                tuple(f"{label}.{name}" if name else "" for name in names)
+                for names in (step.inputs, step.outputs)
+            ]
+            steps.append(Step(step.kind, *names, step.dtype, step.attributes))
+        outputs += [f"{label}.{name}" for name in program.outputs]
+    return Program(inputs, constants, sites, tuple(steps), tuple(outputs), draws)
 
 
 def data_of(case: Case, program: Program, batch: int, seed: int = 1) -> list[np.ndarray]:

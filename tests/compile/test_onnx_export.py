@@ -7,16 +7,17 @@ import sys
 import numpy as np
 import pytest
 from kind_cases import DRAWS, data_of, kinds_of, named_cases, program_of
+from small_networks import layers
 
 from bayesbin.compile import onnx_export
 from bayesbin.compile.onnx_export import export_onnx, onnx_model
 from bayesbin.compile.onnx_steps import EMIT
-from bayesbin.core.canonical import key_of, pack_words
+from bayesbin.core.canonical import pack_words
 from bayesbin.runtime import reference
 from bayesbin.runtime.kinds import KINDS
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.predictor import Predictor
-from bayesbin.runtime.program import Constant, DrawnSite, Program, Step, StoredSite, Value
+from bayesbin.runtime.program import Constant, Program, Step, StoredSite, Value
 
 onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
@@ -60,42 +61,6 @@ def test_a_kind_is_the_same_step(case, dtype, loop, monkeypatch):
         assert have.dtype == want.dtype and have.shape == want.shape
         rounding = 2e-5 if dtype == "f4" else 1e-11
         np.testing.assert_allclose(have, want, rtol=rounding, atol=rounding)
-
-
-def layers(draws: int = DRAWS, seed: int = 0) -> Program:
-    """Linear, decision, convolution by drawn signs, decision, linear: all kinds of weights."""
-    rng = np.random.default_rng(seed)
-    rows = np.arange(draws, dtype=np.int64)
-    bits = np.stack([pack_words(rng.random((12, 20)) < 0.5) for _ in range(draws)])
-    shape = (4, 2, 3)
-    mode = pack_words(rng.random((4, 6)) < 0.5)[None]
-    flip = rng.integers(0, 1 << 15, (1, 4, 6)).astype(np.uint16)
-    keys = np.array([key_of(0, draw, "conv") for draw in range(draws)], dtype=np.uint64)
-    steps = (
-        Step("mul", ("x", "scale"), ("scaled",)),
-        Step("linear", ("scaled", "first"), ("sums",), "f8"),
-        Step("threshold", ("sums", "at", "slope"), ("signs",), "f4", {"axis": 0}),
-        Step("reshape", ("signs",), ("image",), "f4", {"shape": (2, 6)}),
-        Step("conv", ("image", "conv", "bias"), ("more",), "f8",
-             {"stride": (1,), "padding": ((1, 1),), "dilation": (1,), "groups": 1}),
-        Step("sign", ("more",), ("bits",)),
-        Step("reshape", ("bits",), ("flat",), "f4", {"shape": (24,)}),
-        Step("linear", ("flat", "last"), ("logits",)),
-    )  # fmt: skip
-    constants = {
-        "scale": Constant(rng.normal(size=(1, 20)).astype(np.float32)),
-        "at": Constant(rng.normal(size=(draws, 12)), rows),
-        "slope": Constant(rng.choice([-1.0, 1.0], size=(draws, 12)), rows),
-        "bias": Constant(np.full((1, 4), 0.5)),
-        "last": Constant(
-            rng.integers(0, 3, (draws, 5, 24)).astype(np.uint8), rows, (-0.5, 0.0, 0.5)
-        ),
-    }
-    sites = {
-        "first": StoredSite((12, 20), bits, rows),
-        "conv": DrawnSite(shape, mode, flip, keys),
-    }
-    return Program({"x": Value((20,), "f4")}, constants, sites, steps, ("logits",), draws)
 
 
 @pytest.mark.parametrize("draws", [1, 3, 12])
