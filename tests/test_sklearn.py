@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 
 import numpy as np
@@ -16,9 +15,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_sp
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
 
 from bayesbin.estimators import RELAX
-from bayesbin.predict import predict, predict_regression
 from bayesbin.recipes import settings_of
 from bayesbin.sklearn import BinaryNetworkClassifier, BinaryNetworkRegressor
 
@@ -91,18 +90,30 @@ def test_labels_of_any_kind(labels):
 def test_predictions_are_those_of_the_posterior():
     x, y = blobs()
     classifier = BinaryNetworkClassifier(**FEW).fit(x, y)
-    inputs = torch.from_numpy(classifier.transformer_.transform(x))
-    net = copy.deepcopy(classifier.net_).double()
-    found = predict(net, classifier.posterior_, inputs, num_samples=32)
-    np.testing.assert_array_equal(classifier.predict_proba(x), found.probs)
+    inputs = torch.from_numpy(classifier.transformer_.transform(x)).float()
+    ensemble, posterior = classifier.ensemble_, classifier.posterior_
+    probs = []
+    for draw in range(32):  # those of seed_
+        net = posterior.sample_network(ensemble.network(0), draw, classifier.seed_)
+        probs.append(net(inputs).detach().double().softmax(-1))
+    found = torch.stack(probs).mean(0).numpy()
+    np.testing.assert_allclose(classifier.predict_proba(x), found, atol=1e-6)
+    assert np.array_equal(classifier.predict_proba(x[:1]), classifier.predict_proba(x)[:1])
     x, y = line(scale=7.0, shift=100.0)
     regressor = BinaryNetworkRegressor(**FEW, num_bins=0, num_samples=6).fit(x, y)
-    inputs = torch.from_numpy((x - x.mean(0)) / x.std(0))
-    net = copy.deepcopy(regressor.net_).double()
-    found = predict_regression(net, regressor.posterior_, inputs, num_samples=6)
+    inputs = torch.from_numpy((x - x.mean(0)) / x.std(0)).float()
+    layers, posterior = nn.Sequential(*regressor.ensemble_.network(0)), regressor.posterior_
+    means, variances = [], []
+    for draw in range(6):
+        net = posterior.sample_network(layers, draw, regressor.seed_)
+        means.append(net(inputs).detach().double()[:, 0])
+        noise = posterior.sample_real("noise", draw, seed=regressor.seed_)  # in the units of y
+        variances.append(noise.double().square())
     mean, std = regressor.predict(x, return_std=True)
-    np.testing.assert_allclose(mean, y.mean() + y.std() * found.mean.numpy(), rtol=1e-12)
-    np.testing.assert_allclose(std, y.std() * found.std.numpy(), rtol=1e-12)
+    means = y.mean() + y.std() * torch.stack(means).numpy()
+    variance = means.var(0) + torch.stack(variances).mean().item()
+    np.testing.assert_allclose(mean, means.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, np.sqrt(variance), rtol=1e-5)
     np.testing.assert_array_equal(regressor.predict(x), mean)
 
 
@@ -254,7 +265,8 @@ def test_history_and_settings():
     assert fitted.history_[0]["loss"] > fitted.history_[-1]["loss"]
     modal = BinaryNetworkClassifier(**FEW, num_samples=0).fit(x, y)
     inputs = torch.from_numpy(modal.transformer_.transform(x)).float()
-    logits = modal.posterior_.mode_network(modal.net_)(inputs).detach()
+    logits = modal.ensemble_.network(0)(inputs).detach()
+    assert modal.ensemble_.num_samples == 1
     np.testing.assert_allclose(modal.predict_proba(x), logits.softmax(1), atol=1e-5)
 
 

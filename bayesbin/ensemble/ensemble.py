@@ -100,6 +100,12 @@ class Ensemble:
         self._buffers: tuple[tuple[str, str], ...] | None = None
         self._programs = Programs(members)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"members": self._members, "example": self._example}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set(state["members"], state["example"])
+
     # What it is made of
 
     @property

@@ -92,6 +92,9 @@ class Member:
         networks.write_(net, posterior.signs())
         return cls(net, posterior, seed, tuple(draws), found)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"templates": {}}
+
     @cached_property
     def origin(self) -> str:
         """Digest of what draws and their statistics depend on: network, posterior and seed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from bayesbin.core.checks import whole_number, whole_numbers
 from bayesbin.data import Batches
+from bayesbin.ensemble import Ensemble
 from bayesbin.estimators import Estimator
 from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, Regressor, mlp, to_binary_
-from bayesbin.posterior import BinaryPosterior
-from bayesbin.predict import predict, predict_regression
+from bayesbin.posterior import Posterior, RealPosterior
 from bayesbin.recipes import recipe as make_recipe
 from bayesbin.sklearn.encoding import PiecewiseLinearEncoder
 
@@ -35,8 +36,8 @@ class _BinaryNetwork(BaseEstimator):
     """The settings that both have, and the fit of a multilayer perceptron with binary weights."""
 
     n_features_in_: int
-    net_: nn.Module
-    posterior_: BinaryPosterior
+    ensemble_: Ensemble
+    posterior_: Posterior[Any]
     transformer_: Pipeline
     settings_: dict[str, Any]
     seed_: int
@@ -77,9 +78,10 @@ class _BinaryNetwork(BaseEstimator):
 
     def _fit(
         self, X: np.ndarray, targets: Tensor, likelihood: Callable[..., Any], num_outputs: int
-    ) -> None:
+    ) -> tuple[Any, Posterior[Any]]:
+        """Train a network; the model around it, and its posterior."""
         num_bins = whole_number("num_bins", self.num_bins)
-        whole_number("num_samples", self.num_samples)  # of a prediction; 0 for the mode
+        whole_number("num_samples", self.num_samples)
         given = self.hidden_layer_sizes
         hidden = self._default_hidden if given is None else given
         none = isinstance(hidden, (list, tuple)) and not hidden
@@ -98,11 +100,17 @@ class _BinaryNetwork(BaseEstimator):
             model = likelihood(net, dataset_size=size)
             method = make_recipe(self.recipe, model, epochs=self.epochs, **self._overrides())
             result = method.fit(Batches((x, targets), batch_size), seed=seed, progress=False)
-        self.net_ = net.eval()
-        self.posterior_ = method.guide.posterior()
         self.settings_ = method.settings
         self.history_ = result.history
         self.seed_ = seed
+        return model, method.guide.posterior()
+
+    def _keep(self, model: Any, posterior: Posterior[Any]) -> None:
+        """Keep the drawn networks, or that of the mode, which are what predicts."""
+        count = whole_number("num_samples", self.num_samples)  # 0 for the mode
+        ensemble = Ensemble(model, posterior, max(count, 1), self.seed_)
+        self.ensemble_ = ensemble if count else ensemble.mode
+        self.posterior_ = posterior
 
     def _overrides(self) -> dict[str, Any]:
         """The recipe's settings that were given here: those of ``settings``, and those with a name."""
@@ -118,11 +126,11 @@ class _BinaryNetwork(BaseEstimator):
     def _transformed(self, X: np.ndarray) -> Tensor:
         return torch.from_numpy(self.transformer_.transform(X))
 
-    def _checked(self, X: Any) -> tuple[nn.Module, Tensor]:
-        """The network and the inputs in float64: a row's prediction is the same in any batch."""
+    def _predicted(self, X: Any) -> Any:
+        """The prediction of the drawn networks, in numpy; that of a row is the same in any batch."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return copy.deepcopy(self.net_).double(), self._transformed(X)
+        return self.ensemble_.predict(self._transformed(X).float().numpy())
 
 
 class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
@@ -151,8 +159,9 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
         the posterior is wide.
     :param random_state: a number or RandomState makes fits repeatable and leaves other generators
         alone; None draws a seed from numpy's global generator, as scikit-learn does.
-    :ivar classes_: labels, of any kind. :ivar posterior_: the ``BinaryPosterior`` of the weights of
-        ``net_``, whose inputs are what ``transformer_`` makes of X. :ivar history_: a row per epoch.
+    :ivar classes_: labels, of any kind. :ivar ensemble_: the drawn networks, a ``bayesbin.Ensemble``,
+        whose inputs are what ``transformer_`` makes of X. :ivar posterior_: of their weights.
+    :ivar seed_: of training and of the draws. :ivar history_: a row per epoch.
     :ivar settings_: all settings of the recipe that was trained.
     :raises ValueError: at ``fit``, for settings out of range and whatever scikit-learn refuses in data.
 
@@ -178,13 +187,12 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         targets = torch.from_numpy(labels.astype(np.int64))
-        self._fit(X, targets, Classifier, len(self.classes_))
+        self._keep(*self._fit(X, targets, Classifier, len(self.classes_)))
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, averaged over draws, (n, classes)."""
-        net, x = self._checked(X)
-        return predict(net, self.posterior_, x, int(self.num_samples)).probs.numpy()
+        return self._predicted(X).probs
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest labels, (n,)."""
@@ -222,7 +230,9 @@ class BinaryNetworkRegressor(RegressorMixin, _BinaryNetwork):
         self.y_mean_ = float(y.mean())
         self.y_scale_ = float(y.std()) or 1.0  # all targets the same: any scale will do
         targets = torch.from_numpy((y - self.y_mean_) / self.y_scale_).float()
-        self._fit(X, targets, Regressor, 1)
+        model, posterior = self._fit(X, targets, Regressor, 1)
+        model.net = _InUnits(model.net, self.y_mean_, self.y_scale_)
+        self._keep(model, _with_noise_in_units(posterior, self.y_scale_))
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
@@ -230,7 +240,30 @@ class BinaryNetworkRegressor(RegressorMixin, _BinaryNetwork):
 
         The standard deviation has both parts, noise and disagreement of the draws.
         """
-        net, x = self._checked(X)
-        found = predict_regression(net, self.posterior_, x, num_samples=int(self.num_samples))
-        mean = self.y_mean_ + self.y_scale_ * found.mean.numpy()
-        return (mean, self.y_scale_ * found.std.numpy()) if return_std else mean
+        found = self._predicted(X)
+        return (found.mean, found.std) if return_std else found.mean
+
+
+class _InUnits(nn.Sequential):
+    """The layers of a network and then the units of its targets: mean + scale x, in float64."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, layers: nn.Sequential, mean: float, scale: float) -> None:
+        super().__init__(*layers)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.mean + self.scale * super().forward(input).double()
+
+
+def _with_noise_in_units(posterior: Posterior[Any], scale: float) -> Posterior[Any]:
+    """The posterior of a noise standard deviation that is ``scale`` times as large, draw by draw."""
+    noise = posterior.real["noise"]
+    assert noise.support.kind == "positive"  # the logarithm is Normal
+    changed = copy.copy(posterior)
+    moved = RealPosterior(noise.loc + math.log(scale), noise.scale, noise.support)
+    changed.real = {**posterior.real, "noise": moved}
+    return changed
