@@ -21,6 +21,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from bayesbin.compile import (  # noqa: F401  (each puts its operators into the table)
     operators_elementwise,
+    operators_lookup,
     operators_norm,
     operators_products,
     operators_recurrent,

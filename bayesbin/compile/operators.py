@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayesbin.compile.layout import Size, size_of
-from bayesbin.compile.translation import Fixed, Refused, Traced, Translation
+from bayesbin.compile.translation import Fixed, Refused, Rows, Traced, Translation
 
 Function = Callable[..., Any]
 TABLE: dict[str, Function] = {}
@@ -49,6 +49,7 @@ _RANDOM_IN_TRAINING = {
     "rnn_tanh",
     "rnn_relu",
 }
+_BY_ROW = {"index", "embedding_bag"}  # they know what to do with the numbers of the rows
 
 
 def operator(*names: str, by_shape: bool = False) -> Callable[[Function], Function]:
@@ -78,12 +79,12 @@ def translate(t: Translation, target: Any, args: Sequence[Any], kwargs: dict[str
     name = name_of(target)
     used = list(_leaves((args, kwargs)))
     for value in used:
-        if isinstance(value, Refused):
+        if isinstance(value, Refused) and not (isinstance(value, Rows) and name in _BY_ROW):
             raise t.refuse(value.problem)
     random = torch.Tag.nondeterministic_seeded in target.tags
     if random and name not in _RANDOM_IN_TRAINING:
         raise t.refuse("expected a function of the inputs alone, got random numbers")
-    if not any(isinstance(value, (Traced, Size)) for value in used) and not random:
+    if not any(isinstance(value, (Traced, Size, Refused)) for value in used) and not random:
         return _folded(t, target, args, kwargs)
     function = TABLE.get(name) or TABLE.get(_without_underscore(target, name))
     if function is None:
@@ -160,8 +161,8 @@ def _by_name(
         if argument.name in taken:
             found[argument.name] = value
         elif argument.name not in _IDLE and function not in _BY_SHAPE:
-            default = argument.default_value if argument.has_default_value() else None
-            if value != default:
+            default = argument.default_value if argument.has_default_value() else False
+            if value is not None and value != default:
                 raise t.refuse(f"expected {argument.name}={default}, got {value}")
     return found
 

@@ -187,27 +187,6 @@ _reduction("min", "amin")
 _reduction("log_sum_exp", "logsumexp")
 
 
-def _extreme(kind: str, pairs: str) -> None:
-    @operator(kind)
-    def extreme(
-        t: Translation,
-        self: Held,
-        dim: int | None = None,
-        keepdim: bool = False,
-        other: Held | None = None,
-    ) -> Any:
-        if other is not None:
-            return t.elementwise(pairs, self, other)
-        if dim is None:
-            return reduced(t, kind, self, None, False)
-        found = reduced(t, kind, self, dim, keepdim, t.dtype(0))
-        return found, Refused("there is no step for the place of a largest or smallest number")
-
-
-_extreme("max", "maximum")
-_extreme("min", "minimum")
-
-
 @operator("any", "all")
 def _any(t: Translation, self: Held, dim: Any = None, keepdim: bool = False) -> Traced:
     x = t.settled(t.traced(self))
@@ -261,3 +240,18 @@ def _weight_norm(t: Translation, v: Held, g: Held, dim: int = 0) -> Traced:
     names, layout = t.align((g, length), length.layout.shape, t.dtype())
     ratio = Traced(t.emit("div", names, t.dtype()), layout, t.dtype())
     return t.elementwise("mul", v, ratio)
+
+
+@operator("cosine_similarity")
+def _cosine(t: Translation, x1: Held, x2: Held, dim: int = 1, eps: float = 1e-8) -> Traced:
+    a, b = t.settled(t.traced(x1)), t.settled(t.traced(x2))
+    first = max((a, b), key=lambda x: x.layout.rank)
+    names, layout = t.align((a, b), first.layout.shape, t.dtype())
+    products = Traced(t.emit("mul", names, t.dtype()), layout, t.dtype())
+    total = reduced(t, "sum", products, dim, False)
+    lengths = []
+    for x in (a, b):
+        length = reduced(t, "norm", x, dim, False, order=2.0)
+        bound = t.constant(eps, t.dtype())
+        lengths.append(replace(length, name=t.emit("maximum", (length.name, bound), t.dtype())))
+    return t.elementwise("div", total, t.elementwise("mul", *lengths))

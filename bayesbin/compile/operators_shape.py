@@ -34,18 +34,22 @@ def _viewed(x: Traced, layout: Layout, view: View) -> Traced:
     *("_reshape_alias", "ravel"),
     by_shape=True,
 )
-def reshape(t: Translation, self: Traced) -> Traced:
-    shape = t.shape()
+def _reshape(t: Translation, self: Traced) -> Traced:
+    return reshape_to(t, self, t.shape())
+
+
+def reshape_to(t: Translation, x: Traced, shape: Sequence[Size]) -> Traced:
+    """A view of a tensor in another shape."""
     sizes = [size.count for size in shape]
     try:
-        layout = self.layout.reshaped(shape)
+        layout = x.layout.reshaped(shape)
     except Torn:
-        self = t.straightened(t.settled(self))
+        x = t.straightened(t.settled(x))
         try:
-            layout = self.layout.reshaped(shape)
+            layout = x.layout.reshaped(shape)
         except Torn:
             raise t.mixes("a view that tears the rows of the batch apart") from None
-    return _viewed(self, layout, lambda factor: factor.reshape(sizes))
+    return _viewed(x, layout, lambda factor: factor.reshape(sizes))
 
 
 @operator("permute")
@@ -329,7 +333,7 @@ def _roll(t: Translation, self: Held, shifts: Sequence[int], dims: Sequence[int]
     return x
 
 
-# Lookups
+# At some places
 
 
 def taken(t: Translation, x: Held, axis: int, places: Any) -> Traced:
@@ -347,83 +351,6 @@ def taken(t: Translation, x: Held, axis: int, places: Any) -> Traced:
     shape = list(found.layout.shape)
     shape[axis : axis + 1] = [Size(each) for each in indices.shape]
     return replace(found, layout=found.layout.reshaped(shape))
-
-
-@operator("index_select")
-def _index_select(t: Translation, self: Held, dim: int, index: Held) -> Traced:
-    if not isinstance(index, Fixed):
-        raise t.refuse("expected places that are known before the inputs are")
-    return taken(t, self, dim % self.layout.rank, index.tensor)
-
-
-@operator("index")
-def _index(t: Translation, self: Held, indices: Sequence[Held | None]) -> Traced:
-    used = [k for k, index in enumerate(indices) if index is not None]
-    if any(not isinstance(indices[k], Fixed) for k in used):
-        return _looked_up(t, self, indices, used)
-    tensors = [indices[k].tensor for k in used]  # type: ignore[union-attr]
-    if any(index.dtype == torch.bool for index in tensors):
-        raise t.refuse("expected whole numbers as places, got booleans")
-    if len(used) == 1:
-        return taken(t, self, used[0], tensors[0])
-    if used != list(range(used[0], used[-1] + 1)):
-        raise t.refuse("expected places along axes that follow one another")
-    x = t.straightened(t.settled(t.traced(self)))
-    shape = x.layout.shape
-    sizes = [shape[k].count for k in used]
-    if any(shape[k].batch for k in used):
-        raise t.mixes("some rows of the batch")
-    place: Any = 0
-    for index, size in zip(tensors, sizes, strict=True):
-        place = place * size + torch.where(index < 0, index + size, index)
-    merged = [*shape[: used[0]], Size(math.prod(sizes)), *shape[used[-1] + 1 :]]
-    return taken(t, replace(x, layout=x.layout.reshaped(merged)), used[0], place)
-
-
-def _looked_up(
-    t: Translation, self: Held, indices: Sequence[Held | None], used: list[int]
-) -> Traced:
-    """Rows of a table by whole numbers that depend on the inputs."""
-    index = indices[used[0]]
-    if used != [0] or index is None or self.layout.batch_axis is not None or index.dtype != "i8":
-        raise t.refuse("expected places that are known before the inputs are")
-    shape = self.layout.shape
-    table = t.traced(self)
-    flat = table.layout.reshaped([shape[0], Size(math.prod(size.count for size in shape[1:]))])
-    found = embedded(t, replace(t.settled(table), layout=flat), index)
-    return replace(found, layout=found.layout.reshaped([*index.layout.shape, *shape[1:]]))
-
-
-@operator("embedding")
-def _embedding(t: Translation, weight: Held, indices: Held, padding_idx: int = -1) -> Traced:
-    return embedded(t, weight, indices)
-
-
-def embedded(t: Translation, table: Held, indices: Held) -> Traced:
-    """The rows of a table at whole numbers; a scale of all of it, or of its columns, comes after them."""
-    places = t.traced(indices)
-    factor: Any = 1.0
-    if isinstance(table, Traced) and table.weights:
-        whole = isinstance(table.factor, Tensor)
-        if not whole or bool((table.factor == table.factor[:1]).all()):  # type: ignore[union-attr]
-            factor, table = table.factor, replace(table, factor=1.0)
-    rows, width = table.layout.axes
-    name = t.arrange(table, [rows, width])
-    name = t.emit("embedding", (places.name, name), t.dtype())
-    # The width is the last axis of the value, whatever the order of the axes before it.
-    sizes = [*places.layout.sizes, table.layout.size(width)]
-    order = list(enumerate(sizes))
-    layout = Layout.made(order, [*places.layout.axes, [len(sizes) - 1]])
-    found = Traced(name, layout, t.dtype())
-    if isinstance(factor, Tensor):
-        numbers = Fixed(factor[0].float() if found.dtype == "f4" else factor[0])
-        return t.elementwise("mul", found, numbers)
-    return t.settled(replace(found, factor=factor))
-
-
-@operator("gather")
-def _gather(t: Translation, self: Held, dim: int, index: Held) -> Traced:
-    raise t.refuse("expected places that are known before the inputs are")
 
 
 # Others
@@ -622,8 +549,3 @@ def _full(t: Translation, fill_value: Any) -> Traced:
 @operator("empty", "empty_like", "new_empty", by_shape=True)
 def _empty(t: Translation) -> Traced:
     return filled(t, 0)
-
-
-@operator("arange", by_shape=True)
-def _arange(t: Translation) -> Traced:
-    raise t.mixes("the numbers of the rows")

@@ -73,6 +73,13 @@ class Refused:
     problem: str
 
 
+@dataclass(frozen=True)
+class Rows(Refused):
+    """The numbers of the rows of a batch, times a step: to look up one place of each, and nothing else."""
+
+    step: int = 1
+
+
 Held = Fixed | Traced
 
 
