@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from bayesbin.core.checks import one_of
 from bayesbin.core.files import CorruptFileError
 from bayesbin.runtime import container
 from bayesbin.runtime.container import ArrayParts, Container
+from bayesbin.runtime.effort import check_effort
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.program import (
     Constant,
@@ -67,6 +69,10 @@ def save(path: str | os.PathLike[str], model: Model, contents: str = "draws") ->
     :raises OSError: if the file cannot be written; an old one is then what it was.
     """
     container.write(path, *_written(model, contents))
+    try:
+        check_effort(model, os.path.getsize(path))
+    except ValueError as error:
+        warnings.warn(f"The file has to be read with trusted=True: {error}", stacklevel=3)
     return Path(path)
 
 
@@ -100,22 +106,23 @@ def _written(model: Model, contents: str) -> tuple[dict[str, Any], Arrays]:
     return header, arrays
 
 
-def read(path: str | os.PathLike[str]) -> ModelFile:
+def read(path: str | os.PathLike[str], trusted: bool = False) -> ModelFile:
     """The model in a file; nothing in the file is executed, and all of it is verified.
 
+    :param trusted: whether it may ask for any time and memory, see :mod:`bayesbin.runtime.effort`.
     :raises CorruptFileError: for a file that is damaged, of another kind or of another version.
     :raises OSError: if it cannot be read.
     """
-    return _model_file(container.read(path), path)
+    return _model_file(container.read(path), path, trusted)
 
 
 def from_bytes(data: bytes) -> ModelFile:
-    """The model in the bytes of a file. :raises CorruptFileError: as :func:`read`."""
+    """The model in the bytes of a file that is trusted. :raises CorruptFileError: as :func:`read`."""
     name = "bytes of a model"
-    return _model_file(container.read_from(io.BytesIO(data), len(data), name), name)
+    return _model_file(container.read_from(io.BytesIO(data), len(data), name), name, True)
 
 
-def _model_file(found: Container, path: str | os.PathLike[str]) -> ModelFile:
+def _model_file(found: Container, path: str | os.PathLike[str], trusted: bool) -> ModelFile:
     try:
         header = _fields(found.header, _KEYS, "a model")
         sizes = {name: array.nbytes for name, array in found.arrays.items()}
@@ -133,6 +140,8 @@ def _model_file(found: Container, path: str | os.PathLike[str]) -> ModelFile:
             raise ValueError(f"expected no array that nothing uses, got {min(arrays)!r}.")
         if header["contents"] not in CONTENTS:
             raise ValueError(f"expected contents of {CONTENTS}.")
+        if not trusted:
+            check_effort(model, found.size)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:400]
         raise CorruptFileError(path, f"its header does not fit: {reason}") from error

@@ -68,31 +68,27 @@ class Inputs:
     def is_raw(self, arrays: Sequence[np.ndarray]) -> bool:
         """Whether inputs are raw, if there is preprocessing.
 
-        Whole numbers are raw, and so is every input that is not of pixels. Floats where pixels are
-        expected have been preprocessed, unless they are whole numbers of which some exceed 1: pixels that
-        were read as floats, which a warning says.
+        Inputs of preprocessing that has no pixels are raw. Where pixels are expected, whole numbers are
+        raw and floats have been preprocessed, unless these are whole numbers of which some exceed 1:
+        pixels that were read as floats, which a warning says.
 
-        :raises ValueError: if some inputs are raw and others are not.
+        :raises ValueError: if some pixels are raw and others are not.
         """
         assert self.preprocessing is not None
-        found = set()
-        for name, array in zip(self.preprocessing.inputs, arrays, strict=True):
-            if not name.startswith(PIXELS) or array.dtype.kind in "iu":
-                found.add(True)
-            elif _whole(array):
-                self._warn(
-                    "The inputs are whole numbers in floats; they are taken for raw pixels and are "
-                    "preprocessed. Pass preprocess=True if that is right, False if not.",
-                )
-                found.add(True)
-            else:
-                found.add(False)
+        named = zip(self.preprocessing.inputs, arrays, strict=True)
+        pixels = [array for name, array in named if name.startswith(PIXELS)]
+        found = {array.dtype.kind in "iu" or _whole(array) for array in pixels}
         if len(found) > 1:
             raise ValueError(
-                "expected inputs that are all raw or all preprocessed, got both; pass preprocess=True "
+                "expected pixels that are all raw or all preprocessed, got both; pass preprocess=True "
                 "or preprocess=False."
             )
-        return found == {True}
+        if any(_whole(array) for array in pixels):
+            self._warn(
+                "The inputs are whole numbers in floats; they are taken for raw pixels and are "
+                "preprocessed. Pass preprocess=True if that is right, False if not.",
+            )
+        return found != {False}
 
     def _several(self, x: Any) -> list[Any]:
         """One array-like for each input."""

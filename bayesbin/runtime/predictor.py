@@ -222,7 +222,7 @@ class _Runner:
         draws = program.num_draws
         # Of one row: the values of one draw on their way, and the outputs of a chunk of draws, which the
         # head converts to float64 and copies a few times.
-        outputs = 32 * sum(program.values[name].size for name in program.outputs)
+        outputs = 64 * sum(program.values[name].size for name in program.outputs)
         values = 8 * program.peak
         self.draws = max(1, min(draws, (_MEMORY - values) // outputs if outputs else draws))
         self.rows = max(1, min(_MOST_ROWS, _MEMORY // max(values + self.draws * outputs, 1)))
@@ -239,7 +239,9 @@ class _Runner:
             yield self.run(rows, range(first, min(first + self.draws, self.program.num_draws)))
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Predictor:
+def load(
+    path: str | os.PathLike[str], threads: int | None = None, *, trusted: bool = False
+) -> Predictor:
     """A predictor from a file that :meth:`Predictor.save` wrote; neither torch nor pyro is imported.
 
     Nothing in the file is executed, and all of it is verified first. Its answers are those of the
@@ -247,12 +249,14 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Predictor:
     same numbers, and a warning says so once.
 
     :param threads: None: as many as the process may use. Answers do not depend on them.
+    :param trusted: whether the file comes from somebody you trust. If not, it is refused if predicting
+        one datum takes more time or memory than a file of its size has reason to ask for.
     :raises CorruptFileError: (a ValueError) for a file that is damaged, foreign or of another version.
     :raises OSError: if it cannot be read.
     """
     if threads is not None:
         threads = whole_number("threads", threads, at_least=1)
-    model = files.read(path).model
+    model = files.read(path, true_or_false("trusted", trusted)).model
     return Predictor(
         model.program,
         model.head,

@@ -23,6 +23,7 @@ from bayesbin.runtime.kinds import KINDS, Shape, checked_attributes
 # Types of values: float32, float64, whole numbers, and booleans.
 DTYPES = ("f4", "f8", "i8", "b1")
 LARGEST_VALUE = 1 << 24  # numbers of one datum: 64 MB of float32
+LARGEST_WEIGHTS = 1 << 31  # numbers of a constant or a site
 LARGEST_SUM = 1 << 26  # of all the values of one datum
 LARGEST_WORK = 1 << 38  # multiplications of one datum in one draw
 MOST_STEPS = 1 << 14
@@ -293,12 +294,12 @@ def _add(found: dict[str, Value], name: str, value: Value) -> None:
     found[name] = value
 
 
-def _check_sizes(name: str, shape: Any) -> None:
+def _check_sizes(name: str, shape: Any, largest: int = LARGEST_VALUE) -> None:
     sound = isinstance(shape, tuple) and len(shape) <= 8
     if not sound or any(type(size) is not int or size < 1 for size in shape):
         raise ValueError(f"expected up to 8 sizes of {name!r}, each at least 1, got {shape}.")
-    if math.prod(shape) > LARGEST_VALUE:
-        raise ValueError(f"expected at most {LARGEST_VALUE} numbers in {name!r}, got {shape}.")
+    if math.prod(shape) > largest:
+        raise ValueError(f"expected at most {largest} numbers in {name!r}, got {shape}.")
 
 
 def _check_rows(name: str, rows: np.ndarray | None, count: int, draws: int) -> None:
@@ -316,7 +317,7 @@ def _check_constant(name: str, constant: Constant, draws: int) -> None:
     data = constant.data
     if data.ndim < 1:
         raise ValueError(f"expected rows of {name!r}.")
-    _check_sizes(name, data.shape[1:])
+    _check_sizes(name, data.shape[1:], LARGEST_WEIGHTS)
     _check_rows(name, constant.rows, len(data), draws)
     if constant.levels is None:
         if constant.dtype not in DTYPES:
@@ -326,7 +327,7 @@ def _check_constant(name: str, constant: Constant, draws: int) -> None:
 
 
 def _check_site(name: str, site: Site, draws: int) -> None:
-    _check_sizes(name, site.shape)
+    _check_sizes(name, site.shape, LARGEST_WEIGHTS)
     if not site.shape:
         raise ValueError(f"expected sizes of {name!r}, got none.")
     units, inputs = site.shape[0], math.prod(site.shape[1:])

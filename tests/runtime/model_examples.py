@@ -105,3 +105,57 @@ def convolution(draws: int = DRAWS) -> Program:
         Step("linear", ("c", "last"), ("y",)),
     )
     return Program({"x": Value((2, 5, 6), "f4")}, {}, sites, steps, ("y",), draws)
+
+
+def varied(draws: int = DRAWS) -> Program:
+    """x (2, 6, 6) and whole numbers t (4,): steps, constants and sites of most sorts, as small as can be."""
+    rng = np.random.default_rng(2)
+    some = [draw % 2 for draw in range(draws)]
+    levels = Constant(rng.integers(0, 3, (1, 5, 4)).astype(np.uint8), None, (-0.5, 0.0, 0.5))
+    constants = {
+        "table": levels,
+        "mask": Constant(rng.random((1, 3)) < 0.5),
+        "order": constant([2, 0, 1], "i8"),
+        "slope": constant(rng.uniform(0.1, 0.5, (2, 3)), rows=some),
+        "shift": constant(rng.standard_normal((draws, 3)), "f8", rows=range(draws)),
+        "real": constant(rng.standard_normal((3, 16))),
+        "none": constant(0.0),
+        "state": constant(np.zeros(3)),
+        "gates": constant(rng.standard_normal((9, 4))),
+        "own": constant(rng.standard_normal((9, 3))),
+    }
+    sites: dict[str, Site] = {
+        "conv": drawn_site(rng, (3, 1, 2, 2), draws),
+        "listed": drawn_site(rng, (3, 27), draws, some),
+        "last": stored_site(rng, (3, 9), range(draws)),
+    }
+    window = {"stride": (1, 1), "padding": ((0, 1), (1, 0)), "dilation": (1, 1), "groups": 1}
+    pool = {"size": (2, 2), "stride": (2, 2), "padding": (0, 0), "ceil": False, "dilation": (1, 1)}
+    steps = (
+        Step("slice", ("x",), ("one",), attributes={"axis": 0, "start": 0, "stop": 1, "step": 1}),
+        Step("conv", ("one", "conv"), ("a",), attributes=window),
+        Step("max_pool", ("a",), ("pooled",), attributes=pool),
+        Step("affine", ("pooled", "slope", "shift"), ("b",), "f8", {"axis": 0}),
+        Step("sign", ("b",), ("c",)),
+        Step("reshape", ("c",), ("flat",), attributes={"shape": (27,)}),
+        Step("linear", ("flat", "listed"), ("d",)),
+        Step("embedding", ("t", "table"), ("words",)),
+        Step("gru", ("words", "state", "gates", "own"), ("e", "f"), attributes={"reverse": False}),
+        Step("reshape", ("words",), ("row",), attributes={"shape": (16,)}),
+        Step("linear", ("row", "real"), ("g",)),
+        Step("where", ("mask", "d", "none"), ("h",)),
+        Step("clamp", ("h",), ("i",), attributes={"low": -1.7976931348623157e308, "high": 9}),
+        Step("concat", ("i", "f", "g"), ("j",), attributes={"axis": 0}),
+        Step("linear", ("j", "last"), ("k",)),
+        Step("take", ("k", "order"), ("y",), attributes={"axis": 0}),
+    )
+    inputs = {"x": Value((2, 6, 6), "f4"), "t": Value((4,), "i8")}
+    return Program(inputs, constants, sites, steps, ("y",), draws)
+
+
+def raw_inputs() -> Program:
+    """Preprocessing of :func:`varied`: pixels, of which each channel is scaled by its own numbers."""
+    constants = {"std": constant([[[2.0]], [[4.0]]])}
+    inputs = {"pixels": Value((2, 6, 6), "f4"), "tokens": Value((4,), "i8")}
+    steps = (Step("div", ("pixels", "std"), ("x",)),)
+    return Program(inputs, constants, {}, steps, ("x", "tokens"))
