@@ -100,14 +100,18 @@ def _transposed(work: Work) -> Cost:
 def _matmul(work: Work) -> Cost:
     shape = work.after[0]
     sums = float(math.prod(shape)) * work.before[0][-1]
-    return Cost(2.0 * sums + 500.0 * math.prod(shape[:-2]), 16.0 * work.numbers)
+    time = 12.0 * sums + _TURN * work.before[0][-1] + 1e3 * math.prod(shape[:-2])
+    return Cost(time, 32.0 * work.numbers)
 
 
 def _attention(work: Work) -> Cost:
     query, key = work.before[:2]
     scores = float(math.prod(work.after[0][:-1])) * key[-2]
     sums = scores * (query[-1] + work.after[0][-1])
-    return Cost(2.0 * sums + 70.0 * scores, 48.0 * scores + 16.0 * work.numbers)
+    return Cost(
+        15.0 * sums + 200.0 * scores + _TURN * (key[-2] + key[-1]),
+        64.0 * scores + 16.0 * work.numbers,
+    )
 
 
 def _recurrent(work: Work) -> Cost:
