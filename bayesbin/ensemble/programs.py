@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,7 @@ from bayesbin.ensemble.answers import description
 from bayesbin.ensemble.inputs import Signature
 from bayesbin.ensemble.members import Draw, Member, Statistics
 from bayesbin.nn.batch_statistics import normalisations
-from bayesbin.runtime import reference
+from bayesbin.runtime import native_backend, reference
 from bayesbin.runtime.joining import join
 from bayesbin.runtime.predictor import Predictor
 from bayesbin.runtime.program import Constant, Program
@@ -183,10 +182,7 @@ def runner(program: Program) -> Any:
 
     Called with inputs, draws and ``observe``; the same bits either way.
     """
-    try:
-        native: Any = importlib.import_module("bayesbin.runtime.native_backend")
-    except ImportError:
-        return partial(reference.run, program)
-    return (
-        native.NativeProgram(program).run if native.available() else partial(reference.run, program)
-    )
+    if native_backend.available():
+        threads = torch.get_num_threads()
+        return partial(native_backend.NativeProgram(program).run, threads=threads)
+    return partial(reference.run, program)
