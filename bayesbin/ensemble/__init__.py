@@ -3,5 +3,6 @@
 from bayesbin.ensemble.ensemble import Ensemble
 from bayesbin.ensemble.members import Statistics
 from bayesbin.ensemble.programs import Compiled
+from bayesbin.ensemble.selection import Selection, select_network
 
-__all__ = ["Compiled", "Ensemble", "Statistics"]
+__all__ = ["Compiled", "Ensemble", "Selection", "Statistics", "select_network"]

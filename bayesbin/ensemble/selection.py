@@ -1,4 +1,4 @@
-"""Choosing one of a posterior's networks by a few labelled data, and what the choice is worth elsewhere."""
+"""Choosing one of an ensemble's networks by a few labelled data, and what the choice is worth elsewhere."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesbin.core.arrays import as_tensor
 from bayesbin.core.checks import one_of, real_number, whole_number
 from bayesbin.data import Dataset
 from bayesbin.diagnostics.held_out import HeldOut, bootstrap, halves, per_example, refuse_leaks
-from bayesbin.nn.state_norm import Statistics
-from bayesbin.posterior import BinaryPosterior
-from bayesbin.predict import draw_log_probs
+from bayesbin.ensemble.ensemble import Ensemble
 
 SCORES = ("accuracy", "nll")
 _MODELS = ("chosen", "mode", "mean", "single")
@@ -25,7 +23,9 @@ _MODELS = ("chosen", "mode", "mean", "single")
 class Selection:
     """The chosen network, and its scores on data that had no part in the choice.
 
-    :param index: the chosen network is draw ``index`` of ``seed``.
+    :param index: the chosen network is ``ensemble.network(index)``; alone it predicts, compiles and ships as
+        ``ensemble.select(draws=[index])``.
+    :param seed: of the split in halves and of the resampling.
     :param score: what it was chosen by, "nll" or "accuracy".
     :param selection_score: that score where it was chosen; the best of many, so biased to be too good.
     :param candidate_scores: that score of every candidate there, (num_candidates,).
@@ -35,7 +35,6 @@ class Selection:
     :param differences: "mode", "mean", "single" -> chosen minus that one, paired by example.
     :param num_selection: examples it was chosen by. :param num_held_out: examples it is scored on.
     :param interval: coverage of the intervals, by ``num_bootstrap`` resamples.
-    :param recalibrated: whether every network had normalisation statistics of its own.
     """
 
     index: int
@@ -52,23 +51,6 @@ class Selection:
     num_held_out: int
     num_bootstrap: int
     interval: float
-    recalibrated: bool
-
-    def network(
-        self, net: nn.Module, posterior: BinaryPosterior, statistics: Statistics | None = None
-    ) -> nn.Module:
-        """A copy of ``net`` with the chosen weights, in evaluation mode.
-
-        :param statistics: those it was chosen with.
-        :raises ValueError: if it was chosen with statistics and there are none, or the reverse.
-        """
-        if self.recalibrated != (statistics is not None):
-            came = "none" if statistics is None else "some, where it was chosen without"
-            raise ValueError(
-                f"expected the statistics that draw {self.index} was chosen with, got {came}; pass "
-                "what select_network was given."
-            )
-        return posterior.sample_network(net, self.index, self.seed, statistics)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in numbers, lists and dictionaries that JSON knows."""
@@ -93,7 +75,7 @@ class Selection:
         head = f"on {self.num_held_out} held-out examples"
         width = max(len(label) for label in (*rows, head))
         lines = [
-            f"draw {self.index} of seed {self.seed}, best of {count} by {self.score} on "
+            f"draw {self.index}, best of {count} by {self.score} on "
             f"{self.num_selection} examples: {self.selection_score:.4f} there, biased as the best of many",
             f"{head:<{width}}  {'accuracy':>25}  {'nll (nats)':>25}",
         ]
@@ -104,19 +86,16 @@ class Selection:
 
 
 def select_network(
-    net: nn.Module,
-    posterior: BinaryPosterior,
+    ensemble: Ensemble,
     data: Dataset | tuple[Any, Any],
-    num_candidates: int = 100,
     *,
     held_out: Dataset | tuple[Any, Any] | None = None,
     seed: int = 0,
-    statistics: Statistics | None = None,
     score: str = "nll",
     num_bootstrap: int = 1000,
     interval: float = 0.95,
 ) -> Selection:
-    r"""Choose among posterior draws the one that fits ``data``, and score it on ``held_out``.
+    r"""Choose among the draws of an ensemble the one that fits ``data``, and score it on ``held_out``.
 
     .. math:: s^* = \arg\min_s \frac1N \sum_{n=1}^{N} -\log p(y_n \mid x_n, w_s), \qquad w_s \sim q
 
@@ -126,29 +105,30 @@ def select_network(
     candidates are alike. The scores to report are ``chosen`` and ``differences``, from examples that
     had no part in the choice. Averaging all draws may well be better; ``differences`` tells.
 
-    Candidates are draws 0 .. num_candidates - 1 of ``seed``, made one at a time. Of equal accuracy the
-    lower nll wins, then the lower index. Intervals are percentiles of means over resampled held-out
-    examples, one resample for all networks, so that differences are paired. They hold for the network
-    that was chosen, and leave out that other selection examples might have chosen another.
+    Candidates are all draws of the ensemble. Of equal accuracy the lower nll wins, then the lower index.
+    Intervals are percentiles of means over resampled held-out examples, one resample for all networks, so
+    that differences are paired. They hold for the network that was chosen, and leave out that other
+    selection examples might have chosen another.
 
-    :param net: a network with binary weights, logits (B, C). :param data: x (N, ...), labels y (N,).
+    :param ensemble: of a classifier, calibrated if it needs to be. :param data: x (N, ...), labels y (N,).
     :param held_out: examples to score on, none of them an input of ``data``. None: ``data`` is split
         in halves by ``seed``, class by class; copies of one input stay in one half.
-    :param statistics: from :func:`bayesbin.nn.recalibrate`, for that seed and all candidates.
+    :param seed: of the split and of the resampling.
     :param score: "nll", or "accuracy". :param interval: coverage of the intervals, in (0, 1).
     :raises ValueError: if a held-out input is also a selection input, whatever its label; for data
-        that are no labelled pairs, too few inputs to split, statistics of other draws, outputs that
-        are not finite, or settings out of range.
+        that are no labelled pairs, too few inputs to split, outputs that are not finite, or settings
+        out of range.
 
     Example::
 
         >>> import torch
-        >>> from bayesbin import BinaryPosterior, nn
+        >>> from bayesbin import BinaryPosterior, Ensemble, nn
         >>> from bayesbin.data import two_moons
-        >>> from bayesbin.diagnostics import select_network
+        >>> from bayesbin.ensemble import select_network
         >>> net = nn.to_binary_(nn.mlp(2, [8], 2, normalize=False))
         >>> posterior = BinaryPosterior({"0.weight": torch.zeros(8, 2), "2.weight": torch.zeros(2, 8)})
-        >>> selection = select_network(net, posterior, two_moons(), num_candidates=20)
+        >>> ensemble = Ensemble(nn.Classifier(net, dataset_size=100), posterior, num_samples=20)
+        >>> selection = select_network(ensemble, two_moons())
         >>> selection.num_selection, selection.num_held_out, selection.candidate_scores.shape
         (100, 100, torch.Size([20]))
         >>> selection.differences["single"].nll.value < 0.0  # better than a draw that is not chosen
@@ -157,13 +137,10 @@ def select_network(
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentiles);
     Cawley and Talbot 2010, JMLR 11 (why the selection score is not reported).
     """
-    num_candidates = whole_number("num_candidates", num_candidates, at_least=1)
     num_bootstrap = whole_number("num_bootstrap", num_bootstrap, at_least=1)
     score = one_of("score", score, SCORES)
     interval = real_number("interval", interval, above=0, below=1)
     seed = whole_number("seed", seed)
-    if statistics is not None:
-        statistics.of_draw(num_candidates - 1, seed)  # refuses statistics of other or fewer draws
     x, y = _pair(data, "data")
     if held_out is None:
         first, second = halves(x, y, seed)
@@ -171,26 +148,20 @@ def select_network(
     else:
         x_held, y_held = _pair(held_out, "held_out")
     refuse_leaks(x, x_held)
+    if not isinstance(ensemble, Ensemble):
+        raise ValueError(f"expected an ensemble to choose from; got {type(ensemble).__name__}.")
 
-    ranking = []
-    for log_probs in draw_log_probs(net, posterior, x, num_candidates, seed, statistics):
-        accuracy, nll = per_example(log_probs, y).mean(1).tolist()
-        ranking.append((nll if score == "nll" else -accuracy, nll))
-    index = min(range(num_candidates), key=ranking.__getitem__)  # the first of equals
-    candidate_scores = torch.tensor([row[0] for row in ranking], dtype=torch.float64)
-    if score == "accuracy":
-        candidate_scores = -candidate_scores
+    found = torch.stack([per_example(draw, y).mean(1) for draw in _log_probs(ensemble, x)])
+    candidate_scores = found[:, SCORES.index(score)]
+    ranking = [(nll if score == "nll" else -accuracy, nll) for accuracy, nll in found.tolist()]
+    index = min(range(len(ranking)), key=ranking.__getitem__)  # the first of equals
 
-    chosen = single = total = torch.zeros(())
-    draws = draw_log_probs(net, posterior, x_held, num_candidates, seed, statistics)
-    for number, log_probs in enumerate(draws):
-        values = per_example(log_probs, y_held)
-        chosen = values if number == index else chosen
-        single = single + values / num_candidates
-        total = torch.logaddexp(total, log_probs) if number else log_probs
-    mean = per_example(total - math.log(num_candidates), y_held)
-    (log_probs,) = draw_log_probs(net, posterior, x_held, 0, seed, statistics)
-    mode = per_example(log_probs, y_held)
+    draws = _log_probs(ensemble, x_held)
+    values = torch.stack([per_example(draw, y_held) for draw in draws])
+    mean = per_example(draws.logsumexp(0) - math.log(len(draws)), y_held)
+    (of_mode,) = _log_probs(ensemble.mode, x_held)
+    mode = per_example(of_mode, y_held)
+    chosen, single = values[index], values.mean(0)
 
     models = torch.stack([chosen, mode, mean, single])  # as _MODELS, (4, 2, N)
     table = torch.cat([models, models[:1] - models[1:]])
@@ -207,8 +178,12 @@ def select_network(
         num_held_out=len(x_held),
         num_bootstrap=num_bootstrap,
         interval=interval,
-        recalibrated=statistics is not None,
     )
+
+
+def _log_probs(ensemble: Ensemble, x: Tensor) -> Tensor:
+    """Log-probabilities of each draw, (S, N, C)."""
+    return torch.as_tensor(ensemble.log_probs(x))
 
 
 def _pair(data: Any, name: str) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayesbin import BinaryPosterior
+from bayesbin import BinaryPosterior, Ensemble
 from bayesbin.data import Dataset, regression_1d, two_moons
-from bayesbin.diagnostics import select_network
 from bayesbin.diagnostics.held_out import bootstrap, halves
-from bayesbin.nn import mlp, recalibrate, to_binary_
+from bayesbin.ensemble import select_network
+from bayesbin.nn import mlp, to_binary_
 
 MODELS = ("chosen", "mode", "mean", "single")
 EYE = torch.eye(4, dtype=torch.float64)  # four inputs; made before the tests set their dtype
@@ -27,6 +27,10 @@ def a_network(normalize: bool = False) -> tuple[nn.Module, BinaryPosterior]:
     last = "3.weight" if normalize else "2.weight"
     natural = {"0.weight": 0.3 * torch.randn(6, 4), last: 0.3 * torch.randn(3, 6)}
     return net, BinaryPosterior(natural)
+
+
+def candidates(net: nn.Module, q: BinaryPosterior, count: int, seed: int = 0) -> Ensemble:
+    return Ensemble(net, q, count, seed, head="classes")
 
 
 def some_data(size: int, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -53,13 +57,13 @@ def test_against_explicit_recomputation(score, normalize):
     net, q = a_network(normalize)
     (x, y), (x_held, y_held) = some_data(30), some_data(41)
     count, seed = 12, 3
-    statistics = recalibrate(net, q, torch.randn(50, 4), count, seed) if normalize else None
+    ensemble = candidates(net, q, count, seed).calibrate(torch.randn(50, 4))
     found = select_network(
-        net, q, (x, y), count, held_out=(x_held, y_held), seed=seed, statistics=statistics,
-        score=score, num_bootstrap=40, interval=0.8,
+        ensemble, (x, y), held_out=(x_held, y_held), seed=seed, score=score, num_bootstrap=40,
+        interval=0.8,
     )  # fmt: skip
 
-    networks = [q.sample_network(net, index, seed, statistics) for index in range(count)]
+    networks = [ensemble.network(index) for index in range(count)]
     ranked = np.array([correct_and_nll(one_by_one(n, x), y).mean(0) for n in networks])
     column = 1 if score == "nll" else 0
     best = min(
@@ -75,7 +79,7 @@ def test_against_explicit_recomputation(score, normalize):
     single = np.mean([correct_and_nll(o, y_held) for o in outputs], 0)
     values = {
         "chosen": correct_and_nll(outputs[best], y_held),
-        "mode": correct_and_nll(one_by_one(q.mode_network(net, statistics), x_held), y_held),
+        "mode": correct_and_nll(one_by_one(ensemble.mode.network(0), x_held), y_held),
         "mean": correct_and_nll(mean, y_held),
         "single": single,
     }
@@ -103,7 +107,8 @@ def test_finds_the_network_that_made_the_labels():
     x, x_held = torch.randn(60, 4), torch.randn(50, 4)
     teacher = q.sample_network(net, 7, seed=2)
     y, y_held = teacher(x).argmax(-1), teacher(x_held).argmax(-1)
-    found = select_network(net, q, (x, y), 10, held_out=(x_held, y_held), seed=2, score="accuracy")
+    ensemble = candidates(net, q, 10, seed=2)
+    found = select_network(ensemble, (x, y), held_out=(x_held, y_held), score="accuracy")
     assert found.index == 7
     assert (found.chosen.accuracy.value, found.chosen.accuracy.low) == (1.0, 1.0)
     assert found.selection_score == 1.0 and found.single.accuracy.value < 0.9
@@ -116,20 +121,24 @@ def test_a_planted_leak_is_refused():
     net, q = a_network()
     x, y = some_data(20)
     x_held, y_held = some_data(15)
-    assert select_network(net, q, (x, y), 3, held_out=(x_held, y_held)).num_held_out == 15
+    assert (
+        select_network(candidates(net, q, 3), (x, y), held_out=(x_held, y_held)).num_held_out == 15
+    )
     planted = x_held.clone()
     planted[4] = x[11]
     for label in range(3):  # the same label, or another one
         labels = y_held.clone()
         labels[4] = label
         with pytest.raises(ValueError, match=r"got 1 of 15 that are; remove them from one of"):
-            select_network(net, q, (x, y), 3, held_out=(planted, labels))
+            select_network(candidates(net, q, 3), (x, y), held_out=(planted, labels))
     planted[5] = x[11]
     with pytest.raises(ValueError, match=r"not among the selection inputs, got 2 of 15 that are"):
-        select_network(net, q, (x, y), 3, held_out=(planted, y_held))
+        select_network(candidates(net, q, 3), (x, y), held_out=(planted, y_held))
     planted = x_held.clone()
     planted[4] = x[11] + torch.tensor([0.0, 0.0, 0.0, 1e-12])  # near, and yet another input
-    assert select_network(net, q, (x, y), 3, held_out=(planted, y_held)).num_held_out == 15
+    assert (
+        select_network(candidates(net, q, 3), (x, y), held_out=(planted, y_held)).num_held_out == 15
+    )
 
 
 def test_a_leak_is_refused_in_any_dress():
@@ -140,11 +149,11 @@ def test_a_leak_is_refused_in_any_dress():
     zero[0, 1] = -0.0
     for dressed in (zero, x[3:4].float(), x[3:4].reshape(1, 2, 2)):
         with pytest.raises(ValueError, match="got 1 of 1 that are"):
-            select_network(net, q, (x, y), 3, held_out=(dressed, y[:1]))
+            select_network(candidates(net, q, 3), (x, y), held_out=(dressed, y[:1]))
     whole = torch.arange(8).reshape(2, 4)
     with pytest.raises(ValueError, match="got 1 of 6 that are"):
         planted = torch.cat([x[:5], whole[1:].double()])
-        select_network(net, q, (whole, y[:2]), 3, held_out=(planted, y))
+        select_network(candidates(net, q, 3), (whole, y[:2]), held_out=(planted, y))
 
 
 def test_data_alone_are_split_in_stratified_halves():
@@ -161,9 +170,9 @@ def test_data_alone_are_split_in_stratified_halves():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
     net, q = a_network()
-    split = select_network(net, q, (x, y), 5, seed=5)
+    split = select_network(candidates(net, q, 5), (x, y), seed=5)
     explicit = select_network(
-        net, q, (x[first], y[first]), 5, held_out=(x[second], y[second]), seed=5
+        candidates(net, q, 5), (x[first], y[first]), held_out=(x[second], y[second]), seed=5
     )
     assert split.to_dict() == explicit.to_dict()
 
@@ -183,16 +192,18 @@ def test_copies_of_an_input_stay_in_one_half(seed):
         tuple(row) for row in x[naive[15:]].tolist()
     }
     net, q = a_network()
-    assert select_network(net, q, (x, y), 2, seed=seed).num_selection == len(first)
+    assert select_network(candidates(net, q, 2), (x, y), seed=seed).num_selection == len(first)
 
 
 def test_held_out_labels_have_no_part_in_the_choice():
     net, q = a_network()
     x, y = some_data(40)
     x_held, y_held = some_data(30)
-    found = select_network(net, q, (x, y), 20, held_out=(x_held, y_held))
+    found = select_network(candidates(net, q, 20), (x, y), held_out=(x_held, y_held))
     for shift in (1, 2):
-        other = select_network(net, q, (x, y), 20, held_out=(x_held, (y_held + shift) % 3))
+        other = select_network(
+            candidates(net, q, 20), (x, y), held_out=(x_held, (y_held + shift) % 3)
+        )
         assert other.index == found.index
         assert torch.equal(other.candidate_scores, found.candidate_scores)
         assert other.chosen.nll.value != found.chosen.nll.value
@@ -206,14 +217,15 @@ def test_the_selection_score_is_optimistic_where_labels_are_noise():
     optimistic, honest, covered, covered_by_twin = [], [], 0, 0
     for seed in range(repetitions):
         data, held_out = some_data(size, 2), some_data(size, 2)
+        ensemble = candidates(net, q, 50, seed)
         found = select_network(
-            net, q, data, 50, held_out=held_out, seed=seed, score="accuracy", num_bootstrap=100
+            ensemble, data, held_out=held_out, seed=seed, score="accuracy", num_bootstrap=100
         )
         optimistic.append(found.selection_score)
         honest.append(found.chosen.accuracy.value)
         covered += found.chosen.accuracy.low <= 0.5 <= found.chosen.accuracy.high
         # The wrong twin scores the chosen network where it was chosen.
-        hits = found.network(net, q)(data[0]).argmax(-1) == data[1]
+        hits = ensemble.network(found.index)(data[0]).argmax(-1) == data[1]
         assert hits.double().mean().item() == found.selection_score
         twin = bootstrap(hits.double().expand(1, 2, -1), seed, 100, 0.95)[0].accuracy
         covered_by_twin += twin.low <= 0.5 <= twin.high
@@ -261,8 +273,8 @@ def test_differences_are_paired():
 def test_of_equal_accuracies_the_lower_nll_wins():
     net, q = a_network()
     x, y = some_data(1)
-    found = select_network(net, q, (x, y), 40, held_out=some_data(5), score="accuracy")
-    by_nll = select_network(net, q, (x, y), 40, held_out=some_data(5), score="nll")
+    found = select_network(candidates(net, q, 40), (x, y), held_out=some_data(5), score="accuracy")
+    by_nll = select_network(candidates(net, q, 40), (x, y), held_out=some_data(5), score="nll")
     assert found.candidate_scores.sum() > 1.0 and found.selection_score == 1.0
     best = found.candidate_scores == found.candidate_scores.max()
     assert found.index == by_nll.candidate_scores.where(best, torch.inf).argmin()
@@ -271,46 +283,22 @@ def test_of_equal_accuracies_the_lower_nll_wins():
 def test_of_equal_networks_the_first_is_chosen():
     net, q = a_network()
     decided = BinaryPosterior({site: 40.0 * distribution.mode for site, distribution in q.items()})
-    found = select_network(net, decided, some_data(20), 6)
+    found = select_network(candidates(net, decided, 6), some_data(20))
     assert found.index == 0 and found.candidate_scores.unique().numel() == 1
     for row in found.differences.values():
         torch.testing.assert_close([row.nll.low, row.nll.high], [0.0, 0.0], atol=1e-12, rtol=0)
 
 
-def test_one_network_at_a_time_whatever_the_number_of_candidates(monkeypatch):
-    net, q = a_network()
-    copies = []
-    deepcopy = copy.deepcopy
-
-    def counted(thing, *memo):
-        copies.extend([thing] if thing is net else [])
-        return deepcopy(thing, *memo)
-
-    monkeypatch.setattr(copy, "deepcopy", counted)
-    for candidates in (2, 50):
-        copies.clear()
-        select_network(net, q, some_data(10), candidates, num_bootstrap=2)
-        assert len(copies) == 3  # for ranking, for scoring, for the mode
-
-
-def test_statistics_cover_every_candidate_and_go_with_the_network():
+def test_normalisation_statistics_go_with_the_network():
     net, q = a_network(normalize=True)
     data = some_data(20)
-    statistics = recalibrate(net, q, data[0], 5, seed=1)
-    for count, seed in ((6, 1), (5, 0)):
-        with pytest.raises(ValueError, match=r"draws 0..4 of seed 1; asked for draw"):
-            # Refused before any network is made: this one would not fit the posterior.
-            select_network(nn.Identity(), q, data, count, seed=seed, statistics=statistics)
-    found = select_network(net, q, data, 5, seed=1, statistics=statistics)
-    expected = q.sample_network(net, found.index, 1, statistics)
-    assert torch.equal(found.network(net, q, statistics)(data[0]), expected(data[0]))
-    with pytest.raises(ValueError, match="got none; pass what select_network was given"):
-        found.network(net, q)
-    without = select_network(net, q, data, 5, seed=1)
-    expected = q.sample_network(net, without.index, 1)
-    assert torch.equal(without.network(net, q)(data[0]), expected(data[0]))
-    with pytest.raises(ValueError, match="got some, where it was chosen without; pass what"):
-        without.network(net, q, statistics)
+    ensemble = candidates(net, q, 5, seed=1)
+    with pytest.raises(RuntimeError, match="calibrate"):
+        select_network(ensemble, data)
+    found = select_network(ensemble.calibrate(data[0]), data)
+    chosen = ensemble.select(draws=[found.index])
+    expected = ensemble.network(found.index)(data[0])
+    torch.testing.assert_close(chosen.outputs(data[0])[0], expected)
 
 
 def test_nothing_else_is_changed():
@@ -318,8 +306,9 @@ def test_nothing_else_is_changed():
     data = some_data(20)
     before = copy.deepcopy(net.state_dict())
     state = torch.get_rng_state()
-    first, second = (select_network(net, q, data, 4, seed=9).to_dict() for _ in range(2))
-    assert first == second != select_network(net, q, data, 4, seed=8).to_dict()
+    ensemble = candidates(net, q, 4).calibrate(data[0])
+    first, second = (select_network(ensemble, data, seed=9).to_dict() for _ in range(2))
+    assert first == second != select_network(ensemble, data, seed=8).to_dict()
     assert torch.equal(torch.get_rng_state(), state)
     assert net.training and all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
@@ -330,18 +319,18 @@ def test_a_data_set_is_as_good_as_its_tensors():
         torch.float32
     )
     moons, others = two_moons(50), two_moons(30, seed=1)
-    found = select_network(net, q, moons, 4, held_out=others)
-    assert found.to_dict() == select_network(
-        net, q, (moons.x, moons.y.int()), 4, held_out=(others.x, others.y)
-    ).to_dict()  # fmt: skip
+    found = select_network(candidates(net, q, 4), moons, held_out=others)
+    pairs = (moons.x, moons.y.int()), (others.x, others.y)
+    again = select_network(candidates(net, q, 4), pairs[0], held_out=pairs[1])
+    assert found.to_dict() == again.to_dict()
 
 
 def test_table_and_dictionary():
     net, q = a_network()
-    found = select_network(net, q, some_data(40), 7, num_bootstrap=50, interval=0.9)
+    found = select_network(candidates(net, q, 7), some_data(40), num_bootstrap=50, interval=0.9)
     lines = str(found).splitlines()
     assert lines[0] == (
-        f"draw {found.index} of seed 0, best of 7 by nll on 20 examples: "
+        f"draw {found.index}, best of 7 by nll on 20 examples: "
         f"{found.selection_score:.4f} there, biased as the best of many"
     )
     assert lines[1].split() == ["on", "20", "held-out", "examples", "accuracy", "nll", "(nats)"]
@@ -361,7 +350,7 @@ def test_table_and_dictionary():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_candidates": 0}, "num_candidates to be a whole number of at least 1; got 0"),
+        ({"ensemble": 3}, "expected an ensemble to choose from; got int"),
         ({"num_bootstrap": 0}, "num_bootstrap to be a whole number of at least 1; got 0"),
         ({"score": "ece"}, "one of accuracy, nll; got 'ece'"),
         ({"interval": 1.0}, r"interval to be a number above 0 and below 1; got 1.0"),
@@ -390,7 +379,7 @@ def test_table_and_dictionary():
     ],
 )
 def test_errors(change, message):
-    net, q = a_network()
-    arguments = {"data": Dataset(*some_data(12), "toy", 3), "num_candidates": 3} | change
+    ensemble = candidates(*a_network(), 3)
+    arguments = {"ensemble": ensemble, "data": Dataset(*some_data(12), "toy", 3)} | change
     with pytest.raises(ValueError, match=message):
-        select_network(net, q, **arguments)
+        select_network(**arguments)
