@@ -14,16 +14,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bayesbin import BinaryPosterior, plots
 from bayesbin.data import regression_1d, two_moons
-from bayesbin.predict import Prediction, RegressionPrediction
+from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction
 
 AREA = plots.grid((-3.0, -2.0), (3.0, 2.0), num_points=21)
 TRAIN = two_moons(40)
 
 
-def prediction(probs: torch.Tensor, num_samples: int = 10) -> Prediction:
+def prediction(probs: torch.Tensor, num_samples: int = 10) -> ClassPrediction:
     both = torch.stack([1.0 - probs, probs], dim=-1)
     entropy = torch.special.entr(both).sum(-1)
-    return Prediction(both.log(), 0.25 * entropy, torch.zeros_like(both), num_samples)
+    spread = np.zeros(both.shape)
+    return ClassPrediction(both.log().numpy(), 0.25 * entropy.numpy(), spread, num_samples)
 
 
 def slope() -> torch.Tensor:
@@ -84,7 +85,8 @@ def test_a_sure_prediction_has_no_boundary():
 
 def test_regression_draws_bands_of_the_standard_deviations():
     x = torch.linspace(-1.0, 1.0, 11)
-    given = RegressionPrediction(x, torch.full_like(x, 0.09), torch.full_like(x, 0.16), 32)
+    noise, weights = np.full(11, 0.09), np.full(11, 0.16)
+    given = NormalPrediction(x.numpy(), noise, weights, 32)
     train = regression_1d(20)
     axes = plots.plot_regression(x, given, data=(train.x, train.y), truth=x, mode=-x)
     labels = [text.get_text() for text in axes.get_legend().get_texts()]

@@ -13,17 +13,17 @@ from bayesbin import BinaryPosterior, plots
 from bayesbin.data import two_moons
 from bayesbin.diagnostics import ood_scores, reliability, risk_coverage
 from bayesbin.distributions import SignBernoulli
-from bayesbin.predict import Prediction
+from bayesbin.runtime.predictions import ClassPrediction
 
 AREA = plots.grid((-3.0, -2.0), (3.0, 2.0), num_points=15)
 TRAIN = two_moons(40)
 
 
-def prediction(slope: float, share: float) -> Prediction:
+def prediction(slope: float, share: float) -> ClassPrediction:
     probs = torch.sigmoid(slope * AREA.points[:, 0].double())
     both = torch.stack([1.0 - probs, probs], dim=-1)
     entropy = torch.special.entr(both).sum(-1)
-    return Prediction(both.log(), share * entropy, torch.zeros_like(both), 10)
+    return ClassPrediction(both.log().numpy(), share * entropy.numpy(), np.zeros(both.shape), 10)
 
 
 def drawn() -> Any:

@@ -36,13 +36,14 @@ def normal_scores(
     """RMSE, NLL in nats, CRPS, and coverage and mean width (sharpness) of 95 % intervals.
 
     :param draws: means (S, N) or (S, N, T). :param noise: standard deviations of the draws, (S,) or (S, T).
-    :param mode: (N,) or (N, T). :param y: targets of that shape.
+    :param mode: of the mode, or the modes of M joined posteriors: (M, N) or (M, N, T), with their noise.
+    :param y: targets (N,) or (N, T).
     """
     y = as_tensor("targets", y).cpu().double()
-    if y.dim() == 2 and y.shape[1] == 1 and mode.ndim == 1:
+    if y.dim() == 2 and y.shape[1] == 1 and mode.ndim == 2:
         y = y[:, 0]
-    if tuple(y.shape) != mode.shape:
-        raise ValueError(f"expected targets of shape {mode.shape}; got {tuple(y.shape)}.")
+    if tuple(y.shape) != mode.shape[1:]:
+        raise ValueError(f"expected targets of shape {mode.shape[1:]}; got {tuple(y.shape)}.")
     flat = y.reshape(-1)
 
     def of(means: np.ndarray, stds: Any) -> dict[str, float]:
@@ -53,7 +54,7 @@ def normal_scores(
         return regression_scores(given, torch.from_numpy(variances.copy()), flat)
 
     single = [of(mean[None], [std]) for mean, std in zip(draws, noise, strict=True)]
-    return _summary(of(mode[None], mode_noise), of(draws, noise), single)
+    return _summary(of(mode, mode_noise), of(draws, noise), single)
 
 
 def _summary(

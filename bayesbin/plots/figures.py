@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from bayesbin.core.files import write_atomically
 
@@ -27,6 +29,13 @@ STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "pdf.fonttype": 42,
 }
+
+
+def numbers(values: Any) -> np.ndarray:
+    """Numbers to draw, as a float64 array: of a tensor, an array or a list."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)
 
 
 def figure_of(axes: Axes) -> Figure:

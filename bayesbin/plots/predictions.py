@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from bayesbin.plots.figures import BLACK, BLUE, GREEN, ORANGE, STYLE, figure_of
-from bayesbin.predict import Prediction, RegressionPrediction
+from bayesbin.plots.figures import BLACK, BLUE, GREEN, ORANGE, STYLE, figure_of, numbers
+from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction
 
 # The classes' own colours: white is where a prediction is undecided.
 PROBABILITY = LinearSegmentedColormap.from_list("classes", ["#0072B2", "#f7f7f7", "#D55E00"])
@@ -44,7 +44,7 @@ def grid(low: Sequence[float], high: Sequence[float], num_points: int = 120) -> 
 
 def plot_field(
     axes: Axes,
-    field: Tensor,
+    field: Any,
     area: Grid,
     *,
     title: str,
@@ -56,7 +56,7 @@ def plot_field(
 
     :param low: value of the first colour. :param high: of the last one; None: the largest value.
     """
-    values = field.detach().reshape(len(area.second), len(area.first)).double().numpy()
+    values = numbers(field).reshape(len(area.second), len(area.first))
     high = max(float(values.max()), low + 1e-12) if high is None else high
     mesh = axes.pcolormesh(
         area.first.numpy(),
@@ -73,9 +73,9 @@ def plot_field(
     return mesh
 
 
-def plot_boundary(axes: Axes, probs: Tensor, area: Grid, color: str = BLACK) -> Axes:
+def plot_boundary(axes: Axes, probs: Any, area: Grid, color: str = BLACK) -> Axes:
     """The line on which the probability of class 1, (R * C,), is one half."""
-    values = probs.detach().reshape(len(area.second), len(area.first)).double().numpy()
+    values = numbers(probs).reshape(len(area.second), len(area.first))
     if values.min() < 0.5 < values.max():
         first, second = area.first.numpy(), area.second.numpy()
         axes.contour(first, second, values, levels=[0.5], colors=color, linewidths=1.1)
@@ -101,9 +101,9 @@ def plot_classes(axes: Axes, x: Tensor, y: Tensor) -> Axes:
 
 
 def plot_two_moons(
-    straight_through: Tensor,
-    mode: Tensor,
-    mean: Prediction,
+    straight_through: Any,
+    mode: Any,
+    mean: ClassPrediction,
     area: Grid,
     x: Tensor,
     y: Tensor,
@@ -163,11 +163,11 @@ def plot_two_moons(
 
 def plot_regression(
     x: Tensor,
-    prediction: RegressionPrediction,
+    prediction: NormalPrediction,
     *,
     data: tuple[Tensor, Tensor],
     truth: Tensor | None = None,
-    mode: Tensor | None = None,
+    mode: Any = None,
     axes: Axes | None = None,
     title: str = "Posterior over binary weights",
 ) -> Axes:
@@ -186,20 +186,23 @@ def plot_regression(
     with matplotlib.rc_context(STYLE):
         if axes is None:
             axes = Figure(figsize=(6.6, 3.8), layout="constrained").subplots()
-        line, mean = np.asarray(x.flatten()), np.asarray(prediction.mean)
+        line, mean = np.asarray(x.flatten()), numbers(prediction.mean).reshape(-1)
+        weights = np.sqrt(numbers(prediction.epistemic_variance))
         bands = [
             (prediction.std, 2, "#dbe9f4", "total, $\\pm$2 sd"),
             (prediction.std, 1, "#b9d4ea", "total, $\\pm$1 sd"),
-            (prediction.epistemic.sqrt(), 2, "#f6cfae", "epistemic, $\\pm$2 sd"),
-            (prediction.epistemic.sqrt(), 1, "#eda873", "epistemic, $\\pm$1 sd"),
+            (weights, 2, "#f6cfae", "epistemic, $\\pm$2 sd"),
+            (weights, 1, "#eda873", "epistemic, $\\pm$1 sd"),
         ]
         for spread, factor, color, label in bands:
-            half = factor * np.asarray(spread)
+            half = factor * numbers(spread).reshape(-1)
             axes.fill_between(line, mean - half, mean + half, color=color, lw=0, label=label)
         if truth is not None:
             axes.plot(line, np.asarray(truth), color=BLACK, lw=1.0, ls="--", label="true function")
         if mode is not None:
-            axes.plot(line, np.asarray(mode), color=GREEN, lw=1.2, ls=":", label="posterior mode")
+            axes.plot(
+                line, numbers(mode).reshape(-1), color=GREEN, lw=1.2, ls=":", label="posterior mode"
+            )
         label = f"mean of {prediction.num_samples} draws"
         axes.plot(line, mean, color=BLUE, lw=1.6, label=label)
         points, targets = (np.asarray(part.flatten()) for part in data)

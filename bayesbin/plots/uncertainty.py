@@ -15,14 +15,14 @@ from torch import Tensor
 from bayesbin.diagnostics import ood_scores
 from bayesbin.plots.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
 from bayesbin.plots.predictions import PROBABILITY, Grid, plot_boundary, plot_classes, plot_field
-from bayesbin.predict import Prediction
+from bayesbin.runtime.predictions import ClassPrediction
 
 _OUTER = (ORANGE, GREEN, PURPLE)
 _NUM_BINS = 30
 
 
 def plot_uncertainty_panel(
-    predictions: Mapping[str, Prediction],
+    predictions: Mapping[str, ClassPrediction],
     area: Grid,
     x: Tensor,
     y: Tensor,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bayesbin import data
+from bayesbin.ensemble import Ensemble
 from bayesbin.experiments.demos.full_batch import NUM_TEST, TEST_SEED, seeded, train_full_batch
 from bayesbin.experiments.demos.result import DemoResult
 from bayesbin.nn import Regressor, mlp, to_binary_
-from bayesbin.predict import predict_regression
 
 SETTINGS = {"kl_weight": 0.005}  # chosen by the likelihood of data drawn with other seeds
 
@@ -58,34 +58,33 @@ def regression_demo(
     trained = time.perf_counter()
 
     places = {"data": test.x, "gap": torch.linspace(-0.25, 0.5, 101, dtype=torch.float32)[:, None]}
-    regions = {
-        name: predict_regression(net, posterior, x, num_samples=num_samples)
-        for name, x in places.items()
-    }
-    mean = regions["data"]
-    mode = predict_regression(net, posterior, test.x, num_samples=0)
+    ensemble = Ensemble(model, posterior, num_samples)
+    regions = {name: ensemble.predict(x) for name, x in places.items()}
+    table = ensemble.evaluate(test.x, test.y)
     if out is not None:
         from bayesbin import plots  # matplotlib takes a second to import
 
         line = torch.linspace(-3.0, 3.0, 601, dtype=torch.float32)
         axes = plots.plot_regression(
             line,
-            predict_regression(net, posterior, line[:, None], num_samples=num_samples),
+            ensemble.predict(line[:, None]),
             data=(train.x, train.y),
             truth=torch.sin(2.0 * line) + line / 4.0,
-            mode=predict_regression(net, posterior, line[:, None], num_samples=0).mean,
+            mode=ensemble.mode.predict(line[:, None]).mean,
         )
         plots.save_figure(plots.figure_of(axes), out)
     end = time.perf_counter()
     return DemoResult(
         name="regression",
         scores={
-            "mode": _regression_scores(mode.mean, mode.std, test.y),
-            f"mean of {num_samples} draws": _regression_scores(mean.mean, mean.std, test.y),
+            name: {score: table[row][score] for score in ("nll", "rmse")}
+            for row, name in (("mode", "mode"), ("mean", f"mean of {num_samples} draws"))
         },
         uncertainty={
-            "epistemic sd": {k: p.epistemic.mean().sqrt().item() for k, p in regions.items()},
-            "noise sd": {k: p.aleatoric.mean().sqrt().item() for k, p in regions.items()},
+            "epistemic sd": {
+                k: p.epistemic_variance.mean().sqrt().item() for k, p in regions.items()
+            },
+            "noise sd": {k: p.aleatoric_variance.mean().sqrt().item() for k, p in regions.items()},
         },
         units={"nll": "nats", "rmse": "y", "epistemic sd": "y", "noise sd": "y"},
         weights=posterior.num_weights,
@@ -121,11 +120,3 @@ class LocalBumps(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bumps = torch.exp(-0.5 * ((x - self.centres) / self.length_scale) ** 2)
         return bumps * math.sqrt(len(self.centres)) / bumps.norm(dim=-1, keepdim=True)
-
-
-def _regression_scores(mean: Tensor, std: Tensor, y: Tensor) -> dict[str, float]:
-    distribution = torch.distributions.Normal(mean, std)
-    return {
-        "nll": -distribution.log_prob(y).mean().item(),
-        "rmse": (mean - y).square().mean().sqrt().item(),
-    }

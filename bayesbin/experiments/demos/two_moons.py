@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from bayesbin import data
-from bayesbin.diagnostics import evaluate, scores
+from bayesbin.ensemble import Ensemble
 from bayesbin.experiments.demos.full_batch import NUM_TEST, TEST_SEED, seeded, train_full_batch
 from bayesbin.experiments.demos.result import DemoResult
 from bayesbin.nn import Classifier, mlp, to_binary_
-from bayesbin.predict import draw_log_probs, predict
 from bayesbin.recipes import Recipe
 
 WIDTH = 128  # of both hidden layers
@@ -55,24 +54,23 @@ def two_moons_demo(
             return train_full_batch(name, model, train, epochs=epochs, seed=seed, progress=progress)
 
     straight_through = classifier("binaryconnect")
-    point, latent = straight_through.model.net, straight_through.guide.posterior()
     trained_point = time.perf_counter()
     method = classifier("bayesbin")
-    net, posterior = method.model.net, method.guide.posterior()
+    posterior = method.guide.posterior()
     trained = time.perf_counter()
 
-    (log_probs,) = draw_log_probs(point, latent, test.x, num_samples=0)
-    table = evaluate(net, posterior, test.x, test.y, num_samples=num_samples)
-    inside = predict(net, posterior, test.x, num_samples=num_samples)
-    outside = predict(net, posterior, _circle(radius=6.0), num_samples=num_samples)
+    point = Ensemble(straight_through.model, straight_through.guide.posterior()).mode
+    ensemble = Ensemble(method.model, posterior, num_samples)
+    table = ensemble.evaluate(test.x, test.y)
+    inside, outside = ensemble.predict(test.x), ensemble.predict(_circle(radius=6.0))
     if out is not None:
         from bayesbin import plots  # matplotlib takes a second to import
 
         area = plots.grid((-3.5, -3.5), (3.5, 3.5))
         figure = plots.plot_two_moons(
-            next(draw_log_probs(point, latent, area.points, 0)).exp()[:, 1],
-            next(draw_log_probs(net, posterior, area.points, 0)).exp()[:, 1],
-            predict(net, posterior, area.points, num_samples=num_samples),
+            point.predict(area.points).probs[:, 1],
+            ensemble.mode.predict(area.points).probs[:, 1],
+            ensemble.predict(area.points),
             area,
             train.x,
             train.y,
@@ -83,7 +81,7 @@ def two_moons_demo(
     return DemoResult(
         name="two moons",
         scores={
-            "straight-through": scores(log_probs, test.y),
+            "straight-through": point.evaluate(test.x, test.y)["mean"],
             "mode": table["mode"],
             f"mean of {num_samples} draws": table["mean"],
             "single draws": table["draws"]["mean"],
