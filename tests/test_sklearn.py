@@ -17,6 +17,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
+import bayesbin
 from bayesbin.estimators import RELAX
 from bayesbin.recipes import settings_of
 from bayesbin.sklearn import BinaryNetworkClassifier, BinaryNetworkRegressor
@@ -115,6 +116,24 @@ def test_predictions_are_those_of_the_posterior():
     np.testing.assert_allclose(mean, means.mean(0), rtol=1e-6)
     np.testing.assert_allclose(std, np.sqrt(variance), rtol=1e-5)
     np.testing.assert_array_equal(regressor.predict(x), mean)
+
+
+@pytest.mark.parametrize("num_bins", [0, 3, 16])
+def test_what_ships_predicts_raw_rows(num_bins, tmp_path):
+    """Fault E.5: a packed estimator lost its bins."""
+    x, y = blobs()
+    classifier = BinaryNetworkClassifier(**FEW, num_bins=num_bins).fit(x, y)
+    classifier.compile().save(tmp_path / "classifier.bbn")
+    shipped = bayesbin.load(tmp_path / "classifier.bbn")
+    np.testing.assert_array_equal(shipped.predict(x).probs, classifier.predict_proba(x))
+    assert shipped.labels == ("ash", "iron", "zinc")
+    x, y = line(scale=7.0, shift=100.0)
+    regressor = BinaryNetworkRegressor(**FEW, num_bins=num_bins, num_samples=0).fit(x, y)
+    regressor.compile(backend="numpy").save(tmp_path / "regressor.bbn")
+    shipped = bayesbin.load(tmp_path / "regressor.bbn").predict(x)
+    mean, std = regressor.predict(x, return_std=True)
+    np.testing.assert_array_equal(shipped.mean, mean)
+    np.testing.assert_array_equal(shipped.std, std)
 
 
 def test_units_of_inputs_and_targets_do_not_matter():

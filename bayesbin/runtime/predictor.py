@@ -6,6 +6,7 @@ import importlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from bayesbin.core.checks import one_of, true_or_false, whole_number
 from bayesbin.runtime import files, reference
 from bayesbin.runtime.meaning import Inputs
 from bayesbin.runtime.model import Model
+from bayesbin.runtime.preprocessing import scaling_program
 from bayesbin.runtime.program import Program
 
 BACKENDS = ("auto", "native", "numpy")
@@ -158,13 +160,56 @@ class Predictor:
         chosen = [whole_number("each of draws", draw) for draw in draws]
         return self._of(self.model.select(chosen))
 
-    def save(self, path: str | os.PathLike[str], contents: str = "draws") -> Path:
+    def annotated(
+        self,
+        *,
+        labels: Sequence[str] | None = None,
+        preprocessing: Any = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Predictor:
+        """The same predictor with what its inputs and outputs mean; None leaves what it has.
+
+        :param labels: a name for each class. :param preprocessing: a program from raw inputs to the
+            network's, or numbers (divisor, mean, std) for (raw / divisor - mean) / std of pixels.
+        :param provenance: whatever JSON can hold, by name; added to what there is.
+        :raises ValueError: for parts that do not fit the network.
+        """
+        return self._of(self._annotated(labels, preprocessing, provenance))
+
+    def _annotated(
+        self, labels: Any, preprocessing: Any, provenance: Mapping[str, Any] | None
+    ) -> Model:
+        if preprocessing is not None and not isinstance(preprocessing, Program):
+            (value, *others) = self.program.inputs.values()
+            if others:
+                raise ValueError(
+                    "expected preprocessing to be a program, for a network with several inputs."
+                )
+            preprocessing = scaling_program(preprocessing, value.shape)
+        return replace(
+            self.model,
+            labels=self.labels if labels is None else labels,
+            preprocessing=self.preprocessing if preprocessing is None else preprocessing,
+            provenance={**self.provenance, **(provenance or {})},
+        )
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        contents: str = "draws",
+        *,
+        labels: Sequence[str] | None = None,
+        preprocessing: Any = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Path:
         """Write everything to one file, which :func:`load` reads; see :func:`bayesbin.runtime.files.save`.
 
-        :raises ValueError: for ``contents="posterior"`` of a model that holds the signs of its draws alone.
+        :param labels, preprocessing, provenance: to be written as well, see :meth:`annotated`.
+        :raises ValueError: for ``contents="posterior"`` of a model that holds the signs of its draws alone,
+            and as :meth:`annotated`.
         :raises OSError: if the file cannot be written; an old one is then what it was.
         """
-        return files.save(path, self.model, contents)
+        return files.save(path, self._annotated(labels, preprocessing, provenance), contents)
 
     def describe(self) -> str:
         """The draws, weights, inputs and outputs in a line."""

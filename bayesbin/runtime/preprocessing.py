@@ -50,14 +50,20 @@ def scaling_program(
     return Program({name: Value(sizes, "f4")}, _constants(numbers, "f4"), {}, steps, ("inputs",))
 
 
-def bins_program(edges: Sequence[Sequence[float] | np.ndarray]) -> Program:
+def bins_program(
+    edges: Sequence[Sequence[float] | np.ndarray],
+    mean: Sequence[float] | np.ndarray | None = None,
+    std: Sequence[float] | np.ndarray | None = None,
+) -> Program:
     """The program of piecewise linear bins: each column of a table as a bar that fills from left to right.
 
     With edges b_0 < ... < b_K of a column x, output k = 1..K is (x - b_(k-1)) / (b_k - b_(k-1)), at least
-    0 and at most 1, but the first goes below 0 and the last above 1; in float64, then rounded to float32.
+    0 and at most 1, but the first goes below 0 and the last above 1; in float64. Then outputs are
+    standardised, (output - mean) / std, where these are given, and rounded to float32.
 
     :param edges: of each column, rising; the outputs of a column stand side by side.
-    :raises ValueError: for edges that do not rise, or fewer than two.
+    :param mean, std: of each output; both or none.
+    :raises ValueError: for edges that do not rise, or fewer than two; for other numbers of means.
 
     >>> bins_program([[0.0, 2.0, 10.0], [0.0, 1.0]]).values["inputs"].shape
     (3,)
@@ -83,9 +89,50 @@ def bins_program(edges: Sequence[Sequence[float] | np.ndarray]) -> Program:
         Step("div", ("above", "width"), ("share",), "f8"),
         Step("maximum", ("share", "least"), ("bar",), "f8"),
         Step("minimum", ("bar", "most"), ("bars",), "f8"),
-        Step("cast", ("bars",), ("inputs",), "f4"),
     )
-    return Program({TABLE: Value((len(columns),), "f8")}, constants, {}, steps, ("inputs",))
+    return _table(len(columns), steps, constants, "bars", mean, std)
+
+
+def standardising_program(
+    mean: Sequence[float] | np.ndarray, std: Sequence[float] | np.ndarray
+) -> Program:
+    """The program of (x - mean) / std for each column of a table, in float64 and then rounded to float32.
+
+    :raises ValueError: for a std of 0, or as many means as there are not stds.
+
+    >>> standardising_program([1.0, 2.0], [1.0, 0.5]).outputs
+    ('inputs',)
+    """
+    return _table(len(mean), (), {}, TABLE, mean, std)
+
+
+def _table(
+    columns: int,
+    steps: tuple[Step, ...],
+    constants: dict[str, Constant],
+    last: str,
+    mean: Sequence[float] | np.ndarray | None,
+    std: Sequence[float] | np.ndarray | None,
+) -> Program:
+    """The program of a table with the last steps that all have: standardised, in float32."""
+    if (mean is None) != (std is None):
+        raise ValueError("expected a mean and a std of each column, or neither.")
+    if mean is not None and std is not None:
+        numbers = {
+            "mean": np.array(real_numbers("mean", mean)),
+            "std": np.asarray(_nonzero("std", np.array(real_numbers("std", std)))),
+        }
+        if numbers["mean"].shape != numbers["std"].shape:
+            raise ValueError("expected as many means as standard deviations.")
+        constants = constants | _constants(numbers, "f8")
+        steps = (
+            *steps,
+            Step("sub", (last, "mean"), ("centered",), "f8"),
+            Step("div", ("centered", "std"), ("standardised",), "f8"),
+        )
+        last = "standardised"
+    steps = (*steps, Step("cast", (last,), ("inputs",), "f4"))
+    return Program({TABLE: Value((columns,), "f8")}, constants, {}, steps, ("inputs",))
 
 
 def _constants(numbers: dict[str, np.ndarray], dtype: str) -> dict[str, Constant]:

@@ -25,6 +25,9 @@ from bayesbin.infer.noise import seeded_float32
 from bayesbin.nn import Classifier, Regressor, mlp, to_binary_
 from bayesbin.posterior import Posterior, RealPosterior
 from bayesbin.recipes import recipe as make_recipe
+from bayesbin.runtime.predictor import Predictor
+from bayesbin.runtime.preprocessing import bins_program, standardising_program
+from bayesbin.runtime.program import Program
 from bayesbin.sklearn.encoding import PiecewiseLinearEncoder
 
 __all__ = ["BinaryNetworkClassifier", "BinaryNetworkRegressor"]
@@ -126,6 +129,29 @@ class _BinaryNetwork(BaseEstimator):
     def _transformed(self, X: np.ndarray) -> Tensor:
         return torch.from_numpy(self.transformer_.transform(X))
 
+    def compile(self, **options: Any) -> Predictor:
+        """A predictor of rows as :meth:`predict` takes them, which needs numpy alone; its ``save`` ships it.
+
+        Bins, standardisation and the names of classes are part of it.
+
+        :param options: of :meth:`bayesbin.Ensemble.compile`.
+        """
+        check_is_fitted(self)
+        width = self.transformer_.transform(np.zeros((1, self.n_features_in_))).shape[1]
+        predictor = self.ensemble_.compile(**{"input_shape": (width,), **options})
+        return predictor.annotated(preprocessing=self._preprocessing(), labels=self._labels())
+
+    def _preprocessing(self) -> Program:
+        """What ``transformer_`` computes, as a program."""
+        *encoders, scaler = (step for _, step in self.transformer_.steps)
+        if encoders:
+            return bins_program(encoders[0].edges_, scaler.mean_, scaler.scale_)
+        return standardising_program(scaler.mean_, scaler.scale_)
+
+    def _labels(self) -> list[str] | None:
+        """The names of the classes; None of a regressor."""
+        return None
+
     def _predicted(self, X: Any) -> Any:
         """The prediction of the drawn networks, in numpy; that of a row is the same in any batch."""
         check_is_fitted(self)
@@ -189,6 +215,9 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
         targets = torch.from_numpy(labels.astype(np.int64))
         self._keep(*self._fit(X, targets, Classifier, len(self.classes_)))
         return self
+
+    def _labels(self) -> list[str]:
+        return [str(label) for label in self.classes_]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, averaged over draws, (n, classes)."""

@@ -16,8 +16,10 @@ from model_examples import (
 )
 
 from bayesbin.runtime import predictor as predictor_module
+from bayesbin.runtime import reference
 from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction, OutputsPrediction
 from bayesbin.runtime.predictor import Predictor, load
+from bayesbin.runtime.preprocessing import bins_program, standardising_program
 from bayesbin.runtime.program import Program, Step, Value
 
 X = np.random.default_rng(0).standard_normal((7, 11)).astype(np.float32)
@@ -273,3 +275,37 @@ def test_what_a_predictor_says():
     assert repr(predictor) == (
         "Predictor(5 draws, 126 binary weights, inputs 11, outputs 3, head classes; numpy, 1 thread)"
     )
+
+
+def test_labels_preprocessing_and_provenance_are_added_or_saved_with(tmp_path):
+    predictor = numpy_predictor(perceptron(), provenance={"run": "a"})
+    scaled = (255.0, 0.5, 0.25)
+    told = predictor.annotated(
+        labels=["x", "y", "z"], preprocessing=scaled, provenance={"data": "b"}
+    )
+    assert predictor.labels is None and predictor.preprocessing is None
+    assert told.labels == ("x", "y", "z") and told.provenance == {"run": "a", "data": "b"}
+    raw = np.random.default_rng(1).integers(0, 256, (5, 11), dtype=np.uint8)
+    inputs = (raw.astype(np.float32) / np.float32(255.0) - np.float32(0.5)) / np.float32(0.25)
+    assert_same(told.predict(raw), predictor.predict(inputs))
+    assert told.annotated(provenance={"run": "c"}).labels == told.labels
+    path = predictor.save(tmp_path / "model.bbn", labels=["x", "y", "z"], preprocessing=scaled)
+    loaded = load(path)
+    assert loaded.labels == ("x", "y", "z") and loaded.provenance["run"] == "a"
+    assert_same(loaded.predict(raw), told.predict(raw))
+    with pytest.raises(ValueError, match="a label for each of 3 classes"):
+        predictor.annotated(labels=["x"])
+
+
+@pytest.mark.parametrize("edges", [None, [[0.0, 2.0, 10.0], [0.0, 1.0]]])
+def test_columns_of_a_table_are_standardised(edges):
+    table = np.array([[1.0, 0.25], [18.0, -3.0]])
+    wide = np.array([[0.5, 0.0, 0.25], [1.0, 2.0, -3.0]]) if edges else table
+    mean, std = np.arange(wide.shape[1]) + 0.1, np.arange(wide.shape[1]) + 0.7
+    program = bins_program(edges, mean, std) if edges else standardising_program(mean, std)
+    (found,) = reference.run(program, [table], [0])
+    assert np.array_equal(found[0], ((wide - mean) / std).astype(np.float32))
+    with pytest.raises(ValueError, match="std"):
+        standardising_program([0.0], [0.0])
+    with pytest.raises(ValueError, match="neither"):
+        bins_program([[0.0, 1.0]], mean=[0.0])
