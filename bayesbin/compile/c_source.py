@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -441,10 +442,15 @@ int bayesbin_predict({given}, {self._result_parameters()}) {{
         )
 
     def _function(self, section: Section, names: str) -> str:
-        lines = [f"    (void){name};" for name in ("work, " + names).split(", ") if name]
-        lines += [f"    {TYPES[b.dtype]} *const {b.name} = {_place(b)};" for b in section.buffers]
-        lines += [f"    {text}" for text in section.declared.values()]
-        return "\n".join([*lines, *section.lines, "    return 0;"])
+        body = "\n".join(section.lines)
+        code = (line for line in section.lines if not line.lstrip().startswith("/*"))
+        used = set(re.findall(r"\w+", "\n".join(code)))
+        lines = [f"    {text}" for name, text in section.declared.items() if name in used]
+        buffers = [buffer for buffer in section.buffers if buffer.name in used]
+        lines += [f"    {TYPES[b.dtype]} *const {b.name} = {_place(b)};" for b in buffers]
+        used |= set(re.findall(r"\w+", "\n".join(lines)))
+        idle = [name for name in ["work", *names.split(", ")] if name and name not in used]
+        return "\n".join([*(f"    (void){name};" for name in idle), *lines, body, "    return 0;"])
 
     def example(self) -> str:
         """The text of main.c."""
