@@ -56,7 +56,7 @@ def export_c(
     which each draw is made again when it is used. Linear maps, convolutions, decisions, pools and the
     formulas of float32 give the bits of the predictor, if the compiler neither contracts products and sums
     (``-ffp-contract=off``) nor has excess precision; functions such as exp, and sums over axes, agree to
-    about 1e-6.
+    about 1e-6. Sums are exact for a predictor of precision "fast" too.
 
     :param predictor: a Predictor, or the path of a ``.bbn`` file.
     :param draws: which draws, None: all. :param preprocessing: False: inputs are those of the network.
@@ -119,7 +119,7 @@ class _Steps:
         source, values = self.source, self.program.values
         source.now += 1
         title = f"{step.kind} -> {', '.join(step.outputs)}"
-        source.line(f"/* {title.replace('*/', '')} */")
+        source.line(f"/* {_comment(title)} */")
         if step.kind == "reshape" and values[step.inputs[0]].dtype == step.dtype:
             x = self.array(step.inputs[0])  # the numbers stay where they are
             shape = values[step.outputs[0]].shape
@@ -338,15 +338,19 @@ class _Network:
             for place, ref in enumerate(self.outputs)
         ]
         labels = self.model.labels
-        named = f"\n/* Classes in order: {_comment(', '.join(labels))} */" if labels else ""
+        named = f"\n/* The classes in order: {_comment(', '.join(labels))} */\n" if labels else ""
         head = self._parameters()
         return f"""\
-/* {_counted_words(self.program)} Compile with: -std=c99 -O2 -ffp-contract=off -lm
-   (with other options the last digits may differ). Nothing is allocated. */
+/* {_counted_words(self.program)} Compile with -std=c99 -O2 -ffp-contract=off and -lm;
+   with other options the last digits may differ. Nothing is allocated. */
 #ifndef BAYESBIN_MODEL_H
 #define BAYESBIN_MODEL_H
 
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
 
 #define BAYESBIN_DRAWS {self.program.num_draws}
 {named}
@@ -355,7 +359,7 @@ typedef struct {{
 {self._workspace()}
 }} bayesbin_workspace;
 
-/* The prediction for one datum, averaged over the draws. Inputs:
+/* The prediction for one datum, averaged over the draws. Inputs, all of them finite:
 {chr(10).join(takes)}
    Results, each of which may be NULL:
 {chr(10).join(gives)}
@@ -370,6 +374,10 @@ int bayesbin_outputs(int32_t draw, {head}, {self._output_parameters()});
 /* The same in a workspace of the caller's, for several threads at once: one workspace for each. */
 int bayesbin_predict_in(bayesbin_workspace *work, {head}, {self._result_parameters()});
 int bayesbin_outputs_in(bayesbin_workspace *work, int32_t draw, {head}, {self._output_parameters()});
+
+#ifdef __cplusplus
+}}
+#endif
 
 #endif
 """
@@ -460,15 +468,16 @@ int bayesbin_predict({given}, {self._result_parameters()}) {{
             size = max(1, ref.size)
             declared.append(f"static {TYPES[ref.dtype]} {ref.name}[{size}];")
             reads.append(
-                f"        for (int i = 0; i < {ref.size}; ++i)\n"
-                f"            if (scanf({formats[ref.dtype]}, &{ref.name}[i]) != 1) return 0;"
+                f"        for (int i = 0; i < {ref.size}; ++i, ++count)\n"
+                f"            if ((found = scanf({formats[ref.dtype]}, &{ref.name}[i])) != 1)\n"
+                "                return ended(found, count);"
             )
         prints = []
         for each in self.results:
             declared.append(f"static double {each.name}[{max(1, math.prod(each.shape))}];")
             prints.append(f'        print("{each.name}", {each.name}, {math.prod(each.shape)});')
         results = ", ".join(each.name for each in self.results)
-        lines = "\n".join
+        lines, total = "\n".join, sum(ref.size for ref in self.arguments)
         return f"""\
 /* Reads numbers from standard input, one datum after another, and prints the prediction for each. */
 #include "model.h"
@@ -484,8 +493,17 @@ static void print(const char *name, const double *numbers, int count) {{
     printf("\\n");
 }}
 
+/* The input ends after a whole datum; anything else is an error. */
+static int ended(int found, long count) {{
+    if (found < 0 && count == 0) return 0;
+    fprintf(stderr, "expected {total} numbers for a datum, got %ld\\n", count);
+    return 1;
+}}
+
 int main(void) {{
     for (;;) {{
+        long count = 0;
+        int found;
 {lines(reads)}
         if (bayesbin_predict({self._names()}, {results})) {{
             fprintf(stderr, "a whole number is out of range\\n");
@@ -503,7 +521,8 @@ def _place(buffer: Buffer | None) -> str:
 
 
 def _comment(text: str) -> str:
-    return text.replace("*/", "").replace("/*", "").replace("\n", " ")
+    """Text that neither ends a comment nor begins another."""
+    return " ".join(text.replace("*", "").split())
 
 
 def _counted(shape: Sequence[int]) -> str:

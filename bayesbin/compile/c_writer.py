@@ -229,9 +229,10 @@ def _rows_of_text(flat: np.ndarray, dtype: str) -> str:
         return "    0"
     if dtype == "u8":
         texts = [f"UINT64_C(0x{int(each):x})" for each in flat]
+    elif dtype in ("f4", "f8", "i8"):
+        texts = [number(each, dtype) for each in flat.tolist()]
     else:
-        texts = [number(each, dtype).strip("()") if dtype != "i8" else number(each, dtype)
-                 for each in flat.tolist()]  # fmt: skip
+        texts = [str(int(each)) for each in flat.tolist()]
     lines, line = [], ""
     for text in texts:
         if len(line) + len(text) > 105:

@@ -220,6 +220,27 @@ def test_the_example_reads_numbers_and_prints_predictions(tmp_path):
     np.testing.assert_allclose(probs, expected.probs, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "numbers, said", [("1 2 3", "got 3"), ("1 " * 25, "got 5"), ("1 x", "got 1")]
+)
+def test_the_example_says_when_numbers_are_missing(numbers, said, tmp_path):
+    folder = export_c(with_pixels(1), tmp_path / "c")
+    command = [str(CC), *STRICT, "model.c", "main.c", "-o", "predict", "-lm"]
+    subprocess.run(command, cwd=folder, check=True)
+    run = subprocess.run([folder / "predict"], input=numbers, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr == f"expected 20 numbers for a datum, {said}\n"
+
+
+def test_names_are_no_danger_to_comments_and_identifiers(tmp_path):
+    step = Step("neg", ("*/ int \n/* x",), ("**//",))
+    program = Program({"*/ int \n/* x": Value((2, 3), "f4")}, {}, {}, (step,), ("**//",), 1)
+    model = Model(program, {"kind": "classes"}, ("*/ #error", "/* é", "??/\n"))
+    library = compiled(tmp_path / "c", c_files(model))
+    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    np.testing.assert_array_equal(outputs_of(library, program, [x], [0])[0][0], -x)
+
+
 def test_a_workspace_of_ones_own_is_all_that_is_written(tmp_path):
     predictor = with_pixels()
     library = compiled(
