@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from bayesbin.ensemble.in_torch import statistics_of_draws
@@ -21,7 +21,7 @@ from bayesbin.runtime.program import Program, Step
 
 _SLOW = 2.0  # seconds after which a bar shows
 _MEMORY = 1 << 28  # bytes of the values of a block of data, about
-_CHUNK = 1 << 16  # numbers whose moments are computed at a time
+_CHUNK = 1 << 15  # numbers whose moments are computed at a time
 _DRAWS = 16  # at a time: what does not depend on the draw is computed once for them
 
 Values = Mapping[str, torch.Tensor]
@@ -90,32 +90,66 @@ def _by_program(
     places, run = range(program.num_draws), runner(program)
     sums: dict[int | None, dict[Buffers, Moments]] = {place: {} for place in (None, *places)}
 
-    def observe(step: Step, draw: int | None, arrays: Sequence[Any]) -> list[np.ndarray] | None:
+    def observe(
+        step: Step, draws: Sequence[int] | None, arrays: Sequence[Any]
+    ) -> list[np.ndarray] | None:
         pair = (step.inputs[1], step.inputs[2]) if step.kind == "batch_norm" else ("", "")
         if pair not in buffers:
             return None
         x, _, _, *affine = arrays
-        mean, variance = _add(sums[draw].setdefault(pair, Moments()), x, step.attributes["axis"])
-        return [_normalised(x, mean, variance, affine, step.attributes)]
+        out, norm = np.empty_like(x, order="C"), (step.attributes["axis"], step.attributes["eps"])
+
+        def work(task: tuple[int, int | None]) -> None:
+            place, draw = task
+            own = [None if each is None else each[place % len(each)] for each in affine]
+            _take_in(sums[draw].setdefault(pair, Moments()), x[place], out[place], own, *norm)
+
+        # numpy's loops run side by side; each draw's numbers are its own, whatever the threads.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(work, enumerate([None] if draws is None else draws)))
+        return [out]
 
     for block in blocks:
         run(block, places, observe=observe)
     return sums
 
 
-def _add(moments: Moments, x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Take in a block; its own mean and biased variance by channel."""
-    cells, own = _cells(x, axis), Moments()
+def _take_in(
+    moments: Moments,
+    x: np.ndarray,
+    out: np.ndarray,
+    affine: Sequence[np.ndarray | None],
+    axis: int,
+    eps: float,
+) -> None:
+    """Take in a block of one draw, (B, *shape), and normalise it by its own mean and biased variance."""
+    cells, target = _cells(np.ascontiguousarray(x), axis), _cells(out, axis)
     require_several(cells.shape[0] * cells.shape[2])
     step = max(1, _CHUNK // max(1, math.prod(cells.shape[1:])))
-    for first in range(0, len(cells), step):
-        part = cells[first : first + step].astype(np.float64)
-        count = part.shape[0] * part.shape[2]
-        mean = part.sum(axis=(0, 2)) / count
-        part -= mean[:, None]
-        own.add(count, mean, np.einsum("rcp,rcp->c", part, part))
-    moments.add(own.count, own.mean, own.squares)
-    return own.mean, own.squares / own.count
+    chunks = [slice(first, first + step) for first in range(0, len(cells), step)]
+    # Deviations from a number near the mean: their squares lose no digits.
+    centre = cells[0].mean(axis=1, dtype=np.float64)
+    wide = np.empty((min(step, len(cells)), *cells.shape[1:]))
+    total, squares = np.zeros_like(centre), np.zeros_like(centre)
+    for rows in chunks:
+        part = wide[: len(cells[rows])]
+        np.subtract(cells[rows], centre[:, None], out=part)
+        total += np.einsum("rcp->rc", part).sum(axis=0)
+        squares += np.einsum("rcp,rcp->rc", part, part).sum(axis=0)
+    count = cells.shape[0] * cells.shape[2]
+    apart = total / count
+    squares -= total * apart
+    moments.add(count, centre + apart, squares)
+    weight, bias = (*affine, None, None)[:2]
+    slope = 1.0 / np.sqrt(squares / count + eps)
+    slope = slope if weight is None else slope * np.ravel(weight)
+    shift = np.zeros(1) if bias is None else np.ravel(bias)
+    numbers = [each.astype(x.dtype)[:, None] for each in (centre + apart, slope, shift)]
+    for rows in chunks:
+        part = target[rows]
+        np.subtract(cells[rows], numbers[0], out=part)
+        part *= numbers[1]
+        part += numbers[2]
 
 
 def _cells(x: np.ndarray, axis: int) -> np.ndarray:
@@ -124,30 +158,3 @@ def _cells(x: np.ndarray, axis: int) -> np.ndarray:
     if x.ndim == 1:
         return x[:, None, None]
     return x.reshape(math.prod(shape[: axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :]))
-
-
-def _normalised(
-    x: np.ndarray,
-    mean: np.ndarray,
-    variance: np.ndarray,
-    affine: Sequence[np.ndarray | None],
-    attributes: Mapping[str, Any],
-) -> np.ndarray:
-    """A block normalised by its own statistics, as torch does in training."""
-    cells = torch.from_numpy(_cells(x, attributes["axis"]))
-
-    def numbers(values: np.ndarray | None) -> torch.Tensor | None:
-        if values is None:
-            return None
-        return torch.as_tensor(np.ravel(values), dtype=cells.dtype).expand(len(mean))
-
-    weight, bias = (*affine, None, None)[:2]
-    found = F.batch_norm(
-        cells,
-        numbers(mean),
-        numbers(variance),
-        numbers(weight),
-        numbers(bias),
-        eps=attributes["eps"],
-    )
-    return found.numpy().reshape(x.shape)

@@ -105,7 +105,7 @@ class NativeProgram:
     ) -> list[np.ndarray]:
         """The outputs for some draws; arguments and errors as :func:`bayesbin.runtime.reference.run`.
 
-        :param observe: is called for steps of normalisation (``batch_norm``) alone.
+        :param observe: is called for steps of normalisation (``batch_norm``) alone, with many draws at once.
         """
         program, draws = self.program, list(draws)
         threads = min(whole_number("threads", threads, at_least=1), 256)
@@ -191,6 +191,8 @@ class _Call:
                 given = {name: self._stacked(name, found, shared, draws) for name in _needs(region)}
                 found.update(region.run(given, draws, self.rows, self.threads, self.isa))
                 continue
+            if self.observe is not None and self._normalised(group, found, shared, draws):
+                continue
             for place, draw in enumerate(draws):
                 env: dict[str, Any] = dict(shared)
                 env.update((name, found[name][place]) for name in group.needs if name in found)
@@ -223,10 +225,32 @@ class _Call:
             keep={*env, *group.gives}, observe=self._observed, precision=self.precision,
         )  # fmt: skip
 
-    def _observed(self, step: Step, draw: int | None, arrays: Sequence[Any]) -> Any:
+    def _normalised(
+        self,
+        group: Group,
+        found: dict[str, np.ndarray],
+        shared: Mapping[str, Any],
+        draws: Sequence[int],
+    ) -> bool:
+        """Whether the group is of normalisation alone, and an observer has made all its values."""
+        assert self.observe is not None
+        steps = [self.program.steps[place] for place in group.places]
+        if any(step.kind != "batch_norm" for step in steps):
+            return False
+        for step in steps:
+            given = [
+                self._stacked(name, found, shared, draws) if name else None for name in step.inputs
+            ]
+            made = self.observe(step, draws, given)
+            if made is None:
+                return False
+            found.update(zip(step.outputs, made, strict=True))
+        return True
+
+    def _observed(self, step: Step, draws: Sequence[int] | None, arrays: Sequence[Any]) -> Any:
         if self.observe is None or step.kind != "batch_norm":
             return None
-        return self.observe(step, draw, arrays)
+        return self.observe(step, draws, arrays)
 
     def _value(self, name: str, env: Any, draw: int) -> np.ndarray:
         found = reference.lookup(self.program, name, env, draw)

@@ -27,7 +27,9 @@ from bayesbin.runtime.reference_products import PackedSigns
 
 Array = np.ndarray | PackedSigns
 Compute = Callable[[Step, Sequence[Array | None]], Sequence[np.ndarray]]
-Observe = Callable[[Step, "int | None", Sequence[Array | None]], "Sequence[np.ndarray] | None"]
+Observe = Callable[
+    [Step, "Sequence[int] | None", Sequence[np.ndarray | None]], "Sequence[np.ndarray] | None"
+]
 Environment = MutableMapping[str, Array]
 
 
@@ -42,8 +44,9 @@ def run(
     """The outputs of a program for some of its draws.
 
     :param inputs: an array (B, *shape) for each input. :param draws: which draws, each 0 to S - 1.
-    :param observe: called before each step with the step, the draw (None for a step that all draws share) and
-        its inputs; the outputs that it returns replace the step's own, None leaves them.
+    :param observe: called before each step with the step, some draws (None for a step that all draws share)
+        and its inputs, (len(draws) or 1, B or 1, *shape) each. The outputs that it returns, (len(draws) or
+        1, B, *shape), replace the step's own; None leaves them.
     :param precision: "exact", or "fast": sums of real inputs under the signs of a ``linear`` step in float32
         are those of :func:`~bayesbin.runtime.reference_sums.fast_sums`.
     :returns: an array (len(draws), B, *shape) for each output, of its type.
@@ -103,7 +106,7 @@ def evaluate(
     for place in places:
         step = program.steps[place]
         given = [lookup(program, name, env, draw) if name else None for name in step.inputs]
-        found = observe(step, draw, given) if observe is not None else None
+        found = None if observe is None else _observed(observe, step, draw, given)
         if found is None:
             # Sums of signs are exact; nothing is gained by rounding them.
             signs = step.kind == "linear" and program.values[step.inputs[0]].signs
@@ -114,6 +117,16 @@ def evaluate(
             for name in {*step.inputs, *step.outputs} - set(keep):
                 if last.get(name, place) <= place:
                     env.pop(name, None)
+
+
+def _observed(
+    observe: Observe, step: Step, draw: int | None, given: Sequence[Array | None]
+) -> list[np.ndarray] | None:
+    """What an observer returns for one draw."""
+    arrays = [each.array() if isinstance(each, PackedSigns) else each for each in given]
+    stacked = [None if each is None else each[None] for each in arrays]
+    found = observe(step, None if draw is None else [draw], stacked)
+    return None if found is None else [each[0] for each in found]
 
 
 def compute(

@@ -69,20 +69,20 @@ def test_what_no_draw_changes_is_computed_once():
         network(),
         [x_of(2)],
         [1, 3, 0],
-        observe=lambda step, draw, arrays: seen.append((step.outputs[0], draw)),
+        observe=lambda step, draws, arrays: seen.append((step.outputs[0], draws)),
     )
     shared = [("h", None), ("a", None), ("minus", None)]
-    assert seen == shared + [(name, draw) for draw in (1, 3, 0) for name in ("s", "y")]
+    assert seen == shared + [(name, [draw]) for draw in (1, 3, 0) for name in ("s", "y")]
 
 
 def test_an_observer_sees_inputs_and_may_replace_outputs():
     program, x = network(), x_of(3)
 
-    def double(step, draw, arrays):
+    def double(step, draws, arrays):
         if step.kind != "tanh":
             return None
-        assert arrays[0].shape == (3, 5)
-        return [2 * each for each in compute(step, arrays)]
+        assert arrays[0].shape == (1, 3, 5)
+        return [2 * each[None] for each in compute(step, [arrays[0][0]])]
 
     _, a, _, _ = run(program, [x], [0])
     y, doubled, _, _ = run(program, [x], [0], observe=double)
