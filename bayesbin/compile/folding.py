@@ -95,13 +95,17 @@ class _Map:
         """t and d, so that the map is at least 0 where d (x - t) is; (draws or 1, channels or 1).
 
         0 is led back through the stages: t <- centre + (t - shift) / slope. Where a slope is 0, the map is
-        a constant, and t is minus infinity if that is at least 0, and infinity if not.
+        a constant, and t is minus infinity if that is at least 0, and infinity if not. d is the slope of the
+        map, of which decisions use the sign and gradients all: it is rounded to float32, but never to 0.
         """
-        t, d = np.zeros((1, 1)), np.ones((1, 1))
-        with np.errstate(divide="ignore", invalid="ignore"):
+        t, d, slope = np.zeros((1, 1)), np.ones((1, 1)), np.ones((1, 1))
+        with np.errstate(all="ignore"):
             for stage in reversed(self.stages):
                 t = stage.centre + (t - stage.shift) / stage.slope
                 d = d * np.where(stage.slope < 0.0, -1.0, 1.0)
+                slope = slope * np.abs(stage.slope)
+        single = np.finfo(np.float32)
+        d = d * np.where(slope == slope, np.clip(slope, single.tiny, single.max), 1.0)
         value, flat = np.zeros((1, 1)), np.zeros((1, 1), dtype=bool)
         for stage in self.stages:
             value = stage.slope * (value - stage.centre) + stage.shift
@@ -211,7 +215,7 @@ class _Maps:
         (name,) = step.outputs
         t, d = led.threshold()
         inputs = (led.source, self._constant(f"{name}.threshold", t, np.float64))
-        inputs = (*inputs, self._constant(f"{name}.direction", d, np.float64))
+        inputs = (*inputs, self._constant(f"{name}.direction", d, np.float32))
         self.steps.append(Step("threshold", inputs, (name,), step.dtype, {"axis": led.axis}))
 
     def _before_sign(self, step: Step) -> _Map | None:

@@ -27,9 +27,12 @@ import torch
 from torch import Tensor, nn
 
 import bayesbin as bb
+from bayesbin.compile.device_model import DeviceModel
+from bayesbin.compile.devices import why_no_triton
+from bayesbin.compile.export import export_program
+from bayesbin.compile.folding import fold
 from bayesbin.nn import binary_sites, mlp, to_binary_
-from bayesbin.predict import PackedPredictive
-from bayesbin.predict.backends import why_no_triton
+from bayesbin.runtime.model import Model
 
 Contender = Callable[[], Any]
 
@@ -93,10 +96,10 @@ def contenders(args: argparse.Namespace, kind: str, batch: int) -> dict[str, Con
         naive = Naive(net, posterior, x, dtype)
         found[f"naive torch, {name}"] = lambda naive=naive: naive.run(args.draws)
         found[f"CUDA graph, {name}"] = Naive(net, posterior, x, dtype).as_graph(args.draws)
+    program = fold(export_program(net, (x[:2].cpu(),), posterior, args.draws, 0))
     for precision in ("exact", "fast"):
-        packed = PackedPredictive(net, posterior, args.draws, precision=precision)
-        packed = packed.to("cuda")
-        found[f"packed, {precision}"] = lambda packed=packed: packed.predict(x)
+        model = DeviceModel(Model(program, {"kind": "classes"}, precision=precision), "cuda")
+        found[f"packed, {precision}"] = lambda model=model: model.predict(x)
     return found
 
 
@@ -130,9 +133,10 @@ def measure(args: argparse.Namespace, kind: str, batch: int) -> dict[str, Any]:
                 elapsed = seconds_of(run)
                 if turn:  # the first compiles kernels and warms up
                     seconds[name].append(elapsed)
-        exact = runs["packed, exact"]().probs
         answers = {name: getattr(found := run(), "probs", found) for name, run in runs.items()}
-    apart = {name: float((a.cpu() - exact).abs().max()) for name, a in answers.items()}
+    arrays = {name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in answers.items()}
+    exact = arrays["packed, exact"]
+    apart = {name: float(abs(array - exact).max()) for name, array in arrays.items()}
     return {"network": kind, "batch": batch, "draws": args.draws, "seconds": seconds,
             "greatest_difference_of_probs": apart}  # fmt: skip
 

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 from program_cases import CASES, DRAWS, Case, program_of, site_of
+from torch import nn
 
+from bayesbin import BinaryPosterior
 from bayesbin.compile import torch_backend, torch_kinds
 from bayesbin.compile import torch_products as products
+from bayesbin.compile.export import export_program
+from bayesbin.compile.folding import fold
 from bayesbin.compile.torch_backend import TorchProgram
 from bayesbin.compile.torch_kinds import COMPUTE
-from bayesbin.nn import Sign
+from bayesbin.nn import Sign, binary_sites, to_binary_
 from bayesbin.runtime import reference
 from bayesbin.runtime.kinds import KINDS
 from bayesbin.runtime.program import Constant, DrawnSite, Program, Step, Value
@@ -318,3 +322,31 @@ def test_what_does_not_fit_is_refused():
         TorchProgram(embedding)(torch.from_numpy(arrays[0]).double())
     with pytest.raises(ValueError, match=r"tokens of 0\.\.2, got some of 0\.\.7"):
         TorchProgram(embedding)(torch.tensor([[0, 1, 2, 7]]))
+
+
+# Networks of torch
+
+
+def test_gradients_are_those_of_the_network_that_was_exported():
+    """Scale, bias and normalisation become part of a threshold, whose gradient is the sign's nevertheless."""
+    norm = nn.BatchNorm1d(9)
+    layers = [nn.Linear(6, 9), norm, Sign(), nn.Linear(9, 8), Sign(), nn.Linear(8, 2)]
+    net = to_binary_(nn.Sequential(*layers)).eval()
+    with torch.no_grad():
+        for tensor in (*norm.parameters(), *norm.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape) + 0.1)
+        norm.weight[::2] *= -1
+    naturals = {name: torch.randn(site.shape) for name, site in binary_sites(net).items()}
+    posterior = BinaryPosterior(naturals)
+    x, weights = torch.randn(20, 6), torch.randn(20, 2)
+    program = fold(export_program(net, (x,), posterior, 2, 3))
+    assert [step.kind for step in program.steps].count("threshold") == 2
+    for draw in range(2):
+        found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
+        (weights * TorchProgram(program).run([found], [draw])[0]).sum().backward()
+        (weights * posterior.sample_network(net, draw, 3)(expected)).sum().backward()
+        assert found.grad is not None and expected.grad is not None
+        assert expected.grad.abs().max() > 0.1
+        # Slopes are kept in float32.
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-6)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -368,6 +371,42 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+BENCHMARK = str(Path(__file__).parents[2] / "examples" / "benchmarks" / "gpu.py")
+
+
+@pytest.mark.skipif(ON_GPU, reason="there is a CUDA device")
+def test_the_benchmark_says_that_it_needs_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [BENCHMARK, "--smoke"])
+    with pytest.raises(SystemExit, match="This benchmark needs a GPU, and torch finds none here"):
+        runpy.run_path(BENCHMARK, run_name="__main__")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmark_reports_shares_of_the_peaks(tmp_path, monkeypatch, capsys):
+    seconds = {"naive torch, float32": [2.0], "packed, exact": [1.0], "packed, fast": [0.5]}
+    block = {"network": "relu", "batch": 10, "draws": 4, "seconds": seconds}
+    weights = 784 * 8 + 2 * 64 + 80
+    peaks = {"operations": 2 * weights * 10 * 4 * 2.0, "bytes": weights * 4 * 17 / 8 * 10.0}
+    (tmp_path / "gpu.json").write_text(json.dumps({"width": 8, "peaks": peaks, "blocks": [block]}))
+    monkeypatch.setattr(sys, "argv", [BENCHMARK, "--report", str(tmp_path / "gpu.json")])
+    runpy.run_path(BENCHMARK, run_name="__main__")
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert rows[0].split("|")[3:6] == [" 2e+03 ", " 2 ", " 4 "]
+    assert rows[1].split("|")[6:8] == [" 50.0% ", " 10.0% "]
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_the_benchmark_runs(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", [BENCHMARK, "--smoke", "--out", str(out)])
+    torch.set_default_dtype(torch.float32)
+    runpy.run_path(BENCHMARK, run_name="__main__")
+    for block in json.loads(out.read_text())["blocks"]:
+        assert block["greatest_difference_of_probs"]["packed, fast"] < 1e-2
+
+
 @needs_gpu
 @pytest.mark.gpu
 def test_on_a_gpu_auto_is_triton_and_torch_answers_the_same():
@@ -378,3 +417,30 @@ def test_on_a_gpu_auto_is_triton_and_torch_answers_the_same():
     for found in (module(given), program_on(program, "cuda")(given)):
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one.cpu().numpy(), other, rtol=1e-5, atol=1e-5)
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_memory_on_a_gpu_does_not_grow_with_the_draws(monkeypatch):
+    monkeypatch.setattr(torch_backend, "NUMBERS", 1 << 18)
+    generator = np.random.default_rng(0)
+    shapes = {"w1": (2048, 784), "w2": (10, 2048)}
+    sites = {name: site_of(generator, s, True, i) for i, (name, s) in enumerate(shapes.items())}
+    steps = (
+        Step("linear", ("x", "w1"), ("h",)),
+        Step("relu", ("h",), ("r",)),
+        Step("linear", ("r", "w2"), ("y",)),
+    )
+    inputs = {"x": Value((784,), "f4")}
+    program, x = Program(inputs, {}, sites, steps, ("y",), DRAWS), torch.randn(1000, 784)
+    peaks = []
+    for draws in (8, 64):
+        module = TritonProgram(program.select([d % DRAWS for d in range(draws)])).to("cuda")
+        given = x.float().cuda()
+        module(given)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        found = module(given)
+        assert isinstance(found, torch.Tensor)
+        peaks.append(torch.cuda.max_memory_allocated() - before - 2 * found.nbytes)
+    assert peaks[1] < 1.1 * peaks[0]
