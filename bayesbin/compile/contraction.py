@@ -226,7 +226,10 @@ class Weights:
         rows: int = 1,
     ) -> Weights:
         """Those of a tensor whose first group of atoms is the units (the first ``rows`` groups)."""
-        if isinstance(value, Fixed) or not value.weights:
+        if isinstance(value, Fixed):
+            found = fixed_signs(t, value, layout, groups)
+            return found or cls(t.arrange(value, groups, layout))
+        if not value.weights:
             return cls(t.arrange(value, groups, layout))
         bare = t.moved(value.name, layout, groups)
         if plain(value.factor):
@@ -240,6 +243,21 @@ class Weights:
         if exact and numbers.ndim == 2 and bool((by_unit == by_unit[:1]).all()):
             return cls(bare, 1.0, by_unit[0], scaled=True)
         return cls(t.arrange(value, groups, layout))
+
+
+def fixed_signs(
+    t: Translation, value: Fixed, layout: Layout, groups: list[tuple[int, ...]]
+) -> Weights | None:
+    """Known weights that are one number times signs in each unit, as a site; or None."""
+    numbers = in_order(value.tensor, layout, groups)
+    if numbers.dtype.kind != "f" or not numbers.size:
+        return None
+    sizes = np.abs(numbers.reshape(len(numbers), -1))
+    if sizes.shape[1] < 2 or not bool((sizes == sizes[:, :1]).all()):
+        return None
+    if not bool(np.isfinite(sizes).all()) or not bool(sizes.all()):
+        return None
+    return Weights(t.add_site(value.name, numbers > 0), sizes[:, 0], scaled=True)
 
 
 def affine(t: Translation, name: str, axis: int, slope: Any, shift: str) -> str:

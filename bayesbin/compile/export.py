@@ -118,19 +118,28 @@ def _aliases(net: nn.Module, names: Sequence[str]) -> dict[str, str]:
 def _exported(net: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     """The graph of a network, with a batch of any size."""
     rows = _batch_size(net, inputs)
-    batch = Dim("batch", min=1)
     example = tuple(x[:1].expand(rows, *x.shape[1:]).contiguous() for x in inputs)
-    shapes: Any = tuple({0: batch} for _ in inputs)
     with _silent():
         try:
-            exported = torch.export.export(
-                net, example, dynamic_shapes=_for_signature(net, shapes), strict=False
-            )
+            try:
+                exported = _traced(net, example, 1)
+            except Exception as error:
+                if "Constraints violated" not in str(error):
+                    raise
+                # torch cannot always show that what holds for two rows does so for one.
+                exported = _traced(net, example, 2)
             if any(_changes_in_place(node) for node in exported.graph.nodes):
                 exported = exported.run_decompositions({})
         except Exception as error:
             raise _failure(net, example, error) from None
     return exported
+
+
+def _traced(net: nn.Module, example: tuple[Tensor, ...], least: int) -> ExportedProgram:
+    """torch's own export, for batches of ``least`` rows and more."""
+    batch = Dim("batch", min=least)
+    shapes = _for_signature(net, tuple({0: batch} for _ in example))
+    return torch.export.export(net, example, dynamic_shapes=shapes, strict=False)
 
 
 def _for_signature(net: nn.Module, shapes: tuple[Any, ...]) -> Any:
@@ -153,7 +162,7 @@ def _batch_size(net: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """torch's messages and warnings, and its special paths for attention, are left out."""
+    """torch's messages and warnings are left out."""
     quiet: Any = lambda record: False  # noqa: E731
     loggers = [
         each
@@ -161,22 +170,35 @@ def _silent() -> Iterator[None]:
         if name.startswith("torch") and isinstance(each, logging.Logger)
     ]
     handlers = {handler for each in loggers for handler in each.handlers}
-    fast = torch.backends.mha.get_fastpath_enabled()
     for handler in handlers:
         handler.addFilter(quiet)
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
         with (
             warnings.catch_warnings(),
             contextlib.redirect_stderr(io.StringIO()),
+            _followed(),
             sign_as_operator(),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for handler in handlers:
             handler.removeFilter(quiet)
+
+
+@contextlib.contextmanager
+def _followed() -> Iterator[None]:
+    """torch's fused attention, and its search for an order of products, are left out of what it traces."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    einsum: Any = torch.backends.opt_einsum
+    searches = einsum.enabled
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        einsum.enabled = False
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        einsum.enabled = searches
 
 
 def _failure(net: nn.Module, example: tuple[Tensor, ...], error: Exception) -> Exception:
@@ -324,13 +346,29 @@ class _Walk:
         if any(mark in str(target) for mark in _CHECKS):
             return None
         if value is not None and not isinstance(value, (Tensor, tuple, list)):
-            return symbolic(value)
+            return self._number(node, value)
         if target is operator.getitem:
             whole, place = self._resolved(node.args)
             return whole[place]
         if not isinstance(target, torch._ops.OpOverload):
             raise self.t.refuse(f"there is no step for {name}")
-        return translate(self.t, target, self._resolved(node.args), self._resolved(node.kwargs))
+        args, kwargs = self._resolved(node.args), self._resolved(node.kwargs)
+        try:
+            return translate(self.t, target, args, kwargs)
+        except NotCompiled:
+            raise
+        except Exception as error:  # the network still predicts in torch
+            raise self.t.refuse(f"{type(error).__name__} while its steps were written") from error
+
+    def _number(self, node: torch.fx.Node, value: Any) -> Any:
+        """A number that torch computed with: a size, or of a tensor that is known."""
+        args = self._resolved(node.args)
+        if name_of_item(node.target) and isinstance(args[0], Fixed):
+            return args[0].tensor.item()
+        plain = all(isinstance(each, (int, float)) for each in args)
+        if plain and not isinstance(node.target, torch._ops.OpOverload):
+            return node.target(*args)  # type: ignore[operator]
+        return symbolic(value)
 
     def _resolved(self, value: Any) -> Any:
         """Arguments with what was found for nodes in their places."""
@@ -367,7 +405,19 @@ class _Walk:
             outputs.append(self._output(found))
         if not outputs:
             raise NotCompiled("expected the network to return tensors, got none")
-        return self.t.program(outputs)
+        self.t.node = None
+        try:
+            return self.t.program(outputs, self._output_names())
+        except ValueError as error:
+            raise NotCompiled(str(error).removesuffix(".")) from None
+
+    def _output_names(self) -> list[str]:
+        """The keys of a dictionary, or the fields of a named tuple, that the network returns."""
+        spec: Any = self.exported.call_spec.out_spec
+        if spec is None or spec.num_leaves != spec.num_children:
+            return []
+        names = spec.context if spec.type is dict else getattr(spec.context, "_fields", ())
+        return [name for name in names or () if isinstance(name, str)]
 
     def _output(self, found: Any) -> str:
         if isinstance(found, Refused):
@@ -380,6 +430,11 @@ class _Walk:
             raise self.t.mixes("an output whose rows are not those of the batch")
         name = self.t.arrange(value, [axis for axis in axes if axis != (BATCH,)])
         return self.t.as_output(name)
+
+
+def name_of_item(target: Any) -> bool:
+    """Whether an operator takes the number out of a tensor."""
+    return str(target) in ("aten.item.default", "aten._local_scalar_dense.default")
 
 
 def _shown(shape: Sequence[Size]) -> str:

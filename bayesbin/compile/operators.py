@@ -139,15 +139,20 @@ def _held(t: Translation, found: Any, given: list[Fixed]) -> Any:
 
 
 @cache
-def _taken(function: Function) -> frozenset[str]:
-    return frozenset(list(inspect.signature(function).parameters)[1:])
+def _taken(function: Function) -> tuple[frozenset[str], frozenset[str]]:
+    """The arguments that a function takes, and those of them that it needs."""
+    own = list(inspect.signature(function).parameters.values())[1:]
+    return (
+        frozenset(each.name for each in own),
+        frozenset(each.name for each in own if each.default is inspect.Parameter.empty),
+    )
 
 
 def _by_name(
     t: Translation, target: Any, function: Function, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """The arguments of an operator by name, those that a function takes."""
-    taken = _taken(function)
+    taken, needed = _taken(function)
     found: dict[str, Any] = {}
     for place, argument in enumerate(target._schema.arguments):
         if place < len(args):
@@ -163,7 +168,9 @@ def _by_name(
         elif argument.name not in _IDLE and function not in _BY_SHAPE:
             default = argument.default_value if argument.has_default_value() else False
             if value is not None and value != default:
-                raise t.refuse(f"expected {argument.name}={default}, got {value}")
+                raise t.refuse(f"expected {argument.name}={default}, got {str(value)[:60]}")
+    if not needed <= found.keys():
+        raise t.refuse("there is no step for this form of the operator")
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bayesbin.compile import signs
 from bayesbin.compile.layout import Layout
 from bayesbin.compile.operators import operator
 from bayesbin.compile.translation import Fixed, Held, Traced, Translation, plain
@@ -315,11 +316,15 @@ def _remainder(t: Translation, self: Operand, other: Operand) -> Traced:
 
 @operator("add")
 def _add(t: Translation, self: Operand, other: Operand, alpha: float = 1) -> Traced:
+    if (found := signs.of_sum(t, self, other, alpha)) is not None:
+        return found
     return t.elementwise("add", self, _times(t, other, alpha))
 
 
 @operator("sub", "subtract")
 def _sub(t: Translation, self: Operand, other: Operand, alpha: float = 1) -> Traced:
+    if (found := signs.of_sum(t, self, other, -alpha)) is not None:
+        return found
     return t.elementwise("sub", self, _times(t, other, alpha))
 
 
@@ -365,11 +370,31 @@ def minimum(t: Translation, self: Operand, other: Operand) -> Traced:
 
 
 @operator("fill")
-def _fill(t: Translation, self: Traced, value: Operand) -> Traced:
-    number = value.tensor.item() if isinstance(value, Fixed) else value
-    if isinstance(number, Traced):
-        return t.elementwise("add", number, filled(t, 0))
-    return filled(t, number)
+def _fill(t: Translation, self: Held, value: Operand) -> Traced:
+    if isinstance(value, Traced):
+        return t.elementwise("add", filled(t, 0), value)
+    return filled(t, value.tensor.item() if isinstance(value, Fixed) else value)
+
+
+@operator("copy")
+def _copy(t: Translation, self: Held, src: Held) -> Traced:
+    return t.elementwise("add", filled(t, 0), src)
+
+
+@operator("nan_to_num")
+def _nan_to_num(
+    t: Translation,
+    self: Held,
+    nan: float | None = None,
+    posinf: float | None = None,
+    neginf: float | None = None,
+) -> Traced:
+    most = torch.finfo(t.result.dtype).max
+    bounds = (-most if neginf is None else neginf, most if posinf is None else posinf)
+    found = t.elementwise("where", _isnan(t, self), float(nan or 0.0), self)
+    for infinite, bound in zip((-math.inf, math.inf), bounds, strict=True):
+        found = t.elementwise("where", compare(t, "equal", found, infinite), float(bound), found)
+    return found
 
 
 def filled(t: Translation, number: float) -> Traced:
@@ -476,6 +501,8 @@ def _boolean(t: Translation, x: Operand) -> Any:
 
 @operator("where")
 def _where(t: Translation, condition: Held, self: Operand, other: Operand) -> Traced:
+    if (found := signs.of_choice(t, condition, self, other)) is not None:
+        return found
     return t.elementwise("where", condition, self, other)
 
 
@@ -498,7 +525,7 @@ def _binary_sign(t: Translation, input: Held) -> Traced:
 # Types
 
 
-@operator("to", "_to_copy", "type_as", "float", "double", "long", "bool", by_shape=True)
+@operator("to", "_to_copy", "type_as", by_shape=True)
 def convert(t: Translation, self: Held, dtype: Any = None, other: Any = None) -> Held:
     found, wanted = t.traced(self), t.dtype()
     if wanted == found.dtype:

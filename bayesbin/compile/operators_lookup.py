@@ -131,6 +131,22 @@ def _gather(t: Translation, self: Held, dim: int, index: Held) -> Traced:
     return picked(t, x, places, dim, places.layout.shape)
 
 
+@operator("index_put")
+def _index_put(
+    t: Translation, self: Held, indices: Sequence[Any], values: Held, accumulate: bool = False
+) -> Traced:
+    (mask,) = indices if len(indices) == 1 else (None,)
+    whole = isinstance(mask, (Fixed, Traced)) and mask.dtype == "b1"
+    if not whole or accumulate or math.prod(size.count for size in values.layout.shape) != 1:
+        raise t.refuse("expected one number to be put where a mask says", "Use torch.where.")
+    masks = mask
+    for axis in range(mask.layout.rank, self.layout.rank):
+        masks = with_axis(t.traced(masks), axis)
+    number = t.traced(values)
+    number = replace(number, layout=number.layout.with_axes(()))
+    return t.elementwise("where", masks, number, self)
+
+
 @operator("argmax", "argmin")
 def _place_of_extreme(
     t: Translation, self: Held, dim: int | None = None, keepdim: bool = False

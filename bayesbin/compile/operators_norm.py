@@ -78,15 +78,34 @@ def _group_norm(
     channels = input.layout.shape[1].count
     names = [_vector(t, each, channels) for each in (weight, bias)]
     images = Images(t, input, spatial)
-    if images.many > 1:
-        raise t.mixes("groups of channels where each row of the batch has several images")
     name = images.arranged(input)
+    if images.many > 1:
+        return images.made(_group_norm_of_many(t, name, num_groups, names, eps))
     if names == ["", ""]:
         names = []
     elif not names[0]:
         names[0] = t.constant([1.0] * channels, t.dtype())
     name = t.emit("group_norm", (name, *names), t.dtype(), groups=num_groups, eps=float(eps))
     return images.made(name)
+
+
+def _group_norm_of_many(
+    t: Translation, name: str, groups: int, names: Sequence[str], eps: float
+) -> str:
+    """Of a value (C, many, ...): each of the many images by itself."""
+    dtype, shape = t.dtype(), t.known(name).shape
+    channels, many, *rest = shape
+    order = (1, 0, *range(2, len(shape)))
+    name = t.emit("permute", (name,), dtype, axes=order)
+    name = t.reshaped(name, (many, groups, channels // groups * math.prod(rest)))
+    name = t.emit("layer_norm", (name,), dtype, axes=1, eps=float(eps))
+    name = t.reshaped(name, (many, channels, *rest))
+    name = t.emit("permute", (name,), dtype, axes=order)
+    if any(names):
+        slope = names[0] or t.constant(1.0, dtype)
+        shift = names[1] or t.constant(0.0, dtype)
+        name = t.emit("affine", (name, slope, shift), dtype, axis=0)
+    return name
 
 
 @operator("layer_norm", "native_layer_norm")
@@ -135,7 +154,7 @@ def _last_axes(
 
 
 def _along(kind: str, *names: str) -> None:
-    @operator(*names)
+    @operator(*names, by_shape=True)
     def along(t: Translation, self: Held, dim: int) -> Traced:
         if self.layout.rank == 0:
             raise t.refuse("expected an axis")
@@ -174,7 +193,7 @@ def reduced(
 
 
 def _reduction(kind: str, *names: str) -> None:
-    @operator(*names)
+    @operator(*names, by_shape=True)
     def reduction(t: Translation, self: Held, dim: Any = None, keepdim: bool = False) -> Traced:
         return reduced(t, kind, self, dim, keepdim)
 

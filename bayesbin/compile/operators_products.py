@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from bayesbin.compile.contraction import affine, contract
-from bayesbin.compile.layout import BATCH, Layout, Torn, exploded
+from bayesbin.compile.contraction import affine, contract, fixed_signs
+from bayesbin.compile.layout import BATCH, Layout, Size, Torn, exploded
 from bayesbin.compile.operators import operator
 from bayesbin.compile.operators_elementwise import _add
+from bayesbin.compile.operators_shape import taken
 from bayesbin.compile.translation import Fixed, Held, Traced, Translation, plain
 
 # Linear maps and matrices
@@ -27,7 +28,7 @@ def _linear(t: Translation, input: Held, weight: Held, bias: Held | None = None)
     )
 
 
-@operator("matmul", "bmm", "mm", "mv", "dot", "vdot", "__matmul__")
+@operator("matmul", "bmm", "mm", "mv", "dot", "vdot")
 def _matmul(
     t: Translation,
     self: Held,
@@ -75,24 +76,40 @@ def _addmm(
 
 @operator("einsum")
 def _einsum(t: Translation, equation: str, tensors: Sequence[Held], path: Any = None) -> Traced:
-    equation = equation.replace(" ", "")
-    if "->" not in equation or "." in equation:
-        raise t.refuse(
-            f"expected an equation with all its labels and ->, got {equation!r}",
-            "Write out every axis of torch.einsum's equation.",
-        )
-    inputs, out = equation.split("->")
-    labels = [list(own) for own in inputs.split(",")]
+    labels, out = _labels(equation.replace(" ", ""), [x.layout.rank for x in tensors])
     left, own = tensors[0], labels[0]
     if len(tensors) == 1:
-        return _einsum_one(t, left, own, list(out))
+        return _einsum_one(t, left, own, out)
     for place in range(1, len(tensors)):
         later = {label for each in labels[place + 1 :] for label in each} | set(out)
         both = dict.fromkeys([*own, *labels[place]])
-        kept = list(out) if place == len(tensors) - 1 else [x for x in both if x in later]
+        kept = out if place == len(tensors) - 1 else [x for x in both if x in later]
         left = contract(t, left, tensors[place], (own, labels[place]), kept)
         own = kept
     return left
+
+
+def _labels(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
+    """The labels of each tensor's axes and of the result's; "..." stands for numbered ones."""
+    inputs, arrow, out = equation.partition("->")
+    parts = inputs.split(",")
+    named = [len(part.replace("...", "")) for part in parts]
+    many = max(
+        [r - n for r, n, part in zip(ranks, named, parts, strict=True) if "..." in part],
+        default=0,
+    )
+    every = [f"...{k}" for k in range(many)]
+
+    def spelled(part: str, rank: int) -> list[str]:
+        before, dots, after = part.partition("...")
+        count = rank - len(before) - len(after)
+        return [*before, *(every[many - count :] if dots and count else []), *after]
+
+    labels = [spelled(part, rank) for part, rank in zip(parts, ranks, strict=True)]
+    if arrow:
+        return labels, spelled(out, len(out.replace("...", "")) + many)
+    flat = [label for own in labels for label in own]
+    return labels, [*every, *sorted(x for x in set(flat) if flat.count(x) == 1 and x not in every)]
 
 
 def _einsum_one(t: Translation, x: Held, own: list[str], out: list[str]) -> Traced:
@@ -229,6 +246,9 @@ def _window_weights(
     t: Translation, weight: Held, groups: list[tuple[int, ...]], units: int, many: int
 ) -> tuple[str, Any]:
     """Weights of windows, and what to multiply sums by; None if factors may not wait for that."""
+    if isinstance(weight, Fixed) and units == 0:
+        if (found := fixed_signs(t, weight, weight.layout, groups)) is not None:
+            return found.name, found.slope
     if isinstance(weight, Fixed) or not weight.weights:
         return t.arrange(weight, groups), None
     if plain(weight.factor):
@@ -315,7 +335,8 @@ def _attention(
             "Pass dropout_p=self.dropout if self.training else 0.0.",
         )
     if enable_gqa:
-        raise t.refuse("expected as many keys as queries", "Repeat keys and values by hand.")
+        many = query.layout.shape[-3].count
+        key, value = (_repeated_heads(t, x, many) for x in (key, value))
     width = query.layout.shape[-1].count
     attributes = {"scale": float(scale or 1.0 / math.sqrt(width)), "causal": bool(is_causal)}
     held: list[Held] = [query, key, value] + ([] if attn_mask is None else [attn_mask])
@@ -331,6 +352,13 @@ def _attention(
     shape = t.known(name).shape
     order = list(zip(order, shape, strict=True))
     return Traced(name, Layout.made(order, axes), t.dtype())
+
+
+def _repeated_heads(t: Translation, x: Held, many: int) -> Traced:
+    """Keys or values with as many heads as queries, each for a group of them."""
+    axis = x.layout.rank - 3
+    heads = x.layout.shape[axis].count
+    return taken(t, x, axis, [place * heads // many for place in range(many)])
 
 
 def _stacked(t: Translation, held: Sequence[Held]) -> tuple[list[str], list[Any], list[list[Any]]]:
@@ -363,8 +391,6 @@ def _stacked(t: Translation, held: Sequence[Held]) -> tuple[list[str], list[Any]
 
 
 def _front_parts(layout: Layout, parts: Sequence[Sequence[Any]], front: int) -> list[Any]:
-    from bayesbin.compile.layout import Size
-
     missing = front + 2 - layout.rank
     own = []
     for axis, cuts in enumerate(parts):

@@ -75,7 +75,7 @@ def _transpose(
     return _permute(t, self, order)
 
 
-@operator("t", "mT", "T", "adjoint", "numpy_T", "matrix_H")
+@operator("t", "mT", "adjoint", "numpy_T", "matrix_H")
 def _flip_axes(t: Translation, self: Traced) -> Traced:
     return self if self.layout.rank < 2 else _transpose(t, self, -2, -1)
 
@@ -97,7 +97,7 @@ def _squeeze(t: Translation, self: Traced) -> Traced:
 
 @operator(
     *("contiguous", "clone", "detach", "alias", "lift_fresh_copy", "lift_fresh", "lift"),
-    *("_conj", "resolve_conj", "resolve_neg", "positive", "identity", "view_copy"),
+    *("_conj", "resolve_conj", "resolve_neg", "positive", "view_copy"),
 )
 def _same(t: Translation, self: Held) -> Held:
     return self
@@ -242,7 +242,7 @@ def with_axis(x: Traced, axis: int) -> Traced:
     return replace(x, layout=x.layout.with_axes(axes))
 
 
-@operator("expand", "expand_as", "broadcast_to", "_expand_copy", by_shape=True)
+@operator("expand", "expand_as", "broadcast_to", by_shape=True)
 def expand(t: Translation, self: Held) -> Traced:
     x, shape = t.traced(self), t.shape()
     if sum(size.batch for size in shape) > 1:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from bayesbin.compile.operators import operator
 from bayesbin.compile.operators_products import Images, _each
-from bayesbin.compile.translation import Held, Refused, Traced, Translation
+from bayesbin.compile.operators_shape import taken
+from bayesbin.compile.translation import Fixed, Held, Refused, Traced, Translation
 
 
 def _pooled(t: Translation, kind: str, x: Held, rank: int, attributes: dict[str, Any]) -> Traced:
@@ -76,7 +79,9 @@ def _avg_pool(rank: int) -> None:
         attributes["divisor"] = int(divisor_override or 0)
         return _pooled(t, "avg_pool", self, rank, attributes)
 
-    @operator(f"adaptive_avg_pool{rank}d", f"_adaptive_avg_pool{rank}d")
+    names = (f"adaptive_avg_pool{rank}d", f"_adaptive_avg_pool{rank}d")
+
+    @operator(*names[: 1 if rank == 1 else 2])
     def adaptive(t: Translation, self: Held, output_size: Any) -> Traced:
         return _adaptive(t, "adaptive_avg_pool", self, rank, output_size)
 
@@ -104,20 +109,53 @@ def _resized(
 ) -> Traced:
     before = [size.count for size in x.layout.shape[-rank:]]
     after = [size.count for size in t.shape()[-rank:]]
-    images = Images(t, x, rank)
     if factors and not align_corners:
-        for old, new, factor in zip(before, after, factors, strict=True):
-            if old * factor != new:
-                raise t.refuse(
-                    f"expected a factor that takes {old} to a whole number, got {factor}",
-                    "Pass size= in place of scale_factor=.",
-                )
-    sizes = tuple(after)
-    if images.many > 1:
-        sizes = (images.many, *sizes)
+        ratios = zip(before, after, factors, strict=True)
+        if any(old * factor != new for old, new, factor in ratios):
+            return _by_factors(t, x, after, mode, factors)
+    images = Images(t, x, rank)
+    sizes = (images.many, *after) if images.many > 1 else tuple(after)
     name = images.arranged(x)
     attributes = {"size": sizes, "mode": mode, "align_corners": bool(align_corners)}
     return images.made(t.emit("resize", (name,), t.dtype(), **attributes))
+
+
+def _by_factors(
+    t: Translation, x: Held, after: Sequence[int], mode: str, factors: Sequence[float]
+) -> Traced:
+    """Places and weights by factors that do not take sizes to whole numbers, one axis after another."""
+    found = t.traced(x)
+    first = found.layout.rank - len(after)
+    for axis, (new, factor) in enumerate(zip(after, factors, strict=True), first):
+        size = found.layout.shape[axis].count
+        if found.layout.has_batch(axis):
+            raise t.mixes("rows as places of an image")
+        # torch takes the nearest by float32, whatever the type of the image.
+        dtype = torch.float32 if mode == "nearest" else t.result.dtype
+        grid, scale = torch.arange(new, dtype=dtype), torch.tensor(1.0 / factor, dtype=dtype)
+        if mode == "nearest":
+            places = (grid * scale).floor().long().clamp(max=size - 1)
+            found = taken(t, found, axis, places)
+        else:
+            places = ((grid + 0.5) * scale - 0.5).clamp(min=0.0)
+            found = _between(t, found, axis, places, size)
+    return found
+
+
+def _between(t: Translation, x: Traced, axis: int, places: torch.Tensor, size: int) -> Traced:
+    """Straight lines between neighbours along an axis."""
+    low = places.floor().long().clamp(max=size - 1)
+    below, above = taken(t, x, axis, low), taken(t, x, axis, (low + 1).clamp(max=size - 1))
+    shape = [-1] + [1] * (x.layout.rank - axis - 1)
+    part = Fixed((places - low).reshape(shape))
+    whole = below.layout.shape
+    found = below
+    for kind, a, b in (("sub", above, below), ("mul", None, part), ("add", below, None)):
+        names, layout = t.align(
+            (found if a is None else a, found if b is None else b), whole, t.dtype()
+        )
+        found = Traced(t.emit(kind, names, t.dtype()), layout, t.dtype())
+    return found
 
 
 def _nearest(rank: int) -> None:

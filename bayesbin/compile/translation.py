@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from bayesbin.compile.layout import BATCH, Layout, Size, Torn, exploded, sizes_of
 from bayesbin.compile.refusal import REMEDY, NotCompiled, line_of
+from bayesbin.core.canonical import pack_words
 from bayesbin.runtime.kinds import KINDS
-from bayesbin.runtime.program import Constant, Program, Site, Step, Value
+from bayesbin.runtime.program import Constant, Program, Site, Step, StoredSite, Value
 
 DTYPES = {
     torch.float32: "f4",
@@ -28,6 +30,7 @@ DTYPES = {
     torch.bool: "b1",
 }
 NUMPY = {"f4": np.float32, "f8": np.float64, "i8": np.int64, "b1": np.bool_}
+_NARROW = (torch.uint8, torch.int8, torch.int16)
 Factor = float | Tensor
 
 
@@ -140,6 +143,8 @@ class Translation:
     node: torch.fx.Node | None = None
 
     def __post_init__(self) -> None:
+        self.sites = dict(self.sites)
+        self._made: dict[str, Step] = {}  # by which step each value was made
         self._values: dict[str, Value] = dict(self.inputs)
         for name, site in self.sites.items():
             self._values[name] = Value(tuple(site.shape), "f4", False, True, True)
@@ -192,11 +197,33 @@ class Translation:
             )
         return DTYPES[dtype]
 
+    def made_by(self, name: str) -> Step | None:
+        """The step that a value comes from."""
+        return self._made.get(name)
+
     # Writing
 
     def add_input(self, name: str, value: Value) -> None:
         """An input of the program."""
         self.inputs[name] = self._values[name] = value
+
+    def add_site(self, name: str, plus: np.ndarray) -> str:
+        """The name of signs that are the same in all draws, from where they are +1."""
+        key = ("site", name, plus.shape, plus.tobytes())
+        if key not in self._known:
+            shape, found = plus.shape, self._free_name(f"{name or 'weight'} signs")
+            bits = pack_words(plus.reshape(shape[0], -1))[None]
+            self.sites[found] = StoredSite(shape, bits)
+            self._values[found] = Value(shape, "f4", False, False, True)
+            self._known[key] = found
+        return self._known[key]
+
+    def _free_name(self, base: str) -> str:
+        name, count = base, 0
+        while name in self._values:
+            count += 1
+            name = f"{base}.{count}"
+        return name
 
     def as_output(self, name: str) -> str:
         """A value that may be an output: not a site, and not one that is an output already."""
@@ -233,16 +260,14 @@ class Translation:
             names = tuple(
                 self._new_name(kind, Value(shape, dtype, batched, drawn)) for shape in shapes
             )
-            self.steps.append(Step(kind, inputs, names, dtype, attributes))
+            step = Step(kind, inputs, names, dtype, attributes)
+            self.steps.append(step)
+            self._made |= dict.fromkeys(names, step)
             self._known[key] = names
         return self._known[key]
 
     def _new_name(self, kind: str, value: Value) -> str:
-        base = kind if self.node is None else self.node.name
-        name, count = base, 0
-        while name in self._values:
-            count += 1
-            name = f"{base}.{count}"
+        name = self._free_name(kind if self.node is None else self.node.name)
         self._values[name] = value
         return name
 
@@ -250,15 +275,12 @@ class Translation:
         """The name of a constant of the program, one and the same for the same numbers."""
         array = np.ascontiguousarray(np.asarray(numbers, dtype=NUMPY[dtype]))
         array = array.reshape(np.shape(numbers))
-        key = ("constant", name, array.dtype.str, array.shape, array.tobytes())
+        digest = hashlib.sha256(array.data if array.size else b"").digest()
+        key = ("constant", name, array.dtype.str, array.shape, digest)
         if key not in self._known:
             if not name and array.ndim == 0:
                 name = f"number {array[()]}"
-            base, count = name or "constant", 0
-            name = base
-            while name in self._values or (not count and base == "constant"):
-                count += 1
-                name = f"{base} {count}"
+            name = self._free_name(name or "constant")
             self.constants[name] = Constant(array[None])
             self._values[name] = Value(array.shape, dtype, False, False)
             self._known[key] = name
@@ -556,16 +578,27 @@ class Translation:
             groups.append(group)
         return None if left else groups
 
+    def _check_numbers(self, kind: str) -> None:
+        """Refuse arithmetic in narrow whole numbers, which wraps around."""
+        found = self.result[0] if isinstance(self.result, (list, tuple)) else self.result
+        if getattr(found, "dtype", None) in _NARROW and kind not in ("where", "cast"):
+            raise self.refuse(
+                f"expected arithmetic in floats or int64, got {str(found.dtype)[6:]}",
+                "Convert the tensor first.",
+            )
+
     def elementwise(
         self, kind: str, *operands: Held | float, dtype: str = "", **attributes: Any
     ) -> Traced:
         """A step on several tensors, elementwise; numbers in the type of the result."""
+        self._check_numbers(kind)
         dtype = dtype or self.dtype()
         names, layout = self.align(operands, self.shape(), dtype)
         return Traced(self.emit(kind, names, dtype, **attributes), layout, dtype)
 
     def unary(self, kind: str, value: Held, **attributes: Any) -> Traced:
         """A step on the numbers of one tensor, each by itself."""
+        self._check_numbers(kind)
         value = self.settled(self.traced(value))
         dtype = self.dtype()
         return Traced(self.emit(kind, (value.name,), dtype, **attributes), value.layout, dtype)
@@ -577,13 +610,17 @@ class Translation:
         name = self.constant(value.tensor.detach().cpu().numpy(), value.dtype, value.name)
         return Traced(name, value.layout, value.dtype)
 
-    def program(self, outputs: Sequence[str]) -> Program:
-        """The program of what was written, without what its outputs do not need."""
+    def program(self, outputs: Sequence[str], names: Sequence[str] = ()) -> Program:
+        """The program of what was written, without what its outputs do not need.
+
+        :param names: for the outputs, where these may have them.
+        """
         needed, kept = set(outputs), []
         for step in reversed(self.steps):
             if needed.intersection(step.outputs):
                 kept.append(step)
                 needed.update(step.inputs)
+        kept, outputs = self._named(kept, outputs, names)
         constants = self.constants | dict(self.drawn)
         return Program(
             self.inputs,
@@ -593,6 +630,27 @@ class Translation:
             tuple(outputs),
             self.num_draws,
         )
+
+    def _named(
+        self, steps: list[Step], outputs: Sequence[str], names: Sequence[str]
+    ) -> tuple[list[Step], list[str]]:
+        """Steps and outputs with other names for the outputs that steps make, each once."""
+        if len(names) != len(outputs) or len({*names}) < len(names) or len({*outputs}) < len(names):
+            return steps, list(outputs)
+        new = {
+            old: name
+            for old, name in zip(outputs, names, strict=True)
+            if old in self._made and name and name not in self._values
+        }
+        renamed = [
+            replace(
+                step,
+                inputs=tuple(new.get(name, name) for name in step.inputs),
+                outputs=tuple(new.get(name, name) for name in step.outputs),
+            )
+            for step in steps
+        ]
+        return renamed, [new.get(name, name) for name in outputs]
 
 
 def in_order(tensor: Tensor, layout: Layout, groups: Sequence[Sequence[int]]) -> np.ndarray:

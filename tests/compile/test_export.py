@@ -5,69 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from export_cases import DRAWS, compared, kinds, posterior_of, refusal
 from torch import nn
 from torch.nn import functional as F
 
 from bayesbin.compile.export import export_program
-from bayesbin.compile.refusal import NotCompiled
 from bayesbin.distributions import LowBitCategorical, Support
-from bayesbin.nn import Sign, StateBatchNorm, binary_sites, recalibrate, to_binary_
+from bayesbin.nn import Sign, StateBatchNorm, recalibrate, to_binary_
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior, RealPosterior
 from bayesbin.runtime import reference
 from bayesbin.runtime.program import DrawnSite, StoredSite
-
-DRAWS = 2
-
-
-def posterior_of(net, scale=1.0):
-    """A posterior of random natural parameters."""
-    return BinaryPosterior(
-        {name: scale * torch.randn(site.shape) for name, site in binary_sites(net).items()}
-    )
-
-
-def tensors_of(outputs):
-    """The tensors of a network's outputs, in order."""
-    if isinstance(outputs, torch.Tensor):
-        return [outputs]
-    if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    return [each for part in outputs if part is not None for each in tensors_of(part)]
-
-
-def compared(
-    net, *inputs, posterior=None, dtype=torch.float64, batch_axes=None, rows=DRAWS, **more
-):
-    """The program of a network, after a comparison with torch in each of its draws."""
-    net = net.to(dtype).eval()
-    inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
-    posterior = posterior or posterior_of(net)
-    program = export_program(net, tuple(inputs), posterior, DRAWS, seed=3, **more)
-    found = reference.run(program, [x.numpy() for x in inputs], range(DRAWS))
-    for draw in range(DRAWS):
-        worker = posterior.sample_network(net, draw, 3, more.get("statistics"))
-        with torch.no_grad():
-            wanted = tensors_of(worker(*inputs))
-        assert len(wanted) == len(found)
-        for place, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
-            axis = 0 if batch_axes is None else batch_axes[place]
-            theirs = np.moveaxis(theirs.numpy(), axis, 0)
-            assert ours[draw].shape == theirs.shape
-            limit = 1e-12 if dtype == torch.float64 else 2e-6
-            assert np.abs(ours[draw] - theirs).max() <= limit * max(np.abs(theirs).max(), 1e-3)
-    return program
-
-
-def kinds(program):
-    return [step.kind for step in program.steps]
-
-
-def refusal(net, *inputs):
-    """The sentence by which a network is refused."""
-    to_binary_(net)
-    with pytest.raises(NotCompiled) as caught:
-        export_program(net.eval(), inputs, posterior_of(net), DRAWS)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
