@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import inspect
-import io
-import logging
 import operator
 import types
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from bayesbin.compile import (  # noqa: F401  (each puts its operators into the table)
@@ -30,12 +25,12 @@ from bayesbin.compile import (  # noqa: F401  (each puts its operators into the 
 )
 from bayesbin.compile.layout import BATCH, Layout, Size
 from bayesbin.compile.operators import symbolic, translate
-from bayesbin.compile.refusal import NotCompiled, line_of_error
+from bayesbin.compile.refusal import NotCompiled
 from bayesbin.compile.sites import check_posterior, drawn_sites, drawn_statistics
+from bayesbin.compile.tracing import traced
 from bayesbin.compile.translation import DTYPES, Fixed, Refused, Traced, Translation
 from bayesbin.nn import binary_sites
 from bayesbin.nn.state_norm import StateBatchNorm
-from bayesbin.nn.straight_through import sign_as_operator
 from bayesbin.runtime.program import Program, Value
 
 # Operators that check what they are given and make nothing.
@@ -70,11 +65,11 @@ def export_program(
     draws = list(range(num_samples)) if draws is None else list(draws)
     worker = _prepared(net)
     inputs = tuple(_as_tensor(each) for each in example_inputs)
-    exported = _exported(worker, inputs)
+    trace = traced(worker, inputs)
     sites, levels = drawn_sites(posterior, draws, seed)
     states = drawn_statistics(statistics, draws, seed)
-    t = Translation({}, sites, levels | states, max(len(draws), 1))
-    walk = _Walk(t, exported, _aliases(worker, [*sites, *levels, *states]))
+    t = Translation({}, sites, levels | states, max(len(draws), 1), trace.rows)
+    walk = _Walk(t, trace.exported, _aliases(worker, [*sites, *levels, *states]))
     return walk.program()
 
 
@@ -110,143 +105,6 @@ def _aliases(net: nn.Module, names: Sequence[str]) -> dict[str, str]:
     return {
         name: known[id(tensor)] for name, tensor in state.items() if known.get(id(tensor)) in wanted
     }
-
-
-# torch.export
-
-
-def _exported(net: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    """The graph of a network, with a batch of any size."""
-    rows = _batch_size(net, inputs)
-    example = tuple(x[:1].expand(rows, *x.shape[1:]).contiguous() for x in inputs)
-    with _silent():
-        try:
-            try:
-                exported = _traced(net, example, 1)
-            except Exception as error:
-                if "Constraints violated" not in str(error):
-                    raise
-                # torch cannot always show that what holds for two rows does so for one.
-                exported = _traced(net, example, 2)
-            if any(_changes_in_place(node) for node in exported.graph.nodes):
-                exported = exported.run_decompositions({})
-        except Exception as error:
-            raise _failure(net, example, error) from None
-    return exported
-
-
-def _traced(net: nn.Module, example: tuple[Tensor, ...], least: int) -> ExportedProgram:
-    """torch's own export, for batches of ``least`` rows and more."""
-    batch = Dim("batch", min=least)
-    shapes = _for_signature(net, tuple({0: batch} for _ in example))
-    return torch.export.export(net, example, dynamic_shapes=shapes, strict=False)
-
-
-def _for_signature(net: nn.Module, shapes: tuple[Any, ...]) -> Any:
-    """Shapes as torch wants them: those of ``*args`` in a tuple of their own."""
-    parameters = list(inspect.signature(net.forward).parameters.values())
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(named) >= len(shapes) or not any(p.kind == p.VAR_POSITIONAL for p in parameters):
-        return shapes
-    return (*shapes[: len(named)], shapes[len(named) :])
-
-
-def _batch_size(net: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """A number of rows that is no other size of the network: what happens to be equal stays apart."""
-    taken = {size for x in inputs for size in x.shape[1:]}
-    taken |= {size for x in (*net.parameters(), *net.buffers()) for size in x.shape}
-    return next(
-        n for n in (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53) if n not in taken or n == 53
-    )
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """torch's messages and warnings are left out."""
-    quiet: Any = lambda record: False  # noqa: E731
-    loggers = [
-        each
-        for name, each in logging.root.manager.loggerDict.items()
-        if name.startswith("torch") and isinstance(each, logging.Logger)
-    ]
-    handlers = {handler for each in loggers for handler in each.handlers}
-    for handler in handlers:
-        handler.addFilter(quiet)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stderr(io.StringIO()),
-            _followed(),
-            sign_as_operator(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(quiet)
-
-
-@contextlib.contextmanager
-def _followed() -> Iterator[None]:
-    """torch's fused attention, and its search for an order of products, are left out of what it traces."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    einsum: Any = torch.backends.opt_einsum
-    searches = einsum.enabled
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        einsum.enabled = False
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        einsum.enabled = searches
-
-
-def _failure(net: nn.Module, example: tuple[Tensor, ...], error: Exception) -> Exception:
-    """Why torch could not export a network, in a sentence."""
-    line, text = line_of_error(error), str(error)
-    if isinstance(error, NotCompiled):
-        return error
-    if "data-dependent" in text or "DataDependent" in type(error).__name__:
-        return NotCompiled(
-            "torch.export: expected one way through the network for all inputs, got a decision that "
-            "depends on values",
-            line=line,
-            remedy="Write it by torch.where, or keep it: an ensemble predicts with it in torch all the same.",
-        )
-    if "specialized" in text or "Constraints violated" in text:
-        return NotCompiled(
-            "torch.export: expected any number of rows in a batch, got code that is for one number "
-            "of them",
-            line=line,
-            remedy="Use x.shape[0] where the batch size is written as a number, and -1 in views.",
-        )
-    try:
-        with torch.no_grad():
-            net(*example)
-    except Exception as own:
-        first = str(own).strip().splitlines()[0][:200] if str(own).strip() else ""
-        return NotCompiled(
-            f"the network fails on inputs like these: {type(own).__name__}: {first}",
-            line=line_of_error(own),
-            remedy="Pass inputs that the network takes.",
-        )
-    return NotCompiled(f"torch.export: {type(error).__name__}", line=line)
-
-
-def _changes_in_place(node: torch.fx.Node) -> bool:
-    """Whether a node changes a tensor that something else may look at."""
-    schema = getattr(node.target, "_schema", None)
-    if node.op != "call_function" or schema is None or not schema.is_mutable:
-        return bool(getattr(node.target, "__name__", "").startswith("wrap_with"))
-    if node.target is torch.ops.aten.detach_.default:
-        return False
-    changed = node.args[0] if node.args else None
-    if not isinstance(changed, torch.fx.Node) or changed.op != "call_function":
-        return True
-    made = getattr(changed.target, "_schema", None)
-    alone = made is not None and all(each.alias_info is None for each in made.returns)
-    own = schema.returns and len(schema.returns) == 1
-    return not (alone and own and list(changed.users) == [node])
 
 
 # The walk over the graph
@@ -368,7 +226,7 @@ class _Walk:
         plain = all(isinstance(each, (int, float)) for each in args)
         if plain and not isinstance(node.target, torch._ops.OpOverload):
             return node.target(*args)  # type: ignore[operator]
-        return symbolic(value)
+        return symbolic(value, self.t.rows)
 
     def _resolved(self, value: Any) -> Any:
         """Arguments with what was found for nodes in their places."""
@@ -378,7 +236,7 @@ class _Walk:
             return [self._resolved(each) for each in value]
         if isinstance(value, dict):
             return {name: self._resolved(each) for name, each in value.items()}
-        return value
+        return symbolic(value, self.t.rows) if type(value) is int else value
 
     def _check(self, node: torch.fx.Node) -> None:
         """Whether what was found has the shape that torch says."""

@@ -28,12 +28,17 @@ class Torn(ValueError):
     """A view that does not follow the atoms of a layout."""
 
 
-def size_of(value: Any) -> Size:
+def size_of(value: Any, rows: int | None = None) -> Size:
     """The size that torch knows an axis by: a number, or a multiple of the batch's symbol.
 
+    :param rows: how many rows the batch has, where torch knows it by that number and not by a symbol.
     :raises ValueError: for anything else, as a batch plus one.
     """
     if isinstance(value, int):
+        if rows and value and value % rows == 0:
+            if value % rows**2 == 0:
+                raise ValueError("a size of a batch times a batch")
+            return Size(value // rows, True)
         return Size(value)
     expression = value.node.expr
     symbols = expression.free_symbols
@@ -45,11 +50,6 @@ def size_of(value: Any) -> Size:
         if count.is_Integer and expression == count * symbol:
             return Size(int(count), True)
     raise ValueError(f"a size of {expression}")
-
-
-def sizes_of(shape: Sequence[Any]) -> tuple[Size, ...]:
-    """:func:`size_of` of each axis of a shape."""
-    return tuple(size_of(size) for size in shape)
 
 
 @dataclass(frozen=True)

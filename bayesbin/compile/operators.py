@@ -174,13 +174,16 @@ def _by_name(
     return found
 
 
-def symbolic(value: Any) -> Any:
-    """A size or number that torch knows by symbols: an int or float, a :class:`Size`, or refused."""
-    if isinstance(value, (bool, int, float)):
+def symbolic(value: Any, rows: int | None = None) -> Any:
+    """A size or number that torch knows by symbols: an int or float, a :class:`Size`, or refused.
+
+    :param rows: as for :func:`bayesbin.compile.layout.size_of`.
+    """
+    if isinstance(value, (bool, float)) or (isinstance(value, int) and not rows):
         return value
-    if isinstance(value, torch.SymInt):
+    if isinstance(value, (torch.SymInt, int)):
         try:
-            size = size_of(value)
+            size = size_of(value, rows)
         except ValueError as error:
             return Refused(f"expected sizes that are multiples of the batch's, got {error}")
         return size if size.batch else size.count

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesbin.compile.layout import BATCH, Layout, Size, Torn, exploded, sizes_of
+from bayesbin.compile.layout import BATCH, Layout, Size, Torn, exploded, size_of
 from bayesbin.compile.refusal import REMEDY, NotCompiled, line_of
 from bayesbin.core.canonical import pack_words
 from bayesbin.runtime.kinds import KINDS
@@ -131,13 +131,15 @@ class Translation:
     """Steps as they are written, with the names, shapes and constants that they use.
 
     :param inputs: name -> shape and type. :param sites: binary weights by name, of any draws.
-    :param levels: weights of a few levels and statistics of each draw, by name.
+    :param drawn: weights of a few levels and statistics of each draw, by name.
+    :param rows: how many rows the batch has in torch's graph, where it is a number there.
     """
 
     inputs: dict[str, Value]
     sites: Mapping[str, Site]
     drawn: Mapping[str, Constant]
     num_draws: int
+    rows: int | None = None
     constants: dict[str, Constant] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     node: torch.fx.Node | None = None
@@ -179,7 +181,7 @@ class Translation:
         """The shape of the result, or of one of several."""
         found = self.result if place is None else self.result[place]
         try:
-            return sizes_of(found.shape)
+            return tuple(size_of(size, self.rows) for size in found.shape)
         except ValueError as error:
             raise self.mixes(str(error)) from None
 
