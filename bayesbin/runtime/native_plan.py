@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bayesbin.runtime.kinds import Shape
 from bayesbin.runtime.program import Program, Step, Value
 
 _NUMBERS = ("f4", "f8")
+_MOST_SIGNS = 511 * 64  # whose sums fit 16 bits
 
 
 @dataclass(frozen=True)
@@ -80,40 +82,74 @@ def _group(
     return Group(native, drawn, tuple(places), tuple(used), tuple(given))
 
 
-def decided(program: Program, places: Collection[int]) -> dict[int, int]:
-    """Steps of sums that feed one decision and nothing else: their places -> those of the decisions.
+class Decision(NamedTuple):
+    """Steps of sums that feed one decision: their places, the layer's first, the decision's last.
 
-    The kernels decide from float32 sums where these are far enough from the threshold, and compute the
-    others in float64.
+    Between them a maximum over windows may stand: it reaches a threshold where one of its values does.
     """
-    found = {}
+
+    layer: int
+    pool: int | None
+    last: int
+
+
+def decisions(program: Program, places: Collection[int]) -> list[Decision]:
+    """Sums under signs that feed a decision and nothing else.
+
+    The kernels decide about the sums as they form them: about those of signs in whole numbers, about others
+    from float32 sums where these are far enough from the threshold, and from float64 sums elsewhere.
+    """
+    found = []
     for place in places:
         step = program.steps[place]
-        uses = program.uses.get(step.outputs[0], [])
-        if len(uses) != 1 or uses[0] not in places or step.outputs[0] in program.outputs:
+        if not _forms_sums(program, step):
             continue
-        if _rounds(program, step) and _decides(program, step, program.steps[uses[0]]):
-            found[place] = uses[0]
+        exact = program.values[step.inputs[0]].signs
+        after = pool = _only_use(program, place, places)
+        if after is not None and _largest(program.steps[after], exact):
+            after = _only_use(program, after, places)
+        else:
+            pool = None
+        axis = len(program.values[step.inputs[0]].shape) - 1 if step.kind == "linear" else 0
+        if after is not None and _decides(program.steps[after], axis):
+            found.append(Decision(place, pool, after))
     return found
 
 
-def _rounds(program: Program, step: Step) -> bool:
-    """Whether it forms sums of float32 numbers under signs in float64, without a bias."""
-    if step.kind not in ("linear", "conv") or step.dtype != "f8" or len(step.inputs) > 2:
+def _only_use(program: Program, place: int, places: Collection[int]) -> int | None:
+    """The one step among ``places`` that reads what a step gives, first of all its inputs."""
+    name = program.steps[place].outputs[0]
+    uses = program.uses.get(name, [])
+    if len(uses) != 1 or uses[0] not in places or name in program.outputs:
+        return None
+    return uses[0] if program.steps[uses[0]].inputs[0] == name else None
+
+
+def _forms_sums(program: Program, step: Step) -> bool:
+    """Whether it forms sums under signs, of signs or of float32 numbers in float64, without a bias."""
+    if step.kind not in ("linear", "conv") or len(step.inputs) > 2:
         return False
     x, weight = step.inputs
     value = program.values[x]
-    return weight in program.sites and value.dtype == "f4" and not value.signs
+    if weight not in program.sites:
+        return False
+    if value.signs:
+        return math.prod(program.sites[weight].shape[1:]) <= _MOST_SIGNS
+    return step.dtype == "f8" and value.dtype == "f4"
 
 
-def _decides(program: Program, step: Step, after: Step) -> bool:
-    """Whether a step decides about the outputs of another, unit by unit."""
-    axis = len(program.values[step.inputs[0]].shape) - 1 if step.kind == "linear" else 0
-    return after.kind == "sign" or (
-        after.kind == "threshold"
-        and after.inputs[0] == step.outputs[0]
-        and after.attributes["axis"] == axis
+def _largest(step: Step, exact: bool) -> bool:
+    """Whether it takes maxima, and does not round them."""
+    return (
+        step.kind == "max_pool"
+        and (exact or step.dtype == "f8")
+        and set(step.attributes["dilation"]) == {1}
     )
+
+
+def _decides(step: Step, axis: int) -> bool:
+    """Whether a step decides about each number, by itself or by its place along an axis."""
+    return step.kind == "sign" or (step.kind == "threshold" and step.attributes["axis"] == axis)
 
 
 # Whether the kernels run a step

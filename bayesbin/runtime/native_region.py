@@ -11,7 +11,7 @@ import numpy as np
 
 from bayesbin.runtime import reference
 from bayesbin.runtime.kinds import Shape
-from bayesbin.runtime.native_plan import Group, channels_of, decided
+from bayesbin.runtime.native_plan import Decision, Group, channels_of, decisions
 from bayesbin.runtime.program import DrawnSite, Program, Step
 from bayesbin.runtime.reference_elementwise import in_range
 
@@ -45,7 +45,8 @@ class Region:
         self._slots: dict[str, int] = {}
         self._numbers: dict[Argument, Any] = {}
         self._sites: dict[str, Any] = {}
-        self._decided = decided(program, set(group.places))
+        found = decisions(program, set(group.places))
+        self._decisions = {each.layer: each for each in found}
         self.kinds: dict[int, str] = {}  # of the sums of each layer, by the place of its step
         with np.errstate(all="ignore"):  # infinities and NaN are numbers like others
             self._build()
@@ -55,14 +56,14 @@ class Region:
         self.built.finish()
 
     def _build(self) -> None:
-        skipped = set(self._decided.values())
+        done = {place for each in self._decisions.values() for place in each[1:]}
         for place in self.group.places:
-            if place in skipped:
+            if place in done:
                 continue
             step = self.program.steps[place]
             slot = _EMIT[step.kind](self, step, place)
-            if place in self._decided:
-                step = self.program.steps[self._decided[place]]
+            if place in self._decisions:
+                step = self.program.steps[self._decisions[place].last]
             self._slots[step.outputs[0]] = slot
 
     def run(
@@ -152,21 +153,40 @@ class Region:
             weights = self.numbers(weight, _dtype_of(self.program, weight))
             added = self.numbers(bias, step.dtype, units) if bias else None
             return self.built.real_layer(self.slot(x), geometry, weights, added, step.dtype)
-        site, thresholds, kind = self.site(weight), (), "real"
-        if place in self._decided:
-            kind = "decide"
-            after = self.program.steps[self._decided[place]]
-            thresholds = self._thresholds(after, units)
-        elif self.program.values[x].signs:
+        if place in self._decisions:
+            return self._decided(step, self._decisions[place], geometry, units)
+        kind = "real"
+        if self.program.values[x].signs:
             kind = "sign"
         elif self.fast and step.kind == "linear" and step.dtype == "f4":
             kind = "fast"
         self.kinds[place] = kind
-        slot = self.built.sign_layer(self.slot(x), geometry, site, kind, step.dtype, *thresholds)
+        slot = self.built.sign_layer(self.slot(x), geometry, self.site(weight), kind, step.dtype)
         if not bias:
             return slot
         added = self.numbers(bias, step.dtype, units)
         return self.built.per_channel(slot, "bias", *channels, added, None, step.dtype)
+
+    def _decided(self, step: Step, decision: Decision, geometry: Any, units: Shape) -> int:
+        """Decisions about sums, or about maxima of them."""
+        x, weight = step.inputs
+        kind = "decide_sign" if self.program.values[x].signs else "decide"
+        self.kinds[decision.layer] = kind
+        t, d = self._thresholds(self.program.steps[decision.last], units)
+        slot = self.built.sign_layer(
+            self.slot(x),
+            geometry,
+            self.site(weight),
+            kind,
+            step.dtype,
+            t,
+            d,
+            decision.pool is not None,
+        )
+        if decision.pool is None:
+            return slot
+        pool = self.program.steps[decision.pool]
+        return self.built.pool_signs(slot, *_pooled(self, pool), d)
 
     def _thresholds(self, step: Step, shape: Shape) -> tuple[Any, Any]:
         if step.kind == "threshold":
@@ -296,7 +316,8 @@ def _binary(region: Region, step: Step, place: int) -> int:
     )  # fmt: skip
 
 
-def _pool(region: Region, step: Step, place: int) -> int:
+def _pooled(region: Region, step: Step) -> tuple[Any, ...]:
+    """Channels, the windows along both axes, and how many there are."""
     shape, out = region.shape(step.inputs[0]), region.shape(step.outputs[0])
     of = step.attributes
     dilation = of.get("dilation", (1,) * (len(shape) - 1))
@@ -310,8 +331,13 @@ def _pool(region: Region, step: Step, place: int) -> int:
     if len(axes) == 1:
         axes.insert(0, region.kernels.Axis())
         places.insert(0, 1)
+    return shape[0], *axes, *places
+
+
+def _pool(region: Region, step: Step, place: int) -> int:
+    of = step.attributes
     return region.built.pool(
-        region.slot(step.inputs[0]), step.kind == "max_pool", shape[0], *axes, *places,
+        region.slot(step.inputs[0]), step.kind == "max_pool", *_pooled(region, step),
         of.get("count_padding", True), of.get("divisor", 0), step.dtype,
     )  # fmt: skip
 

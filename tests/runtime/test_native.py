@@ -14,9 +14,10 @@ import pytest
 from kind_cases import data_of, named_cases, program_of
 from random_programs import RandomProgram, data_for, random_program
 
+from bayesbin.core.canonical import pack_words
 from bayesbin.runtime import native_backend, reference
 from bayesbin.runtime.native_backend import NativeProgram
-from bayesbin.runtime.program import Constant, Program, Step
+from bayesbin.runtime.program import Constant, Program, Step, StoredSite
 
 pytestmark = pytest.mark.skipif(
     not native_backend.available(), reason=str(native_backend.why_not())
@@ -207,7 +208,51 @@ def test_thresholds_of_whole_numbers_that_float32_has_not():
         step = Step("threshold", (sums, "t", "d"), ("b",), "f4", {"axis": 0})
         program = Program(p.inputs, p.constants, p.sites, (*p.steps, step), ("b",), 3)
         native = check(program, data_for(program, 50), range(3))
-        assert kinds_of_sums(native) == ["sign"]
+        assert kinds_of_sums(native) == ["decide_sign"]
+
+
+@pytest.mark.parametrize("signs", [False, True])
+@pytest.mark.parametrize("shape", [(3, 9, 8), (2, 17)])
+@pytest.mark.parametrize("ceil", [False, True])
+def test_decisions_about_maxima(shape, signs, ceil):
+    p = RandomProgram(len(shape))
+    x = p.input(shape)
+    x = p.step("sign", (x,)) if signs else x
+    ones = (1,) * (len(shape) - 1)
+    x = p.conv(x, 6, "f8")
+    x = p.step(
+        "max_pool", (x,), "f8", size=tuple(3 * each for each in ones),
+        stride=tuple(2 * each for each in ones), padding=ones, ceil=ceil, dilation=ones,
+    )  # fmt: skip
+    p.constants["t"] = Constant(np.array([[0, 1, -np.inf, np.inf, 2, -1.0]]))
+    p.constants["d"] = Constant(np.array([[1, -1, -1, 1, 0, 1.0]]))
+    p.shapes["t"] = p.shapes["d"] = (6,)
+    x = p.step("threshold", (x, "t", "d"), axis=0)
+    program = p.program(p.linear(p.step("reshape", (x,), shape=(int(np.prod(p.shapes[x])),)), 4))
+    for rows in (1, 5, 40):
+        data = data_for(program, rows)
+        if not signs:
+            data[0].flat[3::97], data[0].flat[40::211] = np.nan, np.inf
+        native = check(program, data, range(3))
+    assert kinds_of_sums(native)[0] == ("decide_sign" if signs else "decide")
+
+
+def test_signs_at_the_limits_of_narrow_sums():
+    """All signs alike, over as many inputs as a 16-bit sum holds, and over more."""
+    for inputs in (32704, 32705):
+        p = RandomProgram(0)
+        weight = p.site((4, inputs))
+        p.sites[weight] = StoredSite(
+            (4, inputs), pack_words(np.repeat([[True], [False]] * 2, inputs, 1))[None]
+        )
+        sums = p.step("linear", (p.step("sign", (p.input((inputs,)),)), weight), "f8")
+        p.constants["t"] = Constant(np.array([[inputs, -inputs, inputs + 1e-9, -inputs - 1e-9]]))
+        p.constants["d"] = Constant(np.array([[1, 1, 1, -1.0]]))
+        p.shapes["t"] = p.shapes["d"] = (4,)
+        y = p.step("threshold", (sums, "t", "d"), axis=0)
+        program = p.program(y)
+        native = check(program, [np.ones((2, inputs), np.float32)], [0])
+        assert kinds_of_sums(native) == (["decide_sign"] if inputs == 32704 else ["sign"])
 
 
 # Batches, threads, draws

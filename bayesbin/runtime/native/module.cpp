@@ -181,13 +181,15 @@ public:
     }
 
     int sign_layer(int x, const Geometry& geometry, const Site& site, const std::string& kind,
-                   const std::string& type, const std::optional<Numbers>& t, const std::optional<Numbers>& d) {
-        const std::vector<std::string> kinds = {"real", "fast", "sign", "decide"};
+                   const std::string& type, const std::optional<Numbers>& t, const std::optional<Numbers>& d,
+                   bool marks_nan) {
+        const std::vector<std::string> kinds = {"real", "fast", "sign", "decide", "decide_sign"};
         const auto found = std::find(kinds.begin(), kinds.end(), kind);
         if (found == kinds.end())
-            throw nb::value_error(("A kind of sums is one of real, fast, sign, decide; got '" + kind + "'.").c_str());
+            throw nb::value_error(("A kind of sums is one of real, fast, sign, decide, decide_sign; got '" + kind + "'.").c_str());
         return add({x}, new SignLayer(program_->value(x), geometry, site, Kind(found - kinds.begin()),
-                                      type_named(type), {t.value_or(Numbers()), d.value_or(Numbers())}));
+                                      type_named(type),
+                                      {t.value_or(Numbers()), d.value_or(Numbers()), marks_nan}));
     }
 
     int real_layer(int x, const Geometry& geometry, const Numbers& weights,
@@ -238,6 +240,11 @@ public:
              int64_t out_width, bool count_padding, int64_t divisor, const std::string& type) {
         return add({x}, new PoolStep(program_->value(x), maximum, channels, y, x_axis, out_height, out_width,
                                      count_padding, divisor, type_named(type)));
+    }
+
+    int pool_signs(int x, int64_t channels, const Axis& y, const Axis& x_axis, int64_t out_height,
+                   int64_t out_width, const Numbers& d) {
+        return add({x}, new PoolSignsStep(program_->value(x), channels, y, x_axis, out_height, out_width, d));
     }
 
     // Signs stay signs where all sources are.
@@ -399,7 +406,7 @@ NB_MODULE(_kernels, m) {
              nb::arg("rows").none() = nb::none())
         .def("sign_layer", &PythonProgram::sign_layer, nb::arg("x"), nb::arg("geometry"), nb::arg("site"),
              nb::arg("kind"), nb::arg("type"), nb::arg("t").none() = nb::none(),
-             nb::arg("d").none() = nb::none())
+             nb::arg("d").none() = nb::none(), nb::arg("marks_nan") = false)
         .def("real_layer", &PythonProgram::real_layer, nb::arg("x"), nb::arg("geometry"),
              nb::arg("weights"), nb::arg("bias").none(), nb::arg("type"))
         .def("unary", &PythonProgram::unary)
@@ -415,6 +422,7 @@ NB_MODULE(_kernels, m) {
         .def("sign", &PythonProgram::sign)
         .def("threshold", &PythonProgram::threshold)
         .def("pool", &PythonProgram::pool)
+        .def("pool_signs", &PythonProgram::pool_signs)
         .def("move", &PythonProgram::move)
         .def("output", &PythonProgram::output)
         .def("finish", &PythonProgram::finish)

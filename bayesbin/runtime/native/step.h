@@ -84,12 +84,15 @@ struct Context {
     }
 };
 
-// What a worker keeps for a step from one block to the next: made for a draw. `key` says for which.
+// What a worker keeps for a step from one block to the next: made for a draw, or for what several draws
+// share. `key` and `draw` say for which.
 struct State {
     Buffer<uint64_t> words;
     Buffer<double> numbers;
+    Buffer<float> near;
+    Buffer<int16_t> limits;
     size_t bytes = 0;
-    int64_t key = -1;
+    int64_t key = -1, draw = -1;
 };
 
 // One block of rows on its way through a step: values in lanes.

@@ -47,10 +47,26 @@ struct SumsOut {
     T* partial;
 };
 
-// What decisions compare with: +1 where d (sum - t) >= 0, for each unit; otherwise -1.
+// What values are compared with: +1 where d (x - t) >= 0, for each channel; otherwise -1.
 struct Thresholds {
     const double *t, *d;
 };
+
+// The same for sums of real inputs, unit by unit; beside them t in float32, a margin for what it is off by,
+// and the sign of d. A sum that is not a number may be marked, for a maximum to see it.
+struct RealDecisions {
+    const double *t, *d;
+    const float *near, *margin, *toward;
+    bool marks_nan;
+};
+constexpr int8_t NOT_A_NUMBER = 2;
+
+// For sums of at most MOST_SIGNS signs: +1 where the limit is reached, or, where `turned` is -1 and not 0, is
+// not.
+struct WholeDecisions {
+    const int16_t *limit, *turned;
+};
+constexpr int64_t MOST_SIGNS = 511 * 64;  // words of signs whose sums fit 16 bits
 
 // Values in the order of their places, seen as (outer, channels, inner); inner counts the lanes too.
 struct Channels {
@@ -105,10 +121,15 @@ struct Isa {
     // As Arithmetic::sum in 16-bit numbers: see fast.inl. `scratch` has fast_bytes(K, N, lanes) bytes.
     void (*sum_fast)(const float* const* inputs, int64_t count, int lanes, Bits bits, SumsOut<float> out,
                      void* scratch, void* tables);
-    // Decisions about the sums of Arithmetic<double>::sum: see decide.inl. Unit n's lanes go to
-    // out + n * step; `sums` and `partial` are scratch for units * lanes numbers.
-    void (*decide)(const float* const* inputs, int64_t count, int lanes, Bits bits, Thresholds thresholds,
+    // Decisions about the sums of Arithmetic<double>::sum, and of sum_sign: see decide.inl. Unit n's lanes go
+    // to out + n * step; `sums` and `partial` are scratch for units * lanes numbers.
+    void (*decide)(const float* const* inputs, int64_t count, int lanes, Bits bits, RealDecisions decisions,
                    int8_t* out, int64_t step, float* sums, float* partial, void* tables);
+    void (*decide_sign)(const int8_t* const* inputs, int64_t count, int lanes, Bits bits,
+                        WholeDecisions decisions, int8_t* out, int64_t step, int16_t* partial,
+                        void* tables);
+    // Maxima, or minima, of signs: into[i] and x[i]. NOT_A_NUMBER is the largest.
+    void (*extreme)(bool maximum, const int8_t* x, int8_t* into, int64_t count);
 
     void (*narrow)(const double* x, float* out, int64_t count);
     void (*extend)(const float* x, double* out, int64_t count);

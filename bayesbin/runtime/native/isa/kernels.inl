@@ -27,5 +27,6 @@ constexpr Arithmetic<T> make_arithmetic() {
 
 constexpr Isa make_isa(const char* name, bool (*runs_here)()) {
     return {name,     runs_here, draw,   make_arithmetic<float>(), make_arithmetic<double>(),
-            sum_sign, sum_fast,  decide, narrow,                   extend};
+            sum_sign, sum_fast,  decide, decide_sign,              extreme,
+            narrow,   extend};
 }

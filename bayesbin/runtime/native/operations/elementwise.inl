@@ -200,6 +200,16 @@ void widen(const int8_t* x, T* out, int64_t count) {
     for (int64_t i = 0; i < count; ++i) out[i] = T(x[i]);
 }
 
+void extreme(bool maximum, const int8_t* x, int8_t* into, int64_t count) {
+    if (maximum) {
+        INDEPENDENT
+        for (int64_t i = 0; i < count; ++i) into[i] = x[i] > into[i] ? x[i] : into[i];
+    } else {
+        INDEPENDENT
+        for (int64_t i = 0; i < count; ++i) into[i] = x[i] < into[i] ? x[i] : into[i];
+    }
+}
+
 void narrow(const double* x, float* out, int64_t count) {
     INDEPENDENT
     for (int64_t i = 0; i < count; ++i) out[i] = float(x[i]);

@@ -73,21 +73,24 @@ inline void add_word(const uint8_t* const* inputs, int64_t count, const uint64_t
             look_up<4>(tables, uint32_t(words[n])) + look_up<4>(more, uint32_t(words[n] >> 32)), partial);
 }
 
-// Signs: 511 words' sums fit 16 bits, in the memory of the partial sums; their sum is exact in float up
-// to 2^24 inputs.
+// 16-bit sums, in the order of the wide ones, of at most MOST_SIGNS inputs.
+template <int LANES>
+inline void sum_words(const uint8_t* const* inputs, int64_t count, Bits bits, int16_t* partial,
+                      Lanes<uint8_t, LANES>* tables) {
+    for (int64_t i = 0; i < bits.units * LANES; ++i) partial[i] = 0;
+    for (int64_t k = 0; k < count; k += 64)
+        add_word<LANES>(inputs + k, count - k, bits.words + k / 64 * bits.stride, bits.units, partial, tables);
+}
+
+// Signs: sums of 16 bits, in the memory of the partial sums; their sum is exact in float up to 2^24 inputs.
 template <int LANES>
 void sum_sign_lanes(const uint8_t* const* inputs, int64_t count, Bits bits, SumsOut<float> out,
                     void* scratch) {
-    typedef Lanes<uint8_t, LANES> L;
-    constexpr int64_t FLUSH = 511 * 64;
-    L* tables = static_cast<L*>(scratch);
     int16_t* partial = reinterpret_cast<int16_t*>(out.partial);
-    for (int64_t start = 0; start < count; start += FLUSH) {
-        for (int64_t i = 0; i < bits.units * LANES; ++i) partial[i] = 0;
-        const int64_t end = start + FLUSH < count ? start + FLUSH : count;
-        for (int64_t k = start; k < end; k += 64)
-            add_word<LANES>(inputs + k, end - k, bits.words + k / 64 * bits.stride, bits.units, partial,
-                            tables);
+    for (int64_t start = 0; start < count; start += MOST_SIGNS) {
+        const int64_t some = start + MOST_SIGNS < count ? MOST_SIGNS : count - start;
+        const Bits later{bits.words + start / 64 * bits.stride, bits.stride, bits.units};
+        sum_words<LANES>(inputs + start, some, later, partial, static_cast<Lanes<uint8_t, LANES>*>(scratch));
         for (int64_t n = 0; n < bits.units; ++n) {
             float wide[LANES], sums[LANES];
             float* to = out.data + n * out.step;

@@ -1,6 +1,8 @@
 #include "layers.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "tiles.h"
 
@@ -45,17 +47,71 @@ SignLayer::SignLayer(Value x, const Geometry& geometry, Site site, Kind kind, Ty
     if (site_.units != geometry_.units || site_.inputs != geometry_.inputs())
         refuse("has signs for " + std::to_string(site_.units) + " units of " +
                std::to_string(site_.inputs) + " inputs where " + text(geometry_) + " are needed");
-    if (kind_ == Kind::DECIDE) {
+    const bool decides = kind_ == Kind::DECIDE || kind_ == Kind::DECIDE_SIGN;
+    if (decides) {
         check(decision_.t, geometry_.units, "thresholds");
         check(decision_.d, geometry_.units, "directions");
+        if (decision_.t.type != Type::F8 || decision_.d.type != Type::F8)
+            refuse("has thresholds of another type than float64");
     }
+    if (kind_ == Kind::DECIDE_SIGN && site_.inputs > MOST_SIGNS)
+        refuse("decides about sums of more than " + std::to_string(MOST_SIGNS) + " signs");
+    const bool signs = kind_ == Kind::SIGN || kind_ == Kind::DECIDE_SIGN;
     const bool doubles = kind_ == Kind::REAL && type == Type::F8;
-    wanted = {kind_ == Kind::SIGN ? Type::SIGN : doubles ? Type::F8 : Type::F4};
-    value = {geometry_.features_out(),
-             kind_ == Kind::DECIDE ? Type::SIGN : doubles ? Type::F8 : Type::F4};
+    wanted = {signs ? Type::SIGN : doubles ? Type::F8 : Type::F4};
+    value = {geometry_.features_out(), decides ? Type::SIGN : doubles ? Type::F8 : Type::F4};
 }
 
 bool SignLayer::prepare(const Context& context, State& state) const {
+    if (!draw(context, state)) return false;
+    if (decision_.t.size) prepare_decisions(context, state);
+    return true;
+}
+
+// Thresholds in the types in which they are compared.
+void SignLayer::prepare_decisions(const Context& context, State& state) const {
+    const bool handed = decision_.t.argument >= 0 || decision_.d.argument >= 0;
+    if (!handed && state.draw == context.draw.number) return;
+    state.draw = handed ? -1 : context.draw.number;
+    const int64_t units = geometry_.units;
+    const auto* t = static_cast<const double*>(context.at(decision_.t));
+    const auto* d = static_cast<const double*>(context.at(decision_.d));
+    if (kind_ == Kind::DECIDE) {
+        if (!state.near.get()) state.near = Buffer<float>(size_t(3 * units));
+        float *near = state.near.get(), *margin = near + units, *toward = margin + units;
+        for (int64_t n = 0; n < units; ++n) {
+            constexpr double MOST = std::numeric_limits<float>::max();
+            constexpr float INFINITE = std::numeric_limits<float>::infinity();
+            const double size = std::abs(t[n]);
+            toward[n] = d[n] < 0.0 ? -1.0f : 1.0f;
+            if (!(d[n] < 0.0 || d[n] > 0.0)) {  // every number reaches it
+                near[n] = -INFINITE;
+            } else if (t[n] != t[n]) {  // none does
+                near[n] = toward[n] * INFINITE;
+            } else {
+                near[n] = size > MOST ? (t[n] < 0.0 ? -INFINITE : INFINITE) : float(t[n]);
+            }
+            // Infinite thresholds are exact; a finite one beyond float32 makes every sum unsure.
+            const bool exact = std::isinf(near[n]) && !(size > MOST && std::isfinite(size));
+            margin[n] = exact ? 0.0f : size > MOST ? INFINITE : float(size * 0x1p-22 + 1e-44);
+        }
+        return;
+    }
+    if (!state.limits.get()) state.limits = Buffer<int16_t>(size_t(2 * units));
+    int16_t *limit = state.limits.get(), *turned = limit + units;
+    for (int64_t n = 0; n < units; ++n) {
+        const bool down = d[n] < 0.0;
+        // sum >= t; sum <= t where it does not reach the next whole number
+        double least = down ? std::floor(t[n]) + 1.0 : std::ceil(t[n]);
+        if (!(d[n] < 0.0 || d[n] > 0.0)) least = -32768.0;
+        if (t[n] != t[n] && (down || d[n] > 0.0)) least = down ? -32768.0 : 32767.0;
+        limit[n] = int16_t(std::clamp(least, -32768.0, 32767.0));
+        turned[n] = down ? -1 : 0;
+    }
+}
+
+// Make the bits of a draw, in columns. False if the watch stopped it.
+bool SignLayer::draw(const Context& context, State& state) const {
     const int64_t stride = column_stride(site_.units), words = ceil_div(site_.inputs, 64);
     const Draw& draw = context.draw;
     const int64_t key = site_.keys ? draw.number : site_.words.row(draw);
@@ -82,7 +138,45 @@ bool SignLayer::prepare(const Context& context, State& state) const {
     return true;
 }
 
+void SignLayer::decide(const Block& block) const {
+    const Geometry& g = geometry_;
+    const int64_t stride = column_stride(g.units), many = g.units / g.groups * MAX_LANES;
+    const uint64_t* words = block.state.words.get();
+    const float* near = block.state.near.get();
+    const auto* t = static_cast<const double*>(block.context.at(decision_.t));
+    const auto* d = static_cast<const double*>(block.context.at(decision_.d));
+    uint8_t* tables = block.scratch.take<uint8_t>(TABLE_BYTES);
+    float *partial = block.scratch.take<float>(many), *sums = block.scratch.take<float>(many);
+    each_sum(g, block.input<float>(), block.lanes, block.output<int8_t>(), block.scratch,
+             [&](const Tile<float, int8_t>& tile) {
+                 const int64_t n = tile.first;
+                 const RealDecisions decisions{t + n, d + n, near + n, near + g.units + n,
+                                               near + 2 * g.units + n, decision_.marks_nan};
+                 block.context.isa.decide(tile.inputs, g.inputs(), tile.lanes, {words + n, stride, tile.units},
+                                          decisions, tile.out, tile.step, sums, partial, tables);
+             });
+}
+
+void SignLayer::decide_sign(const Block& block) const {
+    const Geometry& g = geometry_;
+    const int64_t stride = column_stride(g.units), many = g.units / g.groups * MAX_LANES;
+    const uint64_t* words = block.state.words.get();
+    const int16_t* limits = block.state.limits.get();
+    uint8_t* tables = block.scratch.take<uint8_t>(TABLE_BYTES);
+    int16_t* partial = block.scratch.take<int16_t>(many);
+    each_sum(g, block.input<int8_t>(), block.lanes, block.output<int8_t>(), block.scratch,
+             [&](const Tile<int8_t, int8_t>& tile) {
+                 const int64_t n = tile.first;
+                 block.context.isa.decide_sign(tile.inputs, g.inputs(), tile.lanes,
+                                               {words + n, stride, tile.units},
+                                               {limits + n, limits + g.units + n}, tile.out, tile.step,
+                                               partial, tables);
+             });
+}
+
 void SignLayer::run(const Block& block) const {
+    if (kind_ == Kind::DECIDE) return decide(block);
+    if (kind_ == Kind::DECIDE_SIGN) return decide_sign(block);
     const Geometry& g = geometry_;
     const Isa& isa = block.context.isa;
     const uint64_t* words = block.state.words.get();
@@ -97,18 +191,6 @@ void SignLayer::run(const Block& block) const {
                  [&](const Tile<int8_t, float>& tile) {
                      isa.sum_sign(tile.inputs, count, tile.lanes, bits(tile),
                                   {tile.out, tile.step, partial}, tables);
-                 });
-        return;
-    }
-    if (kind_ == Kind::DECIDE) {
-        float *partial = scratch.take<float>(many), *sums = scratch.take<float>(many);
-        const auto* t = static_cast<const double*>(block.context.at(decision_.t));
-        const auto* d = static_cast<const double*>(block.context.at(decision_.d));
-        each_sum(g, block.input<float>(), block.lanes, block.output<int8_t>(), scratch,
-                 [&](const Tile<float, int8_t>& tile) {
-                     isa.decide(tile.inputs, count, tile.lanes, bits(tile),
-                                Thresholds{t + tile.first, d + tile.first}, tile.out, tile.step, sums, partial,
-                                tables);
                  });
         return;
     }

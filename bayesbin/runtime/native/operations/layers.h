@@ -11,12 +11,15 @@ enum class Kind : int64_t {
     REAL = 0,    // in float32 or float64, in the order of tables.inl
     FAST = 1,    // of float32 in 16-bit numbers; convolutions as REAL
     SIGN = 2,    // inputs are signs: whole numbers, exact in float32
-    DECIDE = 3,  // float32 inputs, sums of float64, signs come out: see decide.inl
+    DECIDE = 3,       // float32 inputs, sums of float64, signs come out: see decide.inl
+    DECIDE_SIGN = 4,  // inputs are signs, and so is what comes out
 };
 
-// Thresholds of decisions: numbers for each unit or channel, float64.
+// Thresholds of decisions, and their directions: numbers for each unit, float64. Whether what comes out has
+// marks for sums that are not numbers.
 struct Decision {
     Numbers t, d;
+    bool marks_nan = false;
 };
 
 // Turn rows of ceil(inputs/64) words into columns.
@@ -33,6 +36,11 @@ public:
     void run(const Block& block) const override;
 
 private:
+    bool draw(const Context& context, State& state) const;
+    void prepare_decisions(const Context& context, State& state) const;
+    void decide(const Block& block) const;
+    void decide_sign(const Block& block) const;
+
     Geometry geometry_;
     Site site_;
     Kind kind_;

@@ -28,6 +28,11 @@ Span span_at(const Axis& axis, int64_t place) {
     return {begin, std::min(past, axis.size), past - start};
 }
 
+bool sound(const Axis& axis, int64_t places) {
+    return axis.size >= 1 && axis.window >= 1 && axis.step >= 1 && axis.low >= 0 && axis.high >= 0 &&
+           axis.dilation >= 1 && places >= 1 && (places - 1) * axis.step < axis.size + axis.low;
+}
+
 template <class T, int LANES, bool MAXIMUM>
 void pool_window(const T* x, int64_t width, const Span& ys, int64_t hop_y, const Span& xs, int64_t hop_x,
                  T* out) {
@@ -58,13 +63,11 @@ PoolStep::PoolStep(Value x, bool maximum, int64_t channels, Axis y, Axis x_axis,
                    int64_t out_width, bool count_padding, int64_t divisor, Type type)
     : maximum_(maximum), channels_(channels), y_(y), x_(x_axis), out_height_(out_height),
       out_width_(out_width), count_padding_(count_padding), divisor_(divisor) {
-    const auto sound = [](const Axis& axis, int64_t places) {
-        return axis.size >= 1 && axis.window >= 1 && axis.step >= 1 && axis.low >= 0 && axis.high >= 0 &&
-               axis.dilation >= 1 && places >= 1 && (places - 1) * axis.step < axis.size + axis.low;
-    };
     if (!sound(y, out_height) || !sound(x_axis, out_width) || channels < 1 || divisor < 0 ||
         channels * y.size * x_axis.size != x.size)
         refuse("has a window that does not fit its images");
+    // The largest of float32 numbers is one of them.
+    if (maximum && x.type != Type::F8) type = Type::F4;
     wanted = {type};
     value = {channels * out_height * out_width, type};
 }
@@ -103,6 +106,46 @@ void PoolStep::run(const Block& block) const {
             default: return pool<T, 32>(x, out);
         }
     });
+}
+
+PoolSignsStep::PoolSignsStep(Value x, int64_t channels, Axis y, Axis x_axis, int64_t out_height,
+                             int64_t out_width, Numbers d)
+    : channels_(channels), y_(y), x_(x_axis), out_height_(out_height), out_width_(out_width),
+      d_(std::move(d)) {
+    if (!sound(y, out_height) || !sound(x_axis, out_width) || channels < 1 || y.dilation != 1 ||
+        x_axis.dilation != 1 || channels * y.size * x_axis.size != x.size)
+        refuse("has a window that does not fit its images");
+    if (d_.size != channels || d_.type != Type::F8) refuse("has directions that do not fit its channels");
+    wanted = {Type::SIGN};
+    value = {channels * out_height * out_width, Type::SIGN};
+}
+
+// A row of windows at once: first down the columns, then along the row.
+void PoolSignsStep::run(const Block& block) const {
+    const int lanes = block.lanes;
+    const int64_t width = x_.size * lanes;
+    const auto* d = static_cast<const double*>(block.context.at(d_));
+    const int8_t* x = block.input<int8_t>();
+    int8_t* out = block.output<int8_t>();
+    int8_t* line = block.scratch.take<int8_t>(width);
+    for (int64_t c = 0; c < channels_; ++c, x += y_.size * width)
+        for (int64_t oy = 0; oy < out_height_; ++oy) {
+            const bool maximum = !(d[c] < 0.0);
+            const Span ys = span_at(y_, oy);
+            std::memcpy(line, x + ys.begin * width, size_t(width));
+            for (int64_t y = ys.begin + 1; y < ys.end; ++y)
+                block.context.isa.extreme(maximum, x + y * width, line, width);
+            for (int64_t ox = 0; ox < out_width_; ++ox, out += lanes) {
+                const Span xs = span_at(x_, ox);
+                std::memcpy(out, line + xs.begin * lanes, size_t(lanes));
+                for (int64_t xx = xs.begin + 1; xx < xs.end; ++xx)
+                    for (int r = 0; r < lanes; ++r) {
+                        const int8_t v = line[xx * lanes + r];
+                        out[r] = (maximum ? v > out[r] : v < out[r]) ? v : out[r];
+                    }
+                for (int r = 0; r < lanes; ++r) out[r] = out[r] == NOT_A_NUMBER ? -1 : out[r];
+            }
+        }
 }
 
 }  // namespace bayesbin

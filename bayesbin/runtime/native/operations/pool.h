@@ -27,4 +27,20 @@ private:
     int64_t divisor_;
 };
 
+// Decisions about maxima, of images of decisions: the maximum of a window reaches its threshold where one of
+// its values does; where the threshold is to be kept below (d < 0), all have to. What is not a number is the
+// maximum.
+class PoolSignsStep : public Step {
+public:
+    PoolSignsStep(Value x, int64_t channels, Axis y, Axis x_axis, int64_t out_height, int64_t out_width,
+                  Numbers d);
+    void run(const Block& block) const override;
+
+private:
+    int64_t channels_;
+    Axis y_, x_;
+    int64_t out_height_, out_width_;
+    Numbers d_;
+};
+
 }  // namespace bayesbin
