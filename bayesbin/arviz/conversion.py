@@ -14,8 +14,9 @@ from bayesbin import __version__
 from bayesbin.arviz.chains import Chain, chains_of
 from bayesbin.arviz.evaluation import Evaluation, evaluate
 from bayesbin.arviz.labels import Labels, Variable
+from bayesbin.ensemble import Ensemble, Statistics
 from bayesbin.infer.mcmc import MCMCResult
-from bayesbin.nn import Statistics
+from bayesbin.nn.likelihoods import Likelihood
 from bayesbin.posterior import BinaryPosterior
 
 LARGEST = 1000  # weights of a site whose draws are kept unless asked otherwise
@@ -61,7 +62,7 @@ def to_inference_data(
     :param num_samples: draws of each posterior; MCMC has its own number.
     :param signs: True: the draws of every site of signs; names: of those; False: of none.
     :param statistics: normalisation statistics of the network of a ``Classifier`` or ``Regressor``,
-        one for each chain, from ``recalibrate(..., num_samples=num_samples, seed=seed + c)``.
+        one for each chain: ``Ensemble(model, posterior, num_samples, seed + c).calibrate(x).statistics``.
     :param coords: dimension -> labels. :param dims: variable or site -> names of its dimensions after
         chain and draw; by default those of plates, of weights ``<site>_out``, ``<site>_in``, ...
     :param attrs: noted beside the package's version, the seed and the posteriors' digests, such as
@@ -89,6 +90,12 @@ def to_inference_data(
         raise ValueError("statistics are of a posterior's draws; got an MCMC run. Leave them out.")
     if model is None and (statistics is not None or not isinstance(data, tuple) or data):
         raise ValueError("Expected the model that data and statistics belong to; got None.")
+    posteriors = list(posterior) if isinstance(posterior, (list, tuple)) else [posterior]
+    for number, state in enumerate(states):
+        if state is not None and isinstance(models[number], Likelihood):
+            # Refuses statistics of other draws, another posterior or another network.
+            settings = (models[number], posteriors[number], num_samples, seed + number)
+            Ensemble(*settings, statistics=state)
     kept = _kept(chains[0], signs)
     evaluations = [
         evaluate(chain, program, data, state, kept, seed + number)

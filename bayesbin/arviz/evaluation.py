@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from bayesbin.arviz.chains import Chain, array_of
 from bayesbin.core import networks
+from bayesbin.ensemble import Statistics
 from bayesbin.infer.batches import arguments
 from bayesbin.infer.sites import latent_sites, run_at
-from bayesbin.nn import Classifier, Regressor, Statistics
+from bayesbin.nn import Classifier, Regressor
 
 Plates = tuple[str | None, ...]  # per dimension, None where it is no plate's
 
@@ -46,7 +47,7 @@ def evaluate(
     seed: int,
 ) -> Evaluation:
     """Every draw of a chain once; ``kept`` are the sites of signs whose draws stay."""
-    runs = None if model is None else _ConditionedModel(model, data, statistics, seed)
+    runs = None if model is None else _ConditionedModel(model, data, statistics)
     rows: dict[str, dict[str, list[np.ndarray]]] = {}
     trace: Any = None
     with torch.random.fork_rng(), torch.no_grad():
@@ -93,9 +94,7 @@ def _with_data(
 class _ConditionedModel:
     """A model in evaluation mode and all its data."""
 
-    def __init__(
-        self, model: Callable[..., Any], data: Any, statistics: Statistics | None, seed: int
-    ) -> None:
+    def __init__(self, model: Callable[..., Any], data: Any, statistics: Statistics | None) -> None:
         # The caller's model keeps its mode, and the statistics of its normalisation layers.
         self.model = copy.deepcopy(model).eval() if isinstance(model, nn.Module) else model
         if statistics is not None and not isinstance(self.model, (Classifier, Regressor)):
@@ -103,12 +102,12 @@ class _ConditionedModel:
                 "statistics are those of the network of a bayesbin.nn.Classifier or Regressor; got "
                 f"{type(model).__name__} as the model."
             )
-        self.data, self.statistics, self.seed = data, statistics, seed
+        self.data, self.statistics = data, statistics
 
     def trace(self, index: int, values: Mapping[str, Tensor]) -> Any:
         if self.statistics is not None:
             assert isinstance(self.model, (Classifier, Regressor))
-            networks.write_(self.model.net, {}, self.statistics.of_draw(index, self.seed))
+            networks.write_(self.model.net, {}, self.statistics.values[index])
         args, kwargs = arguments(self.data, next(iter(values.values())).device)
         return run_at(self.model, values, {}, tuple(args), kwargs)
 

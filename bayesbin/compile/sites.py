@@ -20,6 +20,11 @@ def check_posterior(net: nn.Module, posterior: Any) -> None:
 
     :raises ValueError: for a site that one of them does not have, or that has another shape.
     """
+    if not isinstance(posterior, (BinaryPosterior, LowBitPosterior, type(None))):
+        raise ValueError(
+            f"expected a posterior over signs or over a few levels, got a {type(posterior).__name__}, whose "
+            "weights are other numbers; predict in torch."
+        )
     shapes = {name: tuple(site.shape) for name, site in binary_sites(net).items()}
     given = {} if posterior is None else _shapes(posterior)
     origin = "A posterior is used with the network it was trained on, converted in the same way."

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from bayesbin.continual.answers import (
     SCORES,
-    classification_scores,
-    gaussian_scores,
+    ensemble_of,
     kind_of,
     network_of,
-    predicted,
+    scores_of,
 )
 from bayesbin.continual.checkpoints import folder_of, load_task, save_task
 from bayesbin.continual.networks import GrowingHead, MultiHead
@@ -30,10 +29,9 @@ from bayesbin.continual.tasks import Task
 from bayesbin.core.arrays import as_tensor
 from bayesbin.core.checks import shown, true_or_false, whole_number
 from bayesbin.core.files import one_writer
+from bayesbin.ensemble import Ensemble
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.posterior.summary import SummaryRow
-from bayesbin.predict import PackedPredictive, Prediction
-from bayesbin.predict.program import steps_of
 
 
 class Learner(ABC):
@@ -87,8 +85,8 @@ class Learner(ABC):
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.reports: list[TaskReport] = []
         self._labels: dict[int | None, tuple[Any, ...]] = {}
-        self._packs = self.kind == "classification" and net is not None and _has_kernels(net)
-        self._packed: tuple[Any, PackedPredictive] | None = None
+        # By head: the network and the posterior that answered last, and their ensemble.
+        self._ensembles: dict[int | None, tuple[nn.Module, Any, Ensemble]] = {}
 
     # What a learner is
 
@@ -162,10 +160,7 @@ class Learner(ABC):
             history, layers = self.learn_task(outputs, word, within)
             self._changed()
             if self.normalization.keeps:
-                net, posterior = self.answering(task)
-                self.normalization.learned(
-                    task.name, net, posterior, outputs.train.x, self.num_samples, self.seed
-                )
+                self.normalization.learned(task.name, self._networks(task), outputs.train.x)
         seconds = sum(row.get("seconds", 0.0) for row in history)
         self.reports.append(
             TaskReport(index, task.name, digest, task.size, history, layers, seconds)
@@ -184,25 +179,36 @@ class Learner(ABC):
         :param x: an array or tensor.
         :raises ValueError: for a model without a network, or a head that the network does not have.
         """
-        net, posterior = self.answering(task)
         x = self._as_input(x)
-        statistics = self.normalization.statistics(
-            task.name, net, posterior, x, self.num_samples, self.seed
+        return self._settled(task, x).predict(x)
+
+    def ensemble(
+        self, task: Task, num_samples: int | None = None, seed: int | None = None
+    ) -> Ensemble:
+        """The networks that answer for a task, with its head selected; not calibrated yet.
+
+        :param num_samples: draws, 0: the mode. None: those of the learner. :param seed: likewise.
+        :raises ValueError: as :meth:`predict`.
+        """
+        net, posterior = self.answering(task)
+        count = (
+            self.num_samples if num_samples is None else whole_number("num_samples", num_samples)
         )
-        with torch.no_grad():
-            if not self._packs or x.is_cuda:
-                return predicted(
-                    self.model, net, posterior, x, self.num_samples, self.seed, statistics
-                )
-            key = (net, posterior, statistics)
-            if self._packed is None or any(
-                a is not b for a, b in zip(key, self._packed[0], strict=True)
-            ):
-                packed = PackedPredictive(
-                    net, posterior, self.num_samples, self.seed, statistics=statistics
-                )
-                self._packed = key, packed
-            return self._packed[1].predict(x)
+        seed = self.seed if seed is None else whole_number("seed", seed)
+        return ensemble_of(self.model, net, posterior, count, seed)
+
+    def _networks(self, task: Task) -> Ensemble:
+        """The ensemble that answers for a task, made once as long as nothing is learned."""
+        net, posterior = self.answering(task)
+        head = task.head if isinstance(net, MultiHead) else None
+        known = self._ensembles.get(head)
+        if known is None or known[0] is not net or known[1] is not posterior:
+            found = ensemble_of(self.model, net, posterior, self.num_samples, self.seed)
+            known = self._ensembles[head] = net, posterior, found
+        return known[2]
+
+    def _settled(self, task: Task, x: Tensor) -> Ensemble:
+        return self.normalization.settled(task.name, self._networks(task), x)
 
     def predict_labels(self, x: Any, task: Task) -> list[Any]:
         """The most probable label of each input of a task, in the user's own labels.
@@ -213,9 +219,7 @@ class Learner(ABC):
         Example: see :class:`ContinualLearner`.
         """
         labels = self.labels_of(task)
-        prediction = self.predict(x, task)
-        assert isinstance(prediction, Prediction)
-        best = prediction.log_probs[:, : len(labels)].argmax(1)
+        best = self.predict(x, task).log_probs[:, : len(labels)].argmax(1)
         return [labels[index] for index in best.tolist()]
 
     def labels_of(self, task: Task) -> tuple[Any, ...]:
@@ -302,7 +306,6 @@ class Learner(ABC):
         assert isinstance(self.net, (MultiHead, GrowingHead))
         word = np.random.SeedSequence([self.seed, len(self.net.heads), 1]).generate_state(1)[0]
         self.net.grow_(num_outputs, seed=int(word))
-        self._packs = self._packs and _has_kernels(self.net)
         self.grown()
 
     def _as_outputs(self, task: Task) -> Task:
@@ -394,18 +397,8 @@ class Learner(ABC):
         if not self._answers(task):
             return dict.fromkeys(SCORES[kind], float("nan"))
         y = self._as_outputs(task).test.y
-        if kind == "classification":
-            prediction = self.predict(task.test.x, task)
-            assert isinstance(prediction, Prediction)
-            return classification_scores(prediction, y)
-        net, posterior = self.answering(task)
         x = self._as_input(task.test.x)
-        statistics = self.normalization.statistics(
-            task.name, net, posterior, x, self.num_samples, self.seed
-        )
-        return gaussian_scores(
-            self.model, net, posterior, x, y, self.num_samples, self.seed, statistics
-        )
+        return scores_of(self._settled(task, x), x, y)
 
     def _as_input(self, x: Any) -> Tensor:
         """Inputs as a tensor of the network's own type, on its device."""
@@ -416,7 +409,7 @@ class Learner(ABC):
         return given if like is None else given.to(like.dtype)
 
     def _changed(self) -> None:
-        self._packed = None
+        self._ensembles = {}
 
     def _configuration(self, task: Task, digest: str) -> dict[str, str]:
         done = [(report.name, report.digest) for report in self.reports]
@@ -441,14 +434,6 @@ def _floating(net: nn.Module | None) -> Tensor | None:
 def _device(net: nn.Module) -> torch.device:
     like = _floating(net)
     return torch.device("cpu") if like is None else like.device
-
-
-def _has_kernels(net: nn.Module) -> bool:
-    try:
-        steps_of(net)
-    except ValueError:
-        return False
-    return True
 
 
 def _by_value(state: Any) -> Any:

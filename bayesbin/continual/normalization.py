@@ -10,8 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin.core.checks import one_of
 from bayesbin.core.names import NORMALIZATIONS
-from bayesbin.nn import Statistics, recalibrate
-from bayesbin.posterior import BinaryPosterior
+from bayesbin.ensemble import Ensemble, Statistics
 
 CALIBRATION_DATA = 2000
 
@@ -23,7 +22,7 @@ class Normalization:
         task has to be known. For batch normalisation, whose running statistics would mix tasks and
         draws: "per-task": those of each draw on the first 2000 training inputs of the task, computed
         when it is learned and kept; which task an input is from has to be known at test, and a task
-        not learned yet gets those of the last one. "recalibrated": those of each draw on the last
+        not learned yet gets those of the last one. "calibrated": those of each draw on the last
         learned task's training inputs, used for every task. "batch": those of each draw on the very
         inputs to predict, so that one prediction depends on the others (transductive: such numbers
         are not comparable with those of predictions one by one).
@@ -40,7 +39,7 @@ class Normalization:
         by_batch = any(isinstance(module, _BatchNorm) for module in net.modules())
         if by_batch != (kind != "layer"):
             has, remedy = (
-                ("batch normalisation", "per-task, recalibrated or batch")
+                ("batch normalisation", "per-task, calibrated or batch")
                 if by_batch
                 else ("none", '"layer"')
             )
@@ -55,45 +54,32 @@ class Normalization:
     @property
     def keeps(self) -> bool:
         """Whether statistics are computed when a task has been learned."""
-        return self.kind in ("per-task", "recalibrated")
+        return self.kind in ("per-task", "calibrated")
 
-    def learned(
-        self,
-        name: str,
-        net: nn.Module,
-        posterior: BinaryPosterior,
-        x: Tensor,
-        num_samples: int,
-        seed: int,
-    ) -> None:
+    def learned(self, name: str, ensemble: Ensemble, x: Tensor) -> None:
         """Take note of a task that has been learned, from its training inputs."""
         if self.keeps:
-            statistics = recalibrate(net, posterior, x[:CALIBRATION_DATA], num_samples, seed)
-            if self.kind == "recalibrated":
+            if self.kind == "calibrated":
                 self._kept.clear()
+            statistics = ensemble.calibrate(x[:CALIBRATION_DATA]).statistics
+            assert statistics is not None
             self._kept[name] = statistics
             self._last = name
 
-    def statistics(
-        self,
-        name: str,
-        net: nn.Module,
-        posterior: BinaryPosterior,
-        x: Tensor,
-        num_samples: int,
-        seed: int,
-    ) -> Statistics | None:
-        """The statistics to predict x of a task with, None where nothing is kept."""
+    def settled(self, name: str, ensemble: Ensemble, x: Tensor) -> Ensemble:
+        """The ensemble with the statistics to predict x of a task with."""
         if self.kind == "layer":
-            return None
+            return ensemble
         if self.kind == "batch" or self._last is None:
-            return recalibrate(net, posterior, x, num_samples, seed)
-        return self._kept.get(name, self._kept[self._last])
+            return ensemble.calibrate(x)
+        kept = self._kept.get(name, self._kept[self._last])
+        # The posterior has gone on since a task's statistics were computed: that is what is kept.
+        return ensemble.with_statistics(kept, foreign=True)
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, in containers of tensors."""
         kept = {
-            name: {"mode": dict(s.mode), "draws": [dict(draw) for draw in s.draws], "seed": s.seed}
+            name: {"origin": s.origin, "values": [[draw, dict(v)] for draw, v in s.values.items()]}
             for name, s in self._kept.items()
         }
         return {"kept": kept, "last": self._last}
@@ -101,7 +87,7 @@ class Normalization:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self._kept = {
-            name: Statistics(s["mode"], tuple(s["draws"]), s["seed"])
+            name: Statistics({draw: values for draw, values in s["values"]}, s["origin"])
             for name, s in state["kept"].items()
         }
         self._last = state["last"]

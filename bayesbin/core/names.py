@@ -63,7 +63,7 @@ LEARNERS = (
 )
 PRIOR_POLICIES = ("exact", "none", "fixed", "relax", "cap", "leak")
 INITIAL_PRIORS = ("random", "uniform")
-NORMALIZATIONS = ("layer", "per-task", "recalibrated", "batch")
+NORMALIZATIONS = ("layer", "per-task", "calibrated", "batch")
 ACTIVATIONS = ("relu", "tanh", "sign")
 
 # Pictures: bayesbin demo NAME.

@@ -255,6 +255,22 @@ class Ensemble:
         self._set(tuple(members), self._example)
         return self
 
+    def with_statistics(self, statistics: Statistics, *, foreign: bool = False) -> Ensemble:
+        """The ensemble of the same draws with normalisation statistics that were computed before.
+
+        :param statistics: of these draws.
+        :param foreign: whether they may be of another network or posterior, such as those of an earlier task.
+        :raises ValueError: for a joined ensemble, for statistics of other draws or, unless ``foreign``, of
+            another origin.
+        """
+        if len(self._members) > 1:
+            raise ValueError(
+                "A joined ensemble has statistics of each part; give them to the parts."
+            )
+        (member,) = self._members
+        given = replace(statistics, origin=member.origin) if foreign else statistics
+        return self._of([member.with_statistics(given)], self._example)
+
     @property
     def calibrated(self) -> bool:
         """Whether it was calibrated, with data or with None."""

@@ -31,7 +31,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "split, one head (domain)": SPLIT | {"scenario": "domain"},
     "split, all classes (class)": SPLIT | {"scenario": "class"},
     "batch norm, per task": MAIN | {"normalization": "per-task"},
-    "batch norm, recalibrated": MAIN | {"normalization": "recalibrated"},
+    "batch norm, calibrated": MAIN | {"normalization": "calibrated"},
     "batch norm, batch at test": MAIN | {"normalization": "batch"},
     "joint training": MAIN | {"method": "joint"},
 }  # fmt: skip
@@ -48,7 +48,7 @@ DIGITS: dict[str, dict[str, Any]] = {
     "cap 2": {"prior_policy": "cap", "cap": 2.0},
     "leak, window 10000 steps": {"prior_policy": "leak", "window": 10_000.0},
     "batch norm, per task": {"normalization": "per-task"},
-    "batch norm, recalibrated": {"normalization": "recalibrated"},
+    "batch norm, calibrated": {"normalization": "calibrated"},
     "batch norm, batch at test": {"normalization": "batch"},
     "fixed prior": {"method": "fixed-prior"},
     "fine-tuning": {"method": "fine-tuning"},

@@ -30,7 +30,7 @@ from bayesbin.continual.baselines import MetaplasticAdam
 from bayesbin.core import networks
 from bayesbin.data import Dataset
 from bayesbin.nn import BinaryLinear, Classifier, Regressor, binary_sites
-from bayesbin.predict import Prediction, RegressionPrediction
+from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction
 
 
 def quadratic(parameter: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -116,7 +116,7 @@ def test_straight_through_predicts_with_the_signs() -> None:
     x = task.test.x
     out = networks.call(made.model.net, signs, x)
     prediction = made.predict(x, task)
-    assert isinstance(prediction, Prediction)
+    assert isinstance(prediction, ClassPrediction)
     torch.testing.assert_close(prediction.probs, out.softmax(-1))
     assert made.reports[0].layers == () and np.isnan(made.reports[0].kl_bits)
     assert list(made.latent) == list(binary_sites(made.model.net))
@@ -148,7 +148,7 @@ def test_ewc_learns_the_same_network_with_real_weights() -> None:
     }
     plain.load_state_dict(state)
     prediction = made.predict(x, task)
-    assert isinstance(prediction, Prediction)
+    assert isinstance(prediction, ClassPrediction)
     torch.testing.assert_close(prediction.probs, plain(x).softmax(-1))
 
 
@@ -272,7 +272,7 @@ def test_every_learner_learns_and_scores_regression(name: str, noise: float | No
     result = learn(made, stream, progress=False)
     assert result.score == "rmse" and set(result.scores) == {"rmse", "nll"}
     prediction = made.predict(stream[0].test.x.numpy(), stream[0])
-    assert isinstance(prediction, RegressionPrediction)
+    assert isinstance(prediction, NormalPrediction)
     error = (prediction.mean - stream[0].test.y).square().mean().sqrt().item()
     assert result.R[1, 0] == pytest.approx(error)
     back = ContinualResult.from_dict(json.loads(result.to_json()))
@@ -301,7 +301,7 @@ def test_regression_gets_better_by_learning() -> None:
         assert made.evaluate([task])["rmse"][0] < 0.7 * before
 
 
-@pytest.mark.parametrize("kind", ["per-task", "recalibrated", "batch"])
+@pytest.mark.parametrize("kind", ["per-task", "calibrated", "batch"])
 @pytest.mark.parametrize("name", ["ste", "ewc"])
 def test_baselines_with_batch_normalisation(name: str, kind: str) -> None:
     make, _ = KINDS[name]

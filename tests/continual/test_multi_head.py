@@ -17,8 +17,7 @@ from bayesbin.data import digits
 from bayesbin.estimators import LocalReparameterization
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
-from bayesbin.nn import Classifier, Scale, binary_sites, recalibrate
-from bayesbin.predict import predict
+from bayesbin.nn import Classifier, Scale, binary_sites
 
 
 def state_of_heads(made: Any) -> list[dict[str, torch.Tensor]]:
@@ -163,7 +162,7 @@ def test_normalization_has_to_fit_the_network() -> None:
         Normalization("running", network())
 
 
-@pytest.mark.parametrize("kind", ["per-task", "recalibrated", "batch"])
+@pytest.mark.parametrize("kind", ["per-task", "calibrated", "batch"])
 def test_where_statistics_come_from(kind: str) -> None:
     made = learner(network(normalization=kind), normalization=kind)
     stream = tasks(2)
@@ -172,18 +171,21 @@ def test_where_statistics_come_from(kind: str) -> None:
     for task in stream:
         made.observe(task)
         assert task.train is not None
-        sources[task.name] = recalibrate(made.net, made.posterior, task.train.x, 4, 0)
+        sources[task.name] = made.ensemble(task).calibrate(task.train.x).statistics
     x = stream[0].test.x[:7]
+    last = made.ensemble(stream[0])
     expected = {
         "per-task": sources["task 0"],
-        "recalibrated": sources["task 1"],
-        "batch": recalibrate(made.net, made.posterior, x, 4, 0),
+        "calibrated": sources["task 1"],
+        "batch": made.ensemble(stream[0]).calibrate(x).statistics,
     }
     for name, statistics in expected.items():
-        probs = predict(made.net, made.posterior, x, 4, 0, statistics).probs
+        probs = last.with_statistics(statistics, foreign=True).predict(x).probs
         same_as = torch.allclose(made.predict(x, stream[0]).probs, probs, atol=1e-5)
         assert same_as == (name == kind)
+    with pytest.raises(ValueError, match="another network, posterior or seed"):
+        last.with_statistics(sources["task 0"])  # the posterior has gone on since
     unseen = Task("unseen", None, stream[0].test)
     if kind == "per-task":  # a task not learned yet: those of the last one
-        probs = predict(made.net, made.posterior, x, 4, 0, sources["task 1"]).probs
+        probs = last.with_statistics(sources["task 1"]).predict(x).probs
         torch.testing.assert_close(made.predict(x, unseen).probs, probs, atol=1e-5, rtol=1e-5)

@@ -19,13 +19,12 @@ from pyro.infer import MCMC
 from stats import assert_within_standard_errors, exceeds_standard_errors
 
 import bayesbin
-from bayesbin import BinaryPosterior, to_inference_data
+from bayesbin import BinaryPosterior, Ensemble, to_inference_data
 from bayesbin.distributions import SignBernoulli, Support
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer.mcmc import DiscreteLangevin, run_mcmc
-from bayesbin.nn import BinaryLinear, Classifier, recalibrate, to_binary_
+from bayesbin.nn import BinaryLinear, Classifier, to_binary_
 from bayesbin.posterior import RealPosterior
-from bayesbin.predict import draw_log_probs
 
 NOISE = 2.5
 PRIOR = torch.tensor([0.3, -0.2, 0.0, 0.1], dtype=torch.float64)
@@ -240,21 +239,18 @@ def test_statistics_and_modes_of_a_network():
     classifier = Classifier(net, dataset_size=20)
     q = AutoSignBernoulli(classifier).posterior()
     state = {name: value.clone() for name, value in classifier.state_dict().items()}
-    statistics = recalibrate(net, q, x, num_samples=S, seed=5)
+    ensemble = Ensemble(classifier, q, S, seed=5).calibrate(x)
     found = to_inference_data(
         q,
         classifier,
         (x, y),
         num_samples=S,
         seed=5,
-        statistics=statistics,
+        statistics=ensemble.statistics,
         attrs={"kl_weight": 0.3},
     )
-    expected = [
-        log_probs.gather(1, y[:, None])[:, 0]
-        for log_probs in draw_log_probs(net, q, x, S, seed=5, statistics=statistics)
-    ]
-    np.testing.assert_allclose(found.log_likelihood["y"][0], torch.stack(expected), rtol=1e-10)
+    expected = ensemble.log_probs(x)[:, torch.arange(20), y]
+    np.testing.assert_allclose(found.log_likelihood["y"][0], expected, rtol=1e-5, atol=1e-6)
     assert found.posterior["0.weight"].dims == ("chain", "draw", "0.weight_out", "0.weight_in")
     assert found.posterior_predictive["y"].dtype.kind == "i"
     assert found.attrs["kl_weight"] == 0.3
@@ -471,8 +467,8 @@ def other_shape(x, y):
         ({"model": subsampled}, "all 100 data of the plate 'data'; got 8"),
         ({"model": lambda x, y: None}, "has w, which the model does not sample"),
         ({"model": other_shape}, r"'w' has shape \(5,\) in the model and \(4,\)"),
-        ({"statistics": recalibrate(BinaryLinear(4, 1), BinaryPosterior({"weight": torch.zeros(1, 4)}),
-                                    torch.zeros(2, 4), 2)}, "statistics are those of the network"),
+        ({"statistics": Ensemble(BinaryLinear(4, 1), BinaryPosterior({"weight": torch.zeros(1, 4)}),
+                                 2).calibrate(None).statistics}, "statistics are those of the network"),
         ({"dims": {"v": ["place"]}}, "dims has names for v; the variables are"),
         ({"dims": {"w": ["a", "b"]}}, r"dims of 'w' for the shape \(4,\); got \['a', 'b'\]"),
         ({"coords": {"w_dim_0": ["a"]}}, "a label for each entry; got 1 labels of 'w_dim_0'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
@@ -24,7 +24,7 @@ from bayesbin.guides.base import Read, SignGuide
 from bayesbin.nn import binary_sites
 from bayesbin.optim import TrainingGroup
 from bayesbin.optim.assembly import weight_optimizers
-from bayesbin.posterior import BinaryPosterior
+from bayesbin.posterior import Posterior
 from bayesbin.posterior.summary import SummaryRow
 from bayesbin.recipes import Ingredients, Method, Parts
 
@@ -78,20 +78,68 @@ class RealWeights(SignGuide):
     def posterior(self) -> Any:
         """The weights as a posterior that has one draw."""
         found = self.values_of({name: w.detach().clone() for name, w in self.weights().items()})
-        return _OneDraw(found, BinaryPosterior(found, self.real_posterior()))
+        return RealWeightsPosterior(found, self.real_posterior())
 
     def _scale(self, name: str) -> Any:
         return vars(self)["_scales"][name]
 
 
-class _OneDraw:
+class RealWeightsPosterior(Posterior[dist.Delta]):
     """Stands for a posterior where every draw is the same, of real weights in place of signs."""
 
-    def __init__(self, values: Mapping[str, Tensor], others: BinaryPosterior) -> None:
-        self.values, self.real, self.sample_real = dict(values), others.real, others.sample_real
+    _entry = "weights"
+
+    def __init__(self, values: Mapping[str, Tensor], real: Mapping[str, Any]) -> None:
+        self.values_of_sites, self.real, self.effects = dict(values), dict(real), {}
+
+    def __getitem__(self, site: str) -> dist.Delta:
+        return dist.Delta(self.values_of_sites[site])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_of_sites)
+
+    def __len__(self) -> int:
+        return len(self.values_of_sites)
+
+    @property
+    def kind(self) -> str:
+        """What one would call the weights."""
+        return "real-weights"
+
+    @property
+    def num_weights(self) -> int:
+        """The number of weights."""
+        return sum(value.numel() for value in self.values_of_sites.values())
 
     def signs(self, index: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
-        return self.values
+        """The weights, the same in every draw."""
+        return dict(self.values_of_sites)
+
+    def to(self, device: Any) -> Self:
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in self.values_of_sites.items()}
+        return type(self)(moved, {name: each.to(device) for name, each in self.real.items()})
+
+    def kl(self, prior: Any = None) -> dict[str, Tensor]:
+        """There is none: a point has no density."""
+        raise ValueError("Real weights without spread have no KL to a prior.")
+
+    def _summary_row(self, site: str, kl: Tensor) -> SummaryRow:
+        raise ValueError("Real weights without spread have no summary.")
+
+    def _bits(self) -> int:
+        return 32
+
+    def _contents_of_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {f"weights.{n}": v for n, v in self.values_of_sites.items()}, {
+            self._entry: list(self)
+        }
+
+    @classmethod
+    def _from_contents(
+        cls, tensors: Mapping[str, Tensor], header: Mapping[str, Any], real: Mapping[str, Any]
+    ) -> Self:
+        return cls({name: tensors[f"weights.{name}"] for name in header[cls._entry]}, real)
 
 
 class _Penalised(nn.Module):
@@ -191,7 +239,6 @@ class OnlineEWC(PointLearner):
         self.strength = real_number("strength", strength, at_least=0.0)
         self.decay = real_number("decay", decay, at_least=0.0, at_most=1.0)
         self.fisher_data = whole_number("fisher_data", fisher_data, at_least=1)
-        self._packs = False  # the kernels are for signs
         self.importance: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
         self.grown()
