@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from bayesbin.core.checks import one_of, true_or_false, whole_number
-from bayesbin.runtime import files, reference
+from bayesbin.core.checks import true_or_false, whole_number
+from bayesbin.runtime import files
+from bayesbin.runtime.backends import Runner, chosen_backend, processors
 from bayesbin.runtime.meaning import Inputs
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.preprocessing import scaling_program
 from bayesbin.runtime.program import Program
-
-BACKENDS = ("auto", "native", "numpy")
-_MEMORY = 1 << 26  # bytes that the values of a block of rows may take, about
-_MOST_ROWS = 1 << 14
+from bayesbin.runtime.summary import ProgramSummary, summarize
 
 
 class Predictor:
@@ -66,11 +61,11 @@ class Predictor:
         self.model = Model(program, head, named, preprocessing, dict(provenance or {}), precision)
         if threads is not None:
             threads = whole_number("threads", threads, at_least=1)
-        self.threads = threads or _processors()
-        self.backend = _chosen(one_of("backend", backend, BACKENDS))
+        self.threads = threads or processors()
+        self.backend = chosen_backend(backend, stacklevel=4)
         self._inputs = Inputs(program, preprocessing)
-        self._network = _Runner(program, self.backend, self.threads, precision)
-        self._before = preprocessing and _Runner(preprocessing, self.backend, self.threads)
+        self._network = Runner(program, self.backend, self.threads, precision)
+        self._before = preprocessing and Runner(preprocessing, self.backend, self.threads)
 
     @property
     def program(self) -> Program:
@@ -127,6 +122,13 @@ class Predictor:
                 head.add(sums, outputs)
             parts.append(head.finish(sums))
         return head.join(parts)
+
+    def is_raw(self, x: Any) -> bool:
+        """Whether :meth:`predict` takes inputs for raw, and puts them through the preprocessing.
+
+        :raises ValueError: for inputs that do not fit.
+        """
+        return self._inputs.read(x, None)[1]
 
     def log_probs(self, x: Any, preprocess: bool | None = None) -> np.ndarray:
         """Log-probabilities of each draw, (S, B, ..., C), float64. Arguments as :meth:`predict`.
@@ -211,6 +213,14 @@ class Predictor:
         """
         return files.save(path, self._annotated(labels, preprocessing, provenance), contents)
 
+    def summary(self, profile: int | None = None) -> ProgramSummary:
+        """The steps of the network: shapes, weights, operations, and which backend runs them.
+
+        :param profile: a number of inputs to measure each step with by itself, on noise; None: no times.
+        :raises ValueError: for a profile of fewer than 1 input.
+        """
+        return summarize(self._network, profile)
+
     def describe(self) -> str:
         """The draws, weights, inputs and outputs in a line."""
         program = self.program
@@ -253,37 +263,6 @@ class Predictor:
             yield rows
 
 
-class _Runner:
-    """Runs a program in blocks of rows and chunks of draws that fit the memory."""
-
-    def __init__(
-        self, program: Program, backend: str, threads: int, precision: str = "exact"
-    ) -> None:
-        self.program, self.threads = program, threads
-        self.options: dict[str, Any] = {} if precision == "exact" else {"precision": precision}
-        self._native = None
-        if backend == "native":
-            self._native = _native_backend().NativeProgram(program, precision)
-        draws = program.num_draws
-        # Of one row: the values of one draw on their way, and the outputs of a chunk of draws, which the
-        # head converts to float64 and copies a few times.
-        outputs = 64 * sum(program.values[name].size for name in program.outputs)
-        values = 8 * program.peak
-        self.draws = max(1, min(draws, (_MEMORY - values) // outputs if outputs else draws))
-        self.rows = max(1, min(_MOST_ROWS, _MEMORY // max(values + self.draws * outputs, 1)))
-
-    def run(self, rows: Sequence[np.ndarray], draws: Sequence[int]) -> list[np.ndarray]:
-        """Of each output (len(draws), B, ...)."""
-        if self._native is not None:
-            return self._native.run(rows, draws, threads=self.threads)
-        return reference.run(self.program, rows, draws, **self.options)
-
-    def chunks(self, rows: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-        """The outputs of some draws after another."""
-        for first in range(0, self.program.num_draws, self.draws):
-            yield self.run(rows, range(first, min(first + self.draws, self.program.num_draws)))
-
-
 def load(
     path: str | os.PathLike[str], threads: int | None = None, *, trusted: bool = False
 ) -> Predictor:
@@ -311,43 +290,6 @@ def load(
         threads=threads,
         precision=model.precision,
     )
-
-
-def _native_backend() -> ModuleType:
-    return importlib.import_module("bayesbin.runtime.native_backend")
-
-
-_warned = False
-
-
-def _chosen(backend: str) -> str:
-    """ "native" or "numpy". :raises RuntimeError: for kernels that were asked for and are not there."""
-    global _warned
-    if backend == "numpy":
-        return backend
-    try:
-        why_not = _native_backend().why_not()
-    except ImportError as error:
-        why_not = str(error)
-    if why_not is None:
-        return "native"
-    if backend == "native":
-        raise RuntimeError(f"expected compiled kernels for backend='native': {why_not}")
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            "The compiled kernels are not there, so numpy predicts: the same numbers, more slowly. "
-            f"{why_not}",
-            UserWarning,
-            stacklevel=4,
-        )
-    return "numpy"
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -61,7 +61,7 @@ def unpack(predictor: Any, draw: int | str = 0) -> dict[str, np.ndarray]:
 
 def _program_of(predictor: Any) -> Program:
     if isinstance(predictor, str | os.PathLike):
-        return files.read(predictor).model.program
+        return files.read(predictor, trusted=True).model.program  # nothing is predicted
     return predictor if isinstance(predictor, Program) else predictor.program
 
 

@@ -15,8 +15,7 @@ from model_examples import (
     perceptron_outputs,
 )
 
-from bayesbin.runtime import predictor as predictor_module
-from bayesbin.runtime import reference
+from bayesbin.runtime import backends, reference
 from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction, OutputsPrediction
 from bayesbin.runtime.predictor import Predictor, load
 from bayesbin.runtime.preprocessing import bins_program, standardising_program
@@ -255,8 +254,8 @@ def test_without_kernels_numpy_predicts_and_one_warning_says_so(monkeypatch, tmp
         def why_not() -> str:
             return "There was no compiler."
 
-    monkeypatch.setattr(predictor_module, "_native_backend", lambda: NoKernels)
-    monkeypatch.setattr(predictor_module, "_warned", False)
+    monkeypatch.setattr(backends, "_native_backend", lambda: NoKernels)
+    monkeypatch.setattr(backends, "_warned", False)
     program = perceptron()
     path = numpy_predictor(program).save(tmp_path / "model.bbn")
     with pytest.warns(UserWarning, match="numpy predicts: .* There was no compiler") as caught:
