@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def predict_blocks(
     index, parts = (whole_number("each of part", number) for number in part)
     if index >= parts:
         raise ValueError(f"expected a part (i, n) with 0 <= i < n, got {(index, parts)}.")
-    x = _opened(Path(inputs))
+    x = open_array(Path(inputs))
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"expected inputs to predict in {inputs}, got an array of {x.shape}.")
     predictor = load(model, threads)
@@ -108,7 +109,7 @@ def predict_blocks(
         prediction = predictor.predict(batch, preprocess)
         for name, array in arrays.items():
             array[rows] = getattr(prediction, name)
-            array.flush()  # what a finished block says must be there before it says so
+            _flush(array)  # what a finished block says must be there before it says so
         _finish(folder, block, digest, arrays, rows)
     for array in arrays.values():
         array.flags.writeable = False
@@ -116,11 +117,23 @@ def predict_blocks(
     return BlockPredictions(folder, dict(arrays), done, blocks)
 
 
-def _opened(path: Path) -> np.ndarray:
+def open_array(path: Path, mode: Any = "r") -> np.ndarray:
+    """The array in an ``.npy`` file, mapped into memory.
+
+    :param mode: "r" to read, "r+" to write to it as well.
+    :raises CorruptFileError: for whatever else is in the file, and for pipes and devices.
+    :raises OSError: if it cannot be read.
+    """
+    mode_of = path.stat().st_mode
+    if not stat.S_ISREG(mode_of) and not stat.S_ISDIR(mode_of):
+        raise CorruptFileError(path, "expected an .npy array, got a pipe or a device.")
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:  # whatever its header is
-        raise CorruptFileError(path, f"expected an .npy array of numbers ({error}).") from error
+        found = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy reads a header as Python, which fails in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise CorruptFileError(path, f"expected an .npy array of numbers ({reason}).") from error
     if not isinstance(found, np.ndarray):
         raise CorruptFileError(path, "expected an .npy array of numbers, got several arrays.")
     return found
@@ -183,7 +196,7 @@ def _json_of(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """The array in a file; of several processes one makes it, whole, and all map it."""
     if not path.exists():
         new = path.with_name(f".{path.stem}.{os.getpid():016x}.tmp")
@@ -194,32 +207,34 @@ def _array(path: Path, shape: tuple[int, ...]) -> np.memmap:
             pass
         finally:
             new.unlink()
-    try:
-        array = np.lib.format.open_memmap(path, mode="r+")
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise CorruptFileError(path, "expected an .npy array; name another folder.") from error
+    array = open_array(path, "r+")
     if array.shape != shape or array.dtype != np.float64:
         raise CorruptFileError(path, f"expected float64 of shape {shape}; name another folder.")
     return array
+
+
+def _flush(array: np.ndarray) -> None:
+    if isinstance(array, np.memmap):
+        array.flush()
 
 
 def _marker(folder: Path, block: int) -> Path:
     return folder / f"block-{block:08d}.json"
 
 
-def _results(arrays: Mapping[str, np.memmap], rows: slice) -> Iterator[bytes]:
+def _results(arrays: Mapping[str, np.ndarray], rows: slice) -> Iterator[bytes]:
     return (array[rows].tobytes() for array in arrays.values())
 
 
 def _finish(
-    folder: Path, block: int, digest: str, arrays: Mapping[str, np.memmap], rows: slice
+    folder: Path, block: int, digest: str, arrays: Mapping[str, np.ndarray], rows: slice
 ) -> None:
     record = {"inputs": digest, "outputs": sha256(b"".join(_results(arrays, rows)))}
     write_atomically(_marker(folder, block), json.dumps(record).encode())
 
 
 def _is_done(
-    folder: Path, block: int, digest: str, arrays: Mapping[str, np.memmap], rows: slice
+    folder: Path, block: int, digest: str, arrays: Mapping[str, np.ndarray], rows: slice
 ) -> bool:
     """Whether a block was predicted and its results are what they were then."""
     record = _json_of(_marker(folder, block))
