@@ -148,8 +148,8 @@ class _Maps:
         alone = len(self.program.uses.get(source, ())) == 1 and source not in self.program.outputs
         if before is None or not alone or not _fit(before, axis, found):
             return _Map(source, axis, (found,))
-        wide = any(stage.slope.shape[1] > 1 for stage in before.stages)
-        return _Map(before.source, before.axis if wide else axis, (*before.stages, found))
+        along = axis if all(map(_is_single, before.stages)) else before.axis
+        return _Map(before.source, along, (*before.stages, found))
 
     def _stage_of(self, step: Step) -> tuple[str, int, _Stage] | None:
         """Where a step is affine in one value: that value, the axis of channels, slope, centre and shift."""
@@ -278,13 +278,14 @@ def _stage(
     )
 
 
+def _is_single(stage: _Stage) -> bool:
+    """Whether a stage has one number for all channels."""
+    return stage.slope.shape[1] == stage.centre.shape[1] == stage.shift.shape[1] == 1
+
+
 def _fit(before: _Map, axis: int, stage: _Stage) -> bool:
     """Whether a stage may follow a map: of one axis, or of one number for all channels."""
-    single = stage.slope.shape[1] == stage.centre.shape[1] == stage.shift.shape[1] == 1
-    singles = all(
-        each.shape[1] == 1 for s in before.stages for each in (s.slope, s.centre, s.shift)
-    )
-    return before.axis == axis or single or singles
+    return before.axis == axis or _is_single(stage) or all(map(_is_single, before.stages))
 
 
 def _keeps_signs(step: Step) -> bool:

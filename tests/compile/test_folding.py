@@ -130,6 +130,21 @@ def test_maps_of_different_axes_are_not_one():
     assert kinds(folded) == ["reshape", "affine", "affine"]
 
 
+def test_a_bias_keeps_its_axis_under_a_number_for_all_channels():
+    steps = [
+        Step("reshape", ("x",), ("r",), "f4", {"shape": (4, 2)}),
+        Step("linear", ("r", "w", "b"), ("l",)),
+        Step("mul", ("l", "two"), ("y",)),
+    ]
+    constants = {"b": constant([1.0, 2.0, 3.0]), "two": constant(2.0)}
+    w = site(3, 2)
+    folded = fold(program(steps, constants, {"w": w}))
+    x = rng.standard_normal((5, 8)).astype(np.float32)
+    expected = 2.0 * (x.reshape(5, 4, 2) @ signs_of(w, 0).T + [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(run(folded, x)[0], expected, rtol=1e-5, atol=1e-5)
+    assert kinds(folded) == ["reshape", "linear", "affine"]
+
+
 def test_what_no_datum_changes_is_computed_once():
     steps = [
         Step("exp", ("log_scale",), ("scale",)),
