@@ -1,4 +1,4 @@
-"""Time of averaging S drawn networks: packed kernels beside what torch and Pyro offer.
+"""Time of averaging S drawn networks: the compiled program beside what torch and Pyro offer.
 
 784-2048-2048-2048-10 with batch normalisation and ReLU or sign activations, and the convolutional network
 32C5-64C5-512-10, weights at random natural parameters. All contenders take turns within one process, and
@@ -9,6 +9,7 @@ ratios are medians over the turns. Machines are noisy: read the quartiles too.
     set_float32_matmul_precision("medium"), or bfloat16 ones, whichever is faster
 (c) vmap over all draws at once (batches up to 32: it holds every network in memory)
 (d) pyro.infer.Predictive with the guide
+(e) streaming: the networks of the ensemble, one after another, in torch
 
 Beside the times: memory that a process needs more when it predicts, and the time per draw as draws are
 added. A file that is there already is continued.
@@ -20,6 +21,7 @@ added. A file that is there already is continued.
 from __future__ import annotations
 
 import argparse
+import copy
 import ctypes
 import json
 import os
@@ -40,7 +42,7 @@ from torch.nn import functional as F
 import bayesbin as bb
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.nn import Classifier, conv_net, mlp, to_binary_
-from bayesbin.predict import PackedPredictive
+from bayesbin.runtime import kernel_isa
 
 Contender = Callable[[Tensor], Any]
 PRECISIONS = ("exact", "fast")
@@ -121,6 +123,22 @@ def by_pyro(net: nn.Module, guide: Any, num_samples: int) -> Contender:
     return lambda x: F.one_hot(predictive(x)["_RETURN"], 10).float().mean(0)
 
 
+def by_network(net: nn.Module, posterior: bb.BinaryPosterior, num_samples: int) -> Contender:
+    """(e): each draw as a network of torch; what an ensemble does that cannot be compiled."""
+    worker = copy.deepcopy(net)
+    sites = bb.nn.binary_sites(worker)
+
+    def predict(x: Tensor) -> Tensor:
+        total: Any = 0.0
+        for index in range(num_samples):
+            for name, signs in posterior.signs(index).items():
+                sites[name].signs.copy_(signs)
+            total = total + worker(x).double().softmax(-1)
+        return total / num_samples
+
+    return predict
+
+
 def contenders(kind: str, width: int, batch: int, draws: int, threads: int) -> dict[str, Contender]:
     net, posterior, (guide, _) = make(kind, width)
     found: dict[str, Contender] = {
@@ -128,14 +146,15 @@ def contenders(kind: str, width: int, batch: int, draws: int, threads: int) -> d
         "best torch, float32": best_torch(net, posterior, draws, torch.float32),
         "best torch, bfloat16": best_torch(net, posterior, draws, torch.bfloat16),
         "Pyro Predictive": by_pyro(net, guide, draws),
-        "streaming predict": lambda x: bb.predict.predict(net, posterior, x, draws),
+        "streaming": by_network(net, posterior, draws),
     }
     if batch <= 32 and kind != "conv":
         found["vmap"] = by_vmap(net, posterior, draws)
+    ensemble = bb.Ensemble(Classifier(net, dataset_size=1), posterior, draws).calibrate(None)
     for precision in PRECISIONS:
         if kind != "conv" or precision == "exact":  # convolutions have no fast kernels
-            packed = PackedPredictive(net, posterior, draws, precision=precision, threads=threads)
-            found[f"packed, {precision}"] = packed.predict
+            predictor = ensemble.compile(precision=precision, threads=threads)
+            found[f"program, {precision}"] = lambda x, p=predictor: p.predict(x.numpy())
     return found
 
 
@@ -160,7 +179,7 @@ def time_block(args: argparse.Namespace, kind: str, batch: int, draws: int, thre
 def grow_block(args: argparse.Namespace, draws: int) -> dict[str, Any]:
     """Time per draw and extra memory of some contenders, in processes of their own, at batch 32."""
     found = {}
-    for name in ("naive torch", "packed, exact", "packed, fast"):
+    for name in ("naive torch", "program, exact", "program, fast"):
         if name == "naive torch" and draws > 100:
             continue  # minutes, for a number that the others tell already
         command = [sys.executable, __file__, "--alone", name, "--width", str(args.width)]
@@ -197,7 +216,7 @@ def status(name: str) -> float:
 
 
 def report(record: dict[str, Any]) -> str:
-    """Milliseconds per draw, and how many times faster the packed kernels are; medians over turns."""
+    """Milliseconds per draw, and how many times faster the program is; medians over turns."""
     lines = [
         f"Kernels: {record['kernel']}, on {record['machine']}.",
         "",
@@ -213,17 +232,17 @@ def report(record: dict[str, Any]) -> str:
         )
         cells = [
             f"{1e3 * statistics.median(seconds[name]) / draws:.3g}" if name in seconds else "-"
-            for name in ("naive torch", best, "vmap", "Pyro Predictive", "streaming predict",
-                         "packed, exact", "packed, fast")
+            for name in ("naive torch", best, "vmap", "Pyro Predictive", "streaming",
+                         "program, exact", "program, fast")
         ]  # fmt: skip
         for precision in PRECISIONS:
-            ours = seconds.get(f"packed, {precision}")
+            ours = seconds.get(f"program, {precision}")
             cells += [_ratio(seconds[name], ours) for name in ("naive torch", best)]
         key = f"{block['network']}, {block['batch']} ({block['threads']})"
         lines.append(f"| {key} | {' | '.join(cells)} |")
     if not record["growth"]:
         return "\n".join(lines)
-    names = ("naive torch", "packed, exact", "packed, fast")
+    names = ("naive torch", "program, exact", "program, fast")
     lines += [
         "",
         f"| draws | {' | '.join(f'{name}: ms per draw | extra MB' for name in names)} |",
@@ -284,7 +303,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("medium")
     record: dict[str, Any] = {
         "benchmark": "predict", "width": args.width, "torch": torch.__version__, "turns": args.turns,
-        "machine": processor(), "kernel": bb.predict.kernel_isa(), "blocks": [], "growth": [],
+        "machine": processor(), "kernel": kernel_isa(), "blocks": [], "growth": [],
     }  # fmt: skip
     if args.out.exists():
         record = json.loads(args.out.read_text())

@@ -5,8 +5,8 @@ statistics of normalisation per draw. Cold starts are whole processes, interpret
 
     interpreter    python -c pass
     numpy          import numpy
-    file           bayesbin.predict.load of the file, first prediction; neither torch nor pyro
-    torch          the posterior from its safetensors file, PackedPredictive, first prediction
+    file           bayesbin.load of the file, first prediction; neither torch nor pyro
+    torch          the ensemble from its safetensors file, compiled, first prediction
 
     python examples/benchmarks/ship.py --data mnist_folder --out ship.json
     python examples/benchmarks/ship.py --report ship.json
@@ -29,68 +29,68 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from torch import nn
 
 import bayesbin as bb
+from bayesbin.core.preprocessing import Preprocessing
 from bayesbin.data import idx_folder
 from bayesbin.guides import AutoSignBernoulli
-from bayesbin.nn import Classifier, mlp, recalibrate, to_binary_
+from bayesbin.nn import Classifier, mlp, to_binary_
+from bayesbin.runtime import kernel_isa
 
 FROM_FILE = """
 import numpy as np
-from bayesbin.predict import load
-predictive = load({model!r}, threads={threads})
-predictive.predict(np.load({x!r}))
+import bayesbin as bb
+bb.load({model!r}, threads={threads}).predict(np.load({x!r}))
 """
 IN_TORCH = """
-import numpy as np, torch, bayesbin as bb
-from bayesbin.nn import mlp, to_binary_
-net = to_binary_(mlp(784, {widths}, 10))
-posterior = bb.BinaryPosterior.load({posterior!r})
-packed = bb.predict.PackedPredictive(net, posterior, {draws}, threads={threads}, backend="cpu")
-packed.predict(torch.from_numpy(np.load({x!r})).float())
+import numpy as np, bayesbin as bb
+from bayesbin.nn import Classifier, mlp, to_binary_
+from bayesbin.runtime import kernel_isa
+model = Classifier(to_binary_(mlp(784, {widths}, 10)), dataset_size=1)
+ensemble = bb.Ensemble.load({ensemble!r}, model)
+ensemble.compile(threads={threads}).predict(np.load({x!r}))
 """
 
 
-def make(widths: list[int]) -> tuple[nn.Module, bb.BinaryPosterior]:
+def make(widths: list[int], draws: int) -> bb.Ensemble:
     torch.manual_seed(0)
-    net = to_binary_(mlp(784, widths, 10)).eval()
-    return net, AutoSignBernoulli(Classifier(net, dataset_size=1), init_scale=0.7).posterior()
+    model = Classifier(to_binary_(mlp(784, widths, 10)).eval(), dataset_size=1)
+    posterior = AutoSignBernoulli(model, init_scale=0.7).posterior()
+    return bb.Ensemble(model, posterior, draws)
 
 
 def sizes(args: argparse.Namespace, widths: list[int], folder: Path) -> list[dict[str, Any]]:
     """Bytes of the files of one network, beside float32 weights and a bit per weight and draw."""
-    net, posterior = make(widths)
-    state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    checkpoint = len(safetensors.torch.save(state))
     x = torch.randn(1000, 784)
     rows = []
     for draws in args.file_draws:
-        lines = {"running": None, "per draw": recalibrate(net, posterior, x, num_samples=draws)}
-        for contents in ("draws", "posterior"):
-            for kind, found in lines.items():
-                path = bb.predict.pack(
-                    net, posterior, folder / "sized.bbn", draws, statistics=found, contents=contents
-                )
+        ensemble = make(widths, draws)
+        net, weights = ensemble.network(0), ensemble.posterior.num_weights
+        state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        checkpoint = len(safetensors.torch.save(state))
+        for kind, data in (("running", None), ("per draw", x)):
+            predictor = ensemble.calibrate(data).compile()
+            for contents in ("draws", "posterior"):
+                path = predictor.save(folder / "sized.bbn", contents=contents)
                 per_weight = draws if contents == "draws" else 17
                 rows.append({
-                    "widths": widths, "weights": posterior.num_weights, "draws": draws,
+                    "widths": widths, "weights": weights, "draws": draws,
                     "contents": contents, "normalisation": kind, "bytes": path.stat().st_size,
-                    "bits": posterior.num_weights * per_weight, "float_checkpoint": checkpoint,
+                    "bits": weights * per_weight, "float_checkpoint": checkpoint,
                 })  # fmt: skip
     return rows
 
 
 def cold_starts(args: argparse.Namespace, widths: list[int], folder: Path) -> dict[str, Any]:
     """Seconds of whole processes, taken in turns."""
-    net, posterior = make(widths)
+    ensemble = make(widths, args.draws).calibrate(None)
     model, saved, x = (
         str(folder / name) for name in ("cold.bbn", "cold.safetensors", "cold_x.npy")
     )
-    bb.predict.pack(net, posterior, model, args.draws)
-    posterior.save(saved)
+    ensemble.compile().save(model)
+    ensemble.save(saved)
     np.save(x, np.random.default_rng(0).standard_normal((1, 784)).astype(np.float32))
-    names = {"model": model, "posterior": saved, "x": x, "draws": args.draws, "widths": widths,
+    names = {"model": model, "ensemble": saved, "x": x, "draws": args.draws, "widths": widths,
              "threads": args.threads}  # fmt: skip
     programs = {"interpreter": "pass", "numpy": "import numpy", "file": FROM_FILE.format(**names),
                 "torch": IN_TORCH.format(**names)}  # fmt: skip
@@ -106,19 +106,16 @@ def cold_starts(args: argparse.Namespace, widths: list[int], folder: Path) -> di
 
 def throughput(args: argparse.Namespace, widths: list[int], folder: Path) -> dict[str, Any]:
     """Seconds for all images, block by block."""
-    net, posterior = make(widths)
-    preprocessing, pixels = (255.0, 0.13, 0.31), None
+    preprocessing, pixels = Preprocessing(255.0, 0.13, 0.31), None
     if args.data:
         raw = idx_folder(args.data, normalize=False)
         images = torch.cat([raw.train.x, raw.test.x])
         pixels = images.mul(255.0).round().to(torch.uint8).numpy()
     else:
         pixels = np.random.default_rng(0).integers(0, 256, (args.images, 784), dtype=np.uint8)
-    path = bb.predict.pack(
-        net, posterior, folder / "blocks.bbn", args.draws, preprocessing=preprocessing,
-        precision=args.precision,
-    )  # fmt: skip
-    predictive = bb.predict.load(path, threads=args.threads)
+    predictor = make(widths, args.draws).calibrate(None).compile(precision=args.precision)
+    path = predictor.save(folder / "blocks.bbn", preprocessing=preprocessing)
+    predictive = bb.load(path, threads=args.threads)
     seconds = []
     for first in range(0, len(pixels), args.block):
         start = time.perf_counter()
@@ -192,7 +189,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "benchmark": "ship", "torch": torch.__version__, "numpy": np.__version__, "seed": 0,
         "python": platform.python_version(), "machine": platform.processor() or platform.machine(),
-        "kernel": bb.predict.kernel_isa(), "sizes": [], "cold_starts": [], "throughput": [],
+        "kernel": kernel_isa(), "sizes": [], "cold_starts": [], "throughput": [],
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for widths in networks:
