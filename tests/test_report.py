@@ -24,7 +24,7 @@ from bayesbin.experiments.report.page import Cell, Section, Table, page
 from bayesbin.experiments.report.pictures import error_pictures
 from bayesbin.experiments.report.sections import sections_of
 from bayesbin.posterior.summary import Summary
-from bayesbin.predict import predict
+
 
 VOID = {"meta", "img", "br", "link", "input"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
@@ -163,13 +163,13 @@ def test_the_numbers_are_those_of_the_run(written, run):
         expected["mean"]["nll"] - expected["mode"]["nll"], abs=1e-12
     )
     splits = data.digits()
-    statistics = loaded.statistics(splits, 3, 0)
+    mode = loaded.ensemble(3, splits=splits).mode
     # The validation part of the training data alone decides the temperature.
     held = splits.hold_out(loaded.settings.validation, loaded.settings.data_seed)[1]
-    at_held = predict(loaded.net, loaded.posterior, held.x, 0, 0, statistics).log_probs
+    at_held = mode.predict(held.x).log_probs
     temperature = TemperatureScaling.fit(at_held, held.y).temperature
     assert found["temperatures"]["mode"] == pytest.approx(temperature, rel=1e-9)
-    at_test = predict(loaded.net, loaded.posterior, splits.test.x, 0, 0, statistics).log_probs
+    at_test = mode.predict(splits.test.x).log_probs
     on_test = TemperatureScaling.fit(at_test, splits.test.y).temperature
     assert abs(on_test - temperature) > 1e-4
     groups = found["uncertainty"]
@@ -210,11 +210,8 @@ def test_other_inputs_are_preprocessed_as_the_run_s_own(written, run, pixels):
     expected = ((raw / divisor - mean) / std).float()
     name, x = other_inputs(pixels, splits)
     assert name == "noise <b>" and torch.equal(x, expected)
-    statistics = loaded.statistics(splits, 3, 0)
-    inner, outer = (
-        predict(loaded.net, loaded.posterior, rows, 3, 0, statistics)
-        for rows in (splits.test.x, expected)
-    )
+    ensemble = loaded.ensemble(3, splits=splits)
+    inner, outer = (ensemble.predict(rows) for rows in (splits.test.x, expected))
     for quantity, row in written.to_dict()["other"]["scores"].items():
         value = ood_scores(getattr(inner, quantity), getattr(outer, quantity))["auroc"]
         assert row["auroc"]["value"] == pytest.approx(value, abs=1e-3)  # ties differ by rounding

@@ -33,7 +33,6 @@ from bayesbin.experiments import (
     run_continual,
     train_run,
 )
-from bayesbin.experiments import record as record_module
 from bayesbin.experiments import train as train_module
 from bayesbin.experiments.record import differences, read_record, write_record
 from bayesbin.experiments.runs import settings_from
@@ -720,4 +719,4 @@ def test_differences_are_found_at_any_depth():
 
 def test_the_environment_is_plain_json():
     assert json.loads(json.dumps(environment())) == environment()
-    assert record_module.environment()["processor"]
+    assert environment()["processor"]

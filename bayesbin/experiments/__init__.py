@@ -20,7 +20,7 @@ _NAMES = {
     "comparison_table": "bayesbin.experiments.comparison",
     "continual_learner": "bayesbin.experiments.continual_learners",
     "continual_stream": "bayesbin.experiments.continual_learners",
-    "environment": "bayesbin.experiments.record",
+    "environment": "bayesbin.experiments.machine",
     "evaluate_run": "bayesbin.experiments.any_run",
     "load_run": "bayesbin.experiments.runs",
     "open_run": "bayesbin.experiments.any_run",

@@ -59,9 +59,9 @@ def evaluate_run(
     num_samples: int = 32,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Test scores of the mode, of the mean of draws and of single draws: :func:`diagnostics.evaluate`.
+    """Test scores of the mode, of the mean of draws and of single draws: :meth:`Ensemble.evaluate`.
 
-    Normalisation statistics of each weight state are computed from training data first. After a task of a
+    Normalisation statistics of each draw are computed from training data first. After a task of a
     sequence, they are the averages over the tasks learned so far, with ``tasks``, a row for each.
 
     :raises ValueError: for fewer than 1 draw. :raises DataError: if the data cannot be read or are not

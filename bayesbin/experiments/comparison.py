@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin import data
 from bayesbin.core.files import write_atomically
-from bayesbin.diagnostics import evaluate, scores
+from bayesbin.ensemble import Ensemble
 from bayesbin.experiments.record import (
     RECORD,
     existing_record,
@@ -32,8 +31,6 @@ from bayesbin.experiments.runs import CALIBRATION_DATA, Run, load_run, load_spli
 from bayesbin.experiments.settings import ComparisonSettings, RunSettings
 from bayesbin.experiments.train import Watcher, beginning, train_on
 from bayesbin.infer import EpochReport, fit
-from bayesbin.nn import recalibrate
-from bayesbin.predict import draw_log_probs
 from bayesbin.recipes import Recipe
 
 TABLE, FIGURE = "comparison.md", "learning_curves.png"
@@ -206,8 +203,8 @@ def _draw(comparison: Comparison) -> None:
 class Measurement(Watcher):
     """What a comparison records of a training: test scores, flips of weights, time and memory.
 
-    ``scores`` are those of :func:`diagnostics.evaluate`, with statistics of batch normalisation computed for
-    each weight state; ``running`` those of the mode with the running statistics instead; ``flips`` the
+    ``scores`` are those of :meth:`Ensemble.evaluate`, with statistics of batch normalisation computed for
+    each draw; ``running`` those of the mode with the running statistics instead; ``flips`` the
     fraction of the guide's likeliest weights that a step changes, a mean for each epoch over one step in ten.
 
     :param parts: the recipe, before training. :param folder: of the checkpoints: there the rates of flips
@@ -241,16 +238,16 @@ class Measurement(Watcher):
         """The measurements, by name."""
         peak = _peak_megabytes()
         parts, test = self.parts, splits.test
-        net, posterior = parts.model.net, parts.guide.posterior()
+        posterior = parts.guide.posterior()
         draws = 1 if getattr(parts.guide, "is_point", False) else self.num_samples
-        norms = None
-        if any(isinstance(module, _BatchNorm) for module in net.modules()):
-            norms = recalibrate(net, posterior, splits.train.x[:CALIBRATION_DATA], draws, self.seed)
-        (running,) = draw_log_probs(net, posterior, test.x, 0, self.seed)
+        ensemble = Ensemble(parts.model, posterior, draws, self.seed)
+        # As a point estimate is usually scored: by the statistics that training kept.
+        running = ensemble.mode.calibrate(None).evaluate(test.x, test.y)["mode"]
+        ensemble.calibrate(splits.train.x[:CALIBRATION_DATA], progress=False)
         entropy = sum(float(distribution.entropy().sum()) for distribution in posterior.values())
         return {
-            "scores": evaluate(net, posterior, test.x, test.y, draws, self.seed, norms),
-            "running": scores(running, test.y),
+            "scores": ensemble.evaluate(test.x, test.y),
+            "running": running,
             "bits_per_weight": entropy / math.log(2.0) / posterior.num_weights,
             "flips": self.rates,
             "peak_megabytes": peak,

@@ -25,14 +25,16 @@ from bayesbin.continual.checkpoints import file_of
 from bayesbin.core.checks import whole_number
 from bayesbin.core.files import CorruptFileError, sha256, write_atomically
 from bayesbin.diagnostics import evaluate
+from bayesbin.ensemble import Ensemble
+from bayesbin.ensemble import Statistics as EnsembleStatistics
 from bayesbin.experiments.continual_learners import continual_learner, continual_stream, unseen_task
 from bayesbin.experiments.continual_settings import ContinualSettings
+from bayesbin.experiments.machine import environment
 from bayesbin.experiments.record import (
     CHECKPOINTS,
     NETWORK,
     POSTERIOR,
     data_record,
-    environment,
     existing_record,
     read_record,
     require_kind,
@@ -42,7 +44,7 @@ from bayesbin.experiments.record import (
 )
 from bayesbin.experiments.runs import Run, load_splits, verified_splits
 from bayesbin.infer.checkpoint import read_checkpoint
-from bayesbin.nn import Statistics
+from bayesbin.nn import Classifier, Statistics
 from bayesbin.posterior.base import Posterior
 from bayesbin.posterior.file import to_bytes
 
@@ -128,9 +130,8 @@ class TaskRun(Run):
             return [str(k) for k in self.stream.classes(self.number - 1)]
         return [str(k) for k in range(self.stream.splits.train.num_classes or 0)]
 
-    @property
-    def posterior_digest(self) -> str:
-        return self.record["files"][f"task-{self.number}/{POSTERIOR}"]
+    def digest_of(self, name: str) -> str:
+        return self.record["files"][f"task-{self.number}/{name}"]
 
     def splits(self, data_folder: str | os.PathLike[str] | None = None) -> data.Splits:
         """The data of the task; those of the sequence were verified when the run was opened."""
@@ -138,9 +139,23 @@ class TaskRun(Run):
         assert task.train is not None
         return data.Splits(task.train, task.test, self.stream.splits.preprocessing)
 
-    def statistics(self, splits: data.Splits, num_samples: int, seed: int) -> Statistics | None:
-        """Those that the learner predicts the task with."""
-        return self._statistics(self.stream.exam(self.number - 1), num_samples, seed)
+    def ensemble(
+        self, num_samples: int = 32, seed: int = 0, *, splits: data.Splits | None = None
+    ) -> Ensemble:
+        """The networks that the learner answers the task with, normalised as it normalises them."""
+        num_samples = whole_number("num_samples", num_samples)
+        exam, count = self.stream.exam(self.number - 1), max(num_samples, 1)
+        kept = self._statistics(exam, count, seed)
+        net, posterior = self.learner.answering(exam)
+        model = Classifier(net, dataset_size=1)
+        # What the learner normalises by stands in the network, or is kept beside it.
+        ensemble = Ensemble(model, posterior, count, seed).calibrate(None)
+        if kept is not None:
+            assert ensemble.statistics is not None
+            values = {None: kept.mode, **dict(enumerate(kept.draws))}
+            own = EnsembleStatistics(values, ensemble.statistics.origin)
+            ensemble = Ensemble(model, posterior, count, seed, statistics=own)
+        return ensemble if num_samples else ensemble.mode
 
     def evaluate(self, num_samples: int, seed: int) -> dict[str, Any]:
         """Scores of this posterior on each task learned so far, and their averages.
@@ -159,22 +174,12 @@ class TaskRun(Run):
         self.learner.answering(self.stream.exam(self.number - 1))  # its head, as before
         return {**_averaged(rows), "num_samples": num_samples, "tasks": rows}
 
-    def require_use(self, verb: str) -> None:
-        """Refuse a network with a head per task where one network is needed."""
-        if not isinstance(self.net, MultiHead):
-            return super().require_use(verb)
-        heads = (
-            f"the sequence in {self.folder} has a head for each of its {len(self.net.heads)} tasks"
-        )
-        if verb == "pack":
+    def require_one_network(self) -> None:
+        """Refuse a network with a head per task where no task is named."""
+        if isinstance(self.net, MultiHead) and not self.named:
             raise ValueError(
-                f"expected a network with one output layer to pack, but {heads}, and a model file has no way "
-                "to say whose inputs come. Learn it with --scenario domain or class, or use `bayesbin "
-                "predict` with the run itself and --task."
-            )
-        if not self.named:
-            raise ValueError(
-                f"expected to know which task the inputs are of, for {heads}; name it with --task K."
+                f"expected to know which task the inputs are of, for the sequence in {self.folder} has a "
+                f"head for each of its {len(self.net.heads)} tasks; name it with --task K."
             )
 
     def _statistics(self, task: Task, num_samples: int, seed: int) -> Statistics | None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bayesbin import __version__
 from bayesbin.core.files import CorruptFileError, contents, one_writer, sha256, write_atomically
 from bayesbin.data import Splits
-from bayesbin.predict import kernel_isa
 
 RECORD, POSTERIOR, NETWORK, CHECKPOINTS = (
     "run.json",
@@ -250,31 +244,3 @@ def data_record(splits: Splits, folder: str | None, **sizes: int) -> dict[str, A
         "sha256": sha256("".join(digests.values()).encode()),
         **sizes,
     }
-
-
-def environment() -> dict[str, Any]:
-    """Versions of this package and of what it rests on, the machine, its kernels, and torch's threads.
-
-    >>> sorted(environment())  # doctest: +NORMALIZE_WHITESPACE
-    ['bayesbin', 'kernels', 'numpy', 'platform', 'processor', 'pyro-ppl', 'python', 'safetensors',
-     'threads', 'torch']
-    """
-    packages = ("numpy", "pyro-ppl", "safetensors", "torch")
-    return {
-        "bayesbin": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "kernels": kernel_isa(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _processor() -> str:
-    try:  # Linux, where the platform module knows the architecture at most
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())

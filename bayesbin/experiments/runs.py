@@ -6,17 +6,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from bayesbin import data
 from bayesbin.core.checks import whole_number
 from bayesbin.core.files import sha256, write_atomically
-from bayesbin.diagnostics import evaluate
+from bayesbin.ensemble import Ensemble
 from bayesbin.experiments.record import (
     NETWORK,
     POSTERIOR,
@@ -28,10 +28,14 @@ from bayesbin.experiments.record import (
 )
 from bayesbin.experiments.settings import RunSettings
 from bayesbin.infer.noise import seeded_float32
-from bayesbin.nn import Statistics, mlp, recalibrate, to_binary_
+from bayesbin.nn import Classifier, mlp, to_binary_
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior, load_posterior
 from bayesbin.posterior.file import to_bytes
-from bayesbin.predict import Prediction, pack, predict
+from bayesbin.runtime import reference
+from bayesbin.runtime.meaning import Inputs
+from bayesbin.runtime.predictor import Predictor
+from bayesbin.runtime.preprocessing import scaling_program
+from bayesbin.runtime.program import Program, Value
 
 CALIBRATION_DATA = 5000
 
@@ -56,10 +60,9 @@ class Run:
         """What a reader would call it: its folder's name."""
         return self.folder.resolve().name
 
-    @property
-    def posterior_digest(self) -> str:
-        """SHA-256 of the posterior's file."""
-        return self.record["files"][POSTERIOR]
+    def digest_of(self, name: str) -> str:
+        """SHA-256 of a file of the run."""
+        return self.record["files"][name]
 
     @property
     def labels(self) -> list[str]:
@@ -74,20 +77,29 @@ class Run:
         """
         return verified_splits(self.settings, self.record, data_folder)
 
-    def statistics(self, splits: data.Splits, num_samples: int, seed: int) -> Statistics | None:
-        """Normalisation statistics of the mode and of the draws, from training data."""
-        train = splits.hold_out(self.settings.validation, self.settings.data_seed)[0].train
-        inputs = train.x[:CALIBRATION_DATA]
-        return recalibrate(self.net, self.posterior, inputs, num_samples=num_samples, seed=seed)
+    def ensemble(
+        self, num_samples: int = 32, seed: int = 0, *, splits: data.Splits | None = None
+    ) -> Ensemble:
+        """Networks drawn from the posterior, calibrated with training data: what predicts, scores and packs.
 
-    def require_use(self, verb: str) -> None:
-        """Refuse what a verb, "pack" or "predict", cannot do with this run, in a sentence."""
-        if verb == "pack" and not isinstance(self.posterior, BinaryPosterior):
-            kind = getattr(self.posterior, "kind", "real")
-            raise ValueError(
-                f"expected a run with signs, got {kind} weights in {self.folder}; a packed file holds one "
-                "bit for each. Use `bayesbin predict` with the run itself, which draws in torch."
-            )
+        :param num_samples: draws; 0: the mode alone. :param seed: of the draws.
+        :param splits: of :meth:`splits`; None: the data are looked for where they were.
+        :raises DataError: if the data cannot be read, or are not those of the run.
+        """
+        num_samples = whole_number("num_samples", num_samples)
+        splits = self.splits() if splits is None else splits
+        model = Classifier(self.net, dataset_size=len(splits.train))
+        ensemble = Ensemble(model, self.posterior, max(num_samples, 1), seed)
+        ensemble.calibrate(self.calibration_data(splits), progress=False)
+        return ensemble if num_samples else ensemble.mode
+
+    def calibration_data(self, splits: data.Splits) -> Tensor:
+        """The inputs that normalisation statistics are computed from: a part of the training data."""
+        train = splits.hold_out(self.settings.validation, self.settings.data_seed)[0].train
+        return train.x[:CALIBRATION_DATA]
+
+    def require_one_network(self) -> None:
+        """Refuse a run that does not say which of its networks predicts, in a sentence."""
 
 
 # On disk
@@ -191,18 +203,16 @@ def evaluate_network(
     num_samples: int = 32,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Test scores of the mode, of the mean of draws and of single draws: :func:`diagnostics.evaluate`.
+    """Test scores of the mode, of the mean of draws and of single draws: :meth:`Ensemble.evaluate`.
 
-    Normalisation statistics of each weight state are computed from training data first.
+    Normalisation statistics of each draw are computed from training data first.
 
     :raises ValueError: for fewer than 1 draw. :raises DataError: if the data cannot be read or are not
         those of the run.
     """
     num_samples = whole_number("num_samples", num_samples, at_least=1)
     splits = run.splits(data_folder)
-    statistics = run.statistics(splits, num_samples, seed)
-    x, y = splits.test.x, splits.test.y
-    return evaluate(run.net, run.posterior, x, y, num_samples, seed, statistics)
+    return run.ensemble(num_samples, seed, splits=splits).evaluate(splits.test.x, splits.test.y)
 
 
 def predict_run(
@@ -213,21 +223,25 @@ def predict_run(
     data_folder: str | os.PathLike[str] | None = None,
     num_samples: int = 32,
     seed: int = 0,
-) -> Prediction:
-    """Predict inputs of the user's own with a run: what its packed file would predict, but in torch.
+) -> Any:
+    """Predict inputs of the user's own with a run: what its packed file predicts, in torch where it cannot
+    be packed.
 
     :param inputs: (B, features) or (B, ...) with as many numbers each, in the order of the run's data.
     :param preprocess: whether they are raw, as the data's source has them. None: whole numbers are.
     :param num_samples: draws; 0: the mode.
+    :returns: a ``ClassPrediction`` of arrays.
     :raises ValueError: for inputs of another size, NaN or infinity, or ``preprocess=True`` where the data
         had no preprocessing. :raises DataError: if the data cannot be read or are not those of the run.
     """
-    num_samples = whole_number("num_samples", num_samples)
-    run.require_use("predict")
+    run.require_one_network()
     splits = run.splits(data_folder)
-    x = _rows(inputs, splits, preprocess)
-    statistics = run.statistics(splits, max(num_samples, 1), seed)
-    return predict(run.net, run.posterior, x, num_samples, seed, statistics)
+    before = _preprocessing(splits)
+    expected: Any = SimpleNamespace(inputs={"x": Value(_shape(splits), "f4")})
+    arrays, raw = Inputs(expected, before).read(inputs, preprocess)
+    if raw and before is not None:
+        arrays = [found[0] for found in reference.run(before, arrays, [0])]
+    return run.ensemble(num_samples, seed, splits=splits).predict(arrays[0])
 
 
 def pack_run(
@@ -240,75 +254,49 @@ def pack_run(
     precision: str = "exact",
     data_folder: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Write a run's draws, or its posterior, to a file for :func:`bayesbin.predict.load`.
+    """Write a run's draws, or its posterior, to a file for :func:`bayesbin.load`.
 
     Normalisation statistics of each draw are computed from training data first, as for
-    :func:`bayesbin.experiments.evaluate_run`. The file says what its pixels were put through, and where it
-    came from: the data set, the digests of data and posterior, and the name of the run's folder.
+    :func:`bayesbin.experiments.evaluate_run`. The file says what its pixels are put through, and where it
+    came from: the data set, the digests of data, network and posterior, the seed, and the name of the run's
+    folder.
 
-    :param contents: "draws" or "posterior", as for :func:`bayesbin.predict.pack`.
+    :param num_samples: draws; 0: the mode alone.
+    :param contents: "draws" or "posterior", as for :meth:`bayesbin.runtime.predictor.Predictor.save`.
+    :param precision: "exact" or "fast", as for :meth:`bayesbin.Ensemble.compile`.
     :returns: the path.
-    :raises ValueError: for weights that are not signs, a network that cannot be packed, and as
-        :func:`bayesbin.predict.pack`. :raises DataError: if the data cannot be read or are not those of the
-        run. :raises OSError: if the file cannot be written.
+    :raises bayesbin.compile.refusal.NotCompiled: (a ValueError) for a network that cannot be packed.
+    :raises DataError: if the data cannot be read or are not those of the run.
+    :raises OSError: if the file cannot be written.
     """
-    num_samples = whole_number("num_samples", num_samples)
-    run.require_use("pack")
-    assert isinstance(run.posterior, BinaryPosterior)
+    run.require_one_network()
     splits = run.splits(data_folder)
-    train = splits.train
-    return pack(
-        run.net,
-        run.posterior,
-        path,
-        num_samples,
-        seed,
-        statistics=run.statistics(splits, num_samples, seed),
-        contents=contents,
-        precision=precision,
-        input_shape=tuple(train.x.shape[1:]),
+    ensemble = run.ensemble(num_samples, seed, splits=splits)
+    compiled = ensemble.compile(precision, input_shape=_shape(splits))
+    predictor = Predictor(
+        compiled.program,
+        compiled.head,
         labels=run.labels,
-        preprocessing=splits.preprocessing,
+        preprocessing=_preprocessing(splits),
         provenance={
             "data set": run.settings.dataset,
             "data sha256": run.record["data"]["sha256"],
-            "posterior sha256": run.posterior_digest,
+            "network sha256": run.digest_of(NETWORK),
+            "posterior sha256": run.digest_of(POSTERIOR),
             "run": run.name,
+            "seed": seed,
         },
+        precision=precision,
     )
+    return predictor.save(path, contents)
 
 
-def _rows(inputs: np.ndarray, splits: data.Splits, preprocess: bool | None) -> Tensor:
-    """Inputs as the network takes them, in float32."""
-    wanted, size = splits.train.x.shape[1:], splits.train.x[0].numel()
-    if inputs.dtype.kind not in "fiub" or inputs.ndim < 2 or not len(inputs):
-        raise ValueError(
-            f"expected numbers of shape (B, {size}), got {inputs.dtype} of shape {inputs.shape}; reshape "
-            "or convert them."
-        )
-    if inputs[0].size != size:
-        raise ValueError(
-            f"expected inputs of {size} numbers each, as the network takes them, got {inputs[0].size}; "
-            "bring them to that size."
-        )
-    raw = inputs.dtype.kind in "iu" if preprocess is None else preprocess
-    constants = splits.preprocessing
-    if preprocess and constants is None:
-        raise ValueError(
-            "The data of this run have no preprocessing; pass inputs as it was trained on them."
-        )
-    x = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)).reshape(-1, size)
-    if raw and constants is not None:
-        # Of a channel's constant each of its pixels has a copy.
-        divisor, mean, std = (
-            torch.as_tensor(c, dtype=torch.float32)
-            .reshape(-1)
-            .repeat_interleave(size // np.size(c))
-            for c in constants
-        )
-        x = (x / divisor - mean) / std
-    if not bool(x.isfinite().all()):
-        raise ValueError(
-            "The inputs contain NaN, infinity or numbers beyond float32; clean or impute them first."
-        )
-    return x.reshape(-1, *wanted)
+def _shape(splits: data.Splits) -> tuple[int, ...]:
+    """The shape of one input."""
+    return tuple(splits.train.x.shape[1:])
+
+
+def _preprocessing(splits: data.Splits) -> Program | None:
+    """What raw inputs are put through, as a program; None where the data have no preprocessing."""
+    known = splits.preprocessing
+    return None if known is None else scaling_program(known, _shape(splits))

@@ -13,10 +13,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bayesbin import data
+from bayesbin.experiments.machine import environment
 from bayesbin.experiments.record import (
     CHECKPOINTS,
     data_record,
-    environment,
     existing_record,
     require_same,
     write_record,

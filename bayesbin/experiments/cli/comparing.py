@@ -127,10 +127,10 @@ def _compare(arguments: argparse.Namespace) -> tuple[Any, str]:
 
 def _info(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.experiments import environment
-    from bayesbin.predict import kernels
+    from bayesbin.runtime import native_backend
 
     report = environment()
     lines = [f"{name:<12} {value}" for name, value in report.items()]
-    if reason := kernels.why_not():
+    if reason := native_backend.why_not():
         lines.append(reason)
     return report, "\n".join(lines)

@@ -27,7 +27,6 @@ from bayesbin.diagnostics import (
 from bayesbin.experiments.report.other_inputs import OtherInputs
 from bayesbin.experiments.runs import Run
 from bayesbin.posterior.summary import Summary
-from bayesbin.predict import draw_log_probs, predict
 
 QUANTITIES = {"entropy": "entropy (nats)", "mutual_information": "mutual information (nats)"}
 SPLIT = (
@@ -163,30 +162,24 @@ def findings_of(
     seed: int = 0,
     num_bootstrap: int = 300,
 ) -> Findings:
-    """Predict the test data by the mode and by draws, with statistics recalibrated for each, and score.
+    """Predict the test data by the mode and by draws, calibrated with training data, and score.
 
     :param splits: the run's own data, see ``Run.splits``.
     :raises ValueError: for fewer than 1 draw or resample.
     """
     num_samples = whole_number("num_samples", num_samples, at_least=1)
-    net, posterior, test = run.net, run.posterior, splits.test
-    statistics = run.statistics(splits, num_samples, seed)
+    test = splits.test
+    ensemble = run.ensemble(num_samples, seed, splits=splits)
+    mode = ensemble.mode
     validation = splits.hold_out(run.settings.validation, run.settings.data_seed)[1]
-
-    def at(x: Tensor, count: int) -> Tensor:
-        return predict(net, posterior, x, count, seed, statistics).log_probs
-
-    def drawn(x: Tensor) -> Tensor:
-        return torch.stack(list(draw_log_probs(net, posterior, x, num_samples, seed, statistics)))
-
-    draws = drawn(test.x)
+    draws = ensemble.log_probs(test.x)
     log_probs = {
-        "mode": at(test.x, 0),
+        "mode": mode.predict(test.x).log_probs,
         "mean": torch.logsumexp(draws, dim=0) - math.log(num_samples),
     }
     scalings = {
-        "mode": TemperatureScaling.fit(at(validation.x, 0), validation.y),
-        "mean": TemperatureScaling.fit(at(validation.x, num_samples), validation.y),
+        "mode": TemperatureScaling.fit(mode.predict(validation.x).log_probs, validation.y),
+        "mean": TemperatureScaling.fit(ensemble.predict(validation.x).log_probs, validation.y),
     }
     log_probs |= {f"{name} scaled": s.apply(log_probs[name]) for name, s in scalings.items()}
     scores, difference = _intervals(log_probs, test.y, num_bootstrap)
@@ -203,8 +196,9 @@ def findings_of(
         mean_minus_mode=difference,
         temperatures={name: scaling.temperature for name, scaling in scalings.items()},
         uncertainty=found,
-        summary=posterior.summary(),
-        other=other and _compared(found, other.name, uncertainty(drawn(other.x)), num_bootstrap),
+        summary=run.posterior.summary(),
+        other=other
+        and _compared(found, other.name, uncertainty(ensemble.log_probs(other.x)), num_bootstrap),
     )
 
 

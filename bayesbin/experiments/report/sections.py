@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bayesbin.diagnostics import Estimate, reliability, top_label
+from bayesbin.experiments.record import POSTERIOR
 from bayesbin.experiments.report.findings import Findings
 from bayesbin.experiments.report.page import Cell, Section, Table
 from bayesbin.experiments.report.pictures import (
@@ -85,7 +86,7 @@ def _training(found: Findings) -> Section:
         *origin_rows(record),
         (f"{run.posterior.kind} weights", f"{run.posterior.num_weights:,}"),
         ("examples", sizes),
-        ("SHA-256 of the posterior", run.posterior_digest),
+        ("SHA-256 of the posterior", run.digest_of(POSTERIOR)),
     ]
     return Section("training", "What was trained", (), [settings_table(rows), loss_picture(found)])
 
