@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bayesbin.experiments.cli import main
-from bayesbin.predict import kernels
+from bayesbin.runtime import native_backend
 
 TRAIN = ["train", "two-moons", "--epochs", "2", "--width", "8", "--depth", "1", "--no-progress"]
 
@@ -102,7 +102,7 @@ def test_demo_prints_one_screen_and_names_the_picture(tmp_path, capsys, monkeypa
 def test_train_then_evaluate(run, capsys):
     assert main(["evaluate", str(run), "--num-samples", "2", "--json"]) == 0
     table = printed_json(capsys)
-    assert set(table["mode"]) == set(table["mean"]) == {"accuracy", "nll", "ece"}
+    assert set(table["mode"]) == set(table["mean"]) == {"accuracy", "nll", "ece", "brier"}
     assert set(table["draws"]) == {"mean", "std", "low", "high"} and table["num_samples"] == 2
     assert table["posterior"][-1]["site"] == "total"
     assert main(["evaluate", str(run), "--num-samples", "2"]) == 0
@@ -123,8 +123,8 @@ def test_info(capsys, monkeypatch):
     assert printed_json(capsys)["torch"]
     assert main(["info"]) == 0
     assert "threads" in capsys.readouterr().out
-    monkeypatch.setattr(kernels, "_module", None)
-    monkeypatch.setattr(kernels, "_why_not", "There was no compiler.")
+    monkeypatch.setattr(native_backend, "_module", None)
+    monkeypatch.setattr(native_backend, "_why_not", "There was no compiler.")
     assert main(["info"]) == 0
     assert capsys.readouterr().out.endswith("There was no compiler.\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,13 +12,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from bayesbin import data
+from bayesbin import BinaryPosterior, Ensemble, data, load
+from bayesbin.compile.refusal import NotCompiled
 from bayesbin.experiments import load_run, pack_run
 from bayesbin.experiments.cli import main
-from bayesbin.nn import recalibrate
-from bayesbin.predict import PackedPredictive, kernels, load
+from bayesbin.nn import BinaryLinear, Classifier, Regressor
+from bayesbin.runtime import backends, native_backend
 
-needs_kernels = pytest.mark.skipif(not kernels.available(), reason=str(kernels.why_not()))
 TRAIN = ["train", "digits", "--epochs", "1", "--width", "16", "--depth", "1", "--no-progress"]
 
 
@@ -48,18 +49,14 @@ def printed(capsys):
     return json.loads(capsys.readouterr().out)
 
 
-@needs_kernels
 def test_a_packed_run_predicts_as_the_run_does(run, model, pixels, tmp_path, capsys):
     loaded = load_run(run)
     splits = data.digits()
     x = splits.hold_out(0.1)[0].train.x
-    statistics = recalibrate(loaded.net, loaded.posterior, x, num_samples=5, seed=2)
-    packed = PackedPredictive(
-        loaded.net, loaded.posterior, 5, 2, statistics=statistics, backend="cpu"
-    )
-    shipped = load(model)
-    found = shipped.predict(splits.test.x.numpy())
-    assert np.array_equal(found.log_probs, packed.predict(splits.test.x).log_probs.numpy())
+    model_ = Classifier(loaded.net, dataset_size=len(x))
+    ensemble = Ensemble(model_, loaded.posterior, 5, 2).calibrate(x)
+    found = load(model).predict(splits.test.x.numpy())
+    assert np.array_equal(found.log_probs, ensemble.predict(splits.test.x).log_probs.numpy())
     # Pixels as they are in the source, from the command line.
     capsys.readouterr()
     out = tmp_path / "probs.npy"
@@ -68,21 +65,50 @@ def test_a_packed_run_predicts_as_the_run_does(run, model, pixels, tmp_path, cap
     assert splits.preprocessing is not None
     divisor, mean, std = map(np.float32, splits.preprocessing)
     inputs = (np.load(pixels).astype(np.float32) / divisor - mean) / std
-    expected = packed.predict(torch.from_numpy(inputs))
-    assert np.array_equal(np.load(out), expected.probs.numpy())
+    expected = ensemble.predict(inputs)
+    assert np.array_equal(np.load(out), expected.probs)
     assert [row["label"] for row in report["rows"]] == [
         str(int(k)) for k in expected.probs.argmax(1)
     ]
     for key, values in (
-        ("probability", expected.probs.max(1).values),
+        ("probability", expected.probs.max(1)),
         ("entropy", expected.entropy),
         ("mutual_information", expected.mutual_information),
     ):
         assert [row[key] for row in report["rows"]] == values.tolist()
     assert report["num_samples"] == 5 and report["out"] == str(out)
+    options = ["--num-samples", "5", "--seed", "2", "--json"]
+    assert main(["predict", str(run), str(pixels), *options]) == 0
+    assert printed(capsys)["rows"] == report["rows"]
 
 
-@needs_kernels
+def test_digits_as_scikit_learn_has_them_are_not_taken_for_standardised_ones(
+    run, model, tmp_path, capsys
+):
+    """Whole numbers in float64: as they are, they would be right half as often, without a word."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    np.save(tmp_path / "x.npy", digits.data[-300:])
+    accuracies = {}
+    for source, options in (
+        (str(model), []),
+        (str(run), ["--num-samples", "5", "--seed", "2"]),
+        (str(model), ["--raw"]),
+        (str(model), ["--as-is"]),
+    ):
+        capsys.readouterr()
+        assert main(["predict", source, str(tmp_path / "x.npy"), *options, "--json"]) == 0
+        captured = capsys.readouterr()
+        answers = [int(row["label"]) for row in json.loads(captured.out)["rows"]]
+        accuracies[source, *options[:1]] = np.mean(answers == digits.target[-300:])
+        warned = "bayesbin: warning: The inputs" in captured.err
+        assert warned == ("--raw" not in options)
+    assert accuracies[str(model),] == accuracies[str(run), "--num-samples"]
+    assert accuracies[str(model),] == accuracies[str(model), "--raw"]
+    assert accuracies[str(model), "--as-is"] < accuracies[str(model),] - 0.1
+
+
 def test_predict_prints_a_row_for_each_input(model, pixels, tmp_path, capsys):
     assert main(["predict", str(model), str(pixels)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -98,21 +124,32 @@ def test_predict_prints_a_row_for_each_input(model, pixels, tmp_path, capsys):
     assert printed(capsys)["rows"] == answers["--raw"] != answers["--as-is"]
 
 
-@needs_kernels
 def test_predict_of_a_regressor(tmp_path, capsys):
-    from bayesbin import BinaryPosterior
-    from bayesbin.nn import BinaryLinear
-    from bayesbin.predict import pack
-
     posterior = BinaryPosterior({"weight": torch.zeros(1, 2)})
-    path = pack(BinaryLinear(2, 1), posterior, tmp_path / "model.bbn", 50, noise=0.5)
+    model = Regressor(BinaryLinear(2, 1), dataset_size=9, noise=0.5)
+    path = Ensemble(model, posterior, 50).compile().save(tmp_path / "model.bbn")
     np.save(tmp_path / "x.npy", np.ones((3, 2)))
     out = tmp_path / "out.npy"
     assert main(["predict", str(path), str(tmp_path / "x.npy"), "--json", "--out", str(out)]) == 0
     rows = printed(capsys)["rows"]
-    assert set(rows[0]) == {"mean", "std", "aleatoric", "epistemic"} and len(rows) == 3
-    assert rows[0]["std"] ** 2 == pytest.approx(rows[0]["aleatoric"] + rows[0]["epistemic"])
-    assert np.load(out).shape == (3, 3) and np.load(out)[0, 0] == rows[0]["mean"]
+    names = ["mean", "std", "aleatoric_variance", "epistemic_variance"]
+    assert list(rows[0]) == names and len(rows) == 3
+    (mean, std, noise, weights) = np.ravel(list(rows[0].values()))
+    assert std**2 == pytest.approx(noise + weights) and noise == pytest.approx(0.25)
+    saved = np.load(out)
+    assert len(saved) == 3 and np.ravel(saved[0]).tolist() == [mean, noise, weights]
+
+
+def test_predict_of_outputs_without_a_meaning(tmp_path, capsys):
+    posterior = BinaryPosterior({"weight": torch.zeros(3, 2)})
+    path = Ensemble(BinaryLinear(2, 3), posterior, 50).compile().save(tmp_path / "model.bbn")
+    np.save(tmp_path / "x.npy", np.ones((4, 2)))
+    out = tmp_path / "out.npy"
+    assert main(["predict", str(path), str(tmp_path / "x.npy"), "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["mean", "std"] and len(lines) == 5
+    found = load(path).predict(np.ones((4, 2)))
+    assert np.array_equal(np.load(out), np.stack([found.mean, found.variance], axis=1))
 
 
 def test_pack_reports_what_it_wrote(run, tmp_path, capsys):
@@ -126,13 +163,59 @@ def test_pack_reports_what_it_wrote(run, tmp_path, capsys):
     record = load_run(run).record
     digest = record["files"]["posterior.safetensors"]
     assert report["provenance"]["posterior sha256"] == digest
+    assert report["provenance"]["seed"] == 0 and report["provenance"]["network sha256"]
+    assert report["labels"] == [str(k) for k in range(10)] and report["preprocessing"]
     before = out.read_bytes()
     assert main(arguments) == 0
     assert out.read_bytes() == before and f"bayesbin predict {out}" in capsys.readouterr().out
     assert pack_run(load_run(run), tmp_path / "same.bbn", num_samples=3, contents="posterior")
     assert (tmp_path / "same.bbn").read_bytes() == before
     assert main(["pack", str(run), "--samples", "0", "--out", str(out), "--json"]) == 0
-    assert printed(capsys)["num_samples"] == 0
+    assert printed(capsys)["num_samples"] == 1
+    found = load(out).predict(data.digits().test.x.numpy())
+    mode = load_run(run).ensemble(0)
+    assert np.array_equal(found.probs, mode.predict(data.digits().test.x.numpy()).probs)
+
+
+def test_a_network_that_does_not_compile_predicts_in_torch_and_is_not_packed(
+    run, pixels, tmp_path, monkeypatch, capsys
+):
+    from bayesbin.ensemble import programs
+
+    assert main(["predict", str(run), str(pixels), "--num-samples", "3", "--json"]) == 0
+    expected = printed(capsys)["rows"]
+
+    def refuse(*_, **__):
+        raise NotCompiled(
+            "There is no step for aten.sort", "aten.sort.default", "net.py:3: x.sort()"
+        )
+
+    monkeypatch.setattr(programs, "export_program", refuse)
+    assert main(["pack", str(run), "--out", str(tmp_path / "m.bbn")]) == 1
+    said = capsys.readouterr().err
+    assert "no step for aten.sort (net.py:3: x.sort())" in said and "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+    assert main(["predict", str(run), str(pixels), "--num-samples", "3", "--json"]) == 0
+    for row, other in zip(printed(capsys)["rows"], expected, strict=True):
+        assert row["label"] == other["label"]
+        assert row["entropy"] == pytest.approx(other["entropy"], abs=1e-5)
+
+
+def test_the_winner_of_a_comparison_is_packed(tmp_path, capsys):
+    folder, out = tmp_path / "c", tmp_path / "m.bbn"
+    small = ["--epochs", "1", "--width", "8", "--depth", "1", "--num-samples", "2"]
+    recipes = ["--recipe", "bayesbin", "ternaryconnect"]
+    assert main(["compare", *recipes, "--out", str(folder), *small, "--no-progress"]) == 0
+    np.save(tmp_path / "x.npy", data.digits().test.x[:20].numpy())
+    for options in ([], ["--run", "ternaryconnect_seed0"]):
+        capsys.readouterr()
+        assert main(["pack", str(folder), *options, "--samples", "3", "--out", str(out)]) == 0
+        capsys.readouterr()
+        assert main(["predict", str(out), str(tmp_path / "x.npy"), "--json"]) == 0
+        packed = printed(capsys)["rows"]
+        run = [str(folder), str(tmp_path / "x.npy"), *options, "--num-samples", "3"]
+        assert main(["predict", *run, "--json"]) == 0
+        assert printed(capsys)["rows"] == packed
 
 
 def test_unpack(run, model, tmp_path, capsys):
@@ -158,23 +241,47 @@ def test_unpack(run, model, tmp_path, capsys):
         )
 
 
-@needs_kernels
 def test_unpack_to_onnx(model, pixels, tmp_path, capsys):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     out = tmp_path / "model.onnx"
-    assert main(["unpack", str(model), "--draw", "4", "--onnx", str(out), "--json"]) == 0
-    assert printed(capsys)["bytes"] == out.stat().st_size
-    x = np.load(pixels).astype(np.float32) / 16.0
-    (outputs,) = runtime.InferenceSession(out).run(["outputs"], {"input": x})
-    np.testing.assert_allclose(outputs, load(model).outputs(x)[4], atol=1e-5)
+    for options, draws in (([], range(5)), (["--draw", "4"], [4])):
+        assert main(["unpack", str(model), *options, "--onnx", str(out), "--json"]) == 0
+        assert printed(capsys)["bytes"] == out.stat().st_size
+        x = np.load(pixels)
+        session = runtime.InferenceSession(out)
+        (given,) = session.get_inputs()
+        probs, outputs = session.run(["probs", "outputs"], {given.name: x.astype(np.float32)})
+        chosen = load(model).select(list(draws))
+        np.testing.assert_allclose(outputs, chosen.outputs(x), atol=1e-4)
+        np.testing.assert_allclose(probs, chosen.predict(x).probs, atol=1e-5)
 
 
-@needs_kernels
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+def test_unpack_to_c(model, pixels, tmp_path, capsys):
+    folder = tmp_path / "c"
+    assert main(["unpack", str(model), "--c", str(folder), "--json"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["main.c", "model.c", "model.h"]
+    assert printed(capsys)["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    sources = ["model.c", "main.c", "-lm", "-o", "predict"]
+    subprocess.run(["gcc", "-std=c99", "-ffp-contract=off", *sources], cwd=folder, check=True)
+    row = np.load(pixels)[0]
+    done = subprocess.run(
+        [folder / "predict"],
+        input=" ".join(map(str, row)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    best = load(model).predict(row[None]).probs.max()
+    assert f"{best:.3f}" in done.stdout
+
+
 def test_inspect(model, capsys):
     assert main(["inspect", str(model), "--json"]) == 0
     report = printed(capsys)
-    assert report["digest"] and report["steps"][0] == "weights"
-    assert [row["microseconds"] for row in report["layers"]] == [None, None]
+    assert report["digest"] and report["num_samples"] == 5
+    assert {"linear"} <= {row["kind"] for row in report["steps"]}
+    assert {row["microseconds"] for row in report["steps"]} == {None}
     assert main(["inspect", str(model), "--profile", "20"]) == 0
     text = capsys.readouterr().out
     assert "us/draw, 20 inputs" in text and report["digest"] in text and "digits" in text
@@ -193,16 +300,16 @@ def test_inspect(model, capsys):
         (["predict", "MODEL", "MODEL"], "array of numbers"),
         (["predict", "MODEL", "PIXELS", "--out", "probs.csv"], "ends in .npy"),
         (["predict", "MODEL", "PIXELS", "--threads", "0"], "threads"),
-        (["unpack", "MODEL", "--mode", "--out", "x.npz"], "not the mode"),
-        (["unpack", "MODEL", "--draw", "5", "--out", "x.npz"], "0 .. 4"),
+        (["unpack", "MODEL", "--mode", "--out", "x.npz"], "for its mode"),
+        (["unpack", "MODEL", "--draw", "5", "--out", "x.npz"], "0 to 4"),
         (["unpack", "MODEL", "--out", "x.txt"], ".safetensors"),
-        (["unpack", "MODEL", "--all", "--onnx", "x.onnx"], "one draw"),
+        (["unpack", "MODEL", "--mode", "--onnx", "x.onnx"], "--samples 0"),
+        (["unpack", "MODEL", "--draw", "5", "--c", "x"], "draw"),
         (["inspect", "missing.bbn"], "missing.bbn"),
         (["inspect", "MODEL", "--profile", "0"], "at least 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-@needs_kernels
 def test_known_errors_are_one_sentence(
     arguments, said, run, model, pixels, tmp_path, monkeypatch, capsys
 ):
@@ -216,7 +323,6 @@ def test_known_errors_are_one_sentence(
     assert not captured.out and not list(tmp_path.iterdir())
 
 
-@needs_kernels
 def test_arrays_with_anything_but_numbers_are_not_loaded(model, tmp_path, capsys):
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "two.npz", x=np.zeros(3))
@@ -232,6 +338,7 @@ def test_arrays_with_anything_but_numbers_are_not_loaded(model, tmp_path, capsys
         ["predict", "x"],
         ["unpack", "x"],
         ["unpack", "x", "--out", "a.npz", "--onnx", "b.onnx"],
+        ["unpack", "x", "--out", "a.npz", "--c", "folder"],
         ["unpack", "x", "--out", "a.npz", "--mode", "--all"],
         ["predict", "x", "y", "--raw", "--as-is"],
     ],
@@ -242,29 +349,51 @@ def test_a_wrong_command_line_is_2(arguments, capsys):
     assert "usage" in capsys.readouterr().err
 
 
-def test_without_kernels_or_onnx_the_error_says_so(model, pixels, tmp_path, monkeypatch, capsys):
+def test_without_onnx_the_error_says_so(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["unpack", str(model), "--onnx", str(tmp_path / "x.onnx")]) == 1
     assert "pip install" in capsys.readouterr().err
-    monkeypatch.setattr(kernels, "_module", None)
-    monkeypatch.setattr(kernels, "_why_not", "There was no compiler.")
-    for arguments in (["predict", str(model), str(pixels)], ["inspect", str(model), "--profile"]):
-        assert main(arguments) == 1
-        assert "There was no compiler" in capsys.readouterr().err
 
 
-@needs_kernels
-def test_predict_loads_no_torch(model, pixels):
+def test_without_kernels_the_answers_are_the_same_and_a_warning_says_so(
+    model, pixels, monkeypatch, capsys
+):
+    assert main(["predict", str(model), str(pixels), "--json"]) == 0
+    expected = printed(capsys)["rows"]
+    monkeypatch.setattr(native_backend, "_module", None)
+    monkeypatch.setattr(native_backend, "_why_not", "There was no compiler.")
+    monkeypatch.setattr(backends, "_warned", False)
+    assert main(["predict", str(model), str(pixels), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["rows"] == expected
+    assert captured.err.startswith("bayesbin: warning: ") and "no compiler" in captured.err
+    assert main(["inspect", str(model), "--profile", "--json"]) == 0
+    assert {row["backend"] for row in printed(capsys)["steps"]} == {"numpy"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "MODEL", "PIXELS"],
+        ["predict", "MODEL", "PIXELS", "--blocks", "OUT"],
+        ["inspect", "MODEL", "--profile", "5"],
+        ["unpack", "MODEL", "--out", "OUT.npz"],
+        ["unpack", "MODEL", "--c", "OUT"],
+        ["info"],
+    ],
+    ids=" ".join,
+)
+def test_model_files_need_no_torch(arguments, model, pixels, tmp_path):
+    names = {"MODEL": str(model), "PIXELS": str(pixels)}
+    given = [names.get(each, each.replace("OUT", str(tmp_path / "out"))) for each in arguments]
     program = (
-        "import sys; from bayesbin.experiments.cli import main; "
-        f"assert main(['predict', {str(model)!r}, {str(pixels)!r}]) == 0; "
+        f"import sys; from bayesbin.experiments.cli import main; assert main({given!r}) == 0; "
         "sys.exit(bool({'torch', 'pyro', 'safetensors'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-@needs_kernels
 def test_blocks_by_two_processes_are_the_rows_of_one_call(model, pixels, tmp_path, capsys):
     options = ["--blocks", str(tmp_path / "out"), "--rows-per-block", "2", "--no-progress"]
     command = ["predict", str(model), str(pixels), *options]

@@ -260,7 +260,6 @@ def test_a_device_that_is_not_there_is_said_at_once(device, tmp_path, capsys, mo
     for verb in (
         ["train", "two-moons", "--out", str(tmp_path / "run")],
         ["compare", "--out", str(tmp_path / "comparison")],
-        ["evaluate", str(tmp_path / "run")],
     ):
         assert main([*verb, "--device", device]) == 1
         error = capsys.readouterr().err.splitlines()[-1]

@@ -25,7 +25,6 @@ from bayesbin.experiments.report.pictures import error_pictures
 from bayesbin.experiments.report.sections import sections_of
 from bayesbin.posterior.summary import Summary
 
-
 VOID = {"meta", "img", "br", "link", "input"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
 

@@ -33,7 +33,6 @@ from bayesbin.posterior import BinaryPosterior, LowBitPosterior, load_posterior
 from bayesbin.posterior.file import to_bytes
 from bayesbin.runtime import reference
 from bayesbin.runtime.meaning import Inputs
-from bayesbin.runtime.predictor import Predictor
 from bayesbin.runtime.preprocessing import scaling_program
 from bayesbin.runtime.program import Program, Value
 
@@ -272,10 +271,10 @@ def pack_run(
     run.require_one_network()
     splits = run.splits(data_folder)
     ensemble = run.ensemble(num_samples, seed, splits=splits)
-    compiled = ensemble.compile(precision, input_shape=_shape(splits))
-    predictor = Predictor(
-        compiled.program,
-        compiled.head,
+    predictor = ensemble.compile(precision, input_shape=_shape(splits))
+    return predictor.save(
+        path,
+        contents,
         labels=run.labels,
         preprocessing=_preprocessing(splits),
         provenance={
@@ -286,9 +285,7 @@ def pack_run(
             "run": run.name,
             "seed": seed,
         },
-        precision=precision,
     )
-    return predictor.save(path, contents)
 
 
 def _shape(splits: data.Splits) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bayesbin import __version__
@@ -57,9 +58,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report_of(arguments: argparse.Namespace) -> str:
     # What a library prints meanwhile is no part of the report.
-    with contextlib.redirect_stdout(sys.stderr or io.StringIO()):
+    with contextlib.redirect_stdout(sys.stderr or io.StringIO()), _own_warnings():
         report, text = arguments.verb(arguments)
     return json_of(report) if arguments.json else text
+
+
+@contextlib.contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Let warnings of this package be sentences, as errors are, without a line of its code."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+        if not sys.warnoptions:  # which are the user's word
+            warnings.simplefilter("always", UserWarning)
+
+        def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category is UserWarning:
+                say(f"bayesbin: warning: {message}")
+            else:
+                before(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _reported(make: Callable[[], str]) -> int:

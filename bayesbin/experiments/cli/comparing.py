@@ -126,7 +126,7 @@ def _compare(arguments: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _info(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from bayesbin.experiments import environment
+    from bayesbin.experiments.machine import environment
     from bayesbin.runtime import native_backend
 
     report = environment()

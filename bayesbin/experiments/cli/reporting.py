@@ -10,8 +10,6 @@ from bayesbin.experiments.cli.verbs import (
     RUN_DATA_HELP,
     add_verb,
     chosen_run,
-    device_of,
-    device_option,
     path,
     require_writable,
     run_options,
@@ -25,7 +23,6 @@ def add_verbs(verbs: Any) -> None:
     run_options(evaluate, "score")
     evaluate.add_argument("--num-samples", type=int, default=32, help="draws (default: 32)")
     evaluate.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
-    device_option(evaluate)
 
     report = add_verb(
         verbs, "report", _report, "one HTML page about a run: scores, calibration, uncertainty"
@@ -53,10 +50,7 @@ def add_verbs(verbs: Any) -> None:
 def _evaluate(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.experiments import evaluate_run
 
-    device = device_of(arguments)
     run = chosen_run(arguments, arguments.folder)
-    if device.type != "cpu":
-        run.net.to(device)
     table = evaluate_run(
         run, data_folder=arguments.data, num_samples=arguments.num_samples, seed=arguments.seed
     )

@@ -1,4 +1,4 @@
-"""pack, predict, unpack, inspect: model files. All but pack run without torch."""
+"""pack, predict, unpack, inspect: model files. All but pack, and predict with a run, work without torch."""
 
 from __future__ import annotations
 
@@ -48,14 +48,15 @@ def add_verbs(verbs: Any) -> None:
     )
     predict.add_argument(
         "model", metavar="MODEL", type=path,
-        help="what `bayesbin pack` wrote; or the folder of a run, to predict in torch",
+        help="what `bayesbin pack` wrote; or the folder of a run",
     )  # fmt: skip
     predict.add_argument(
         "inputs", metavar="INPUT.npy", type=path, help="an array with a row for each input"
     )
     predict.add_argument(
         "--out", metavar="PROBS.npy", type=path,
-        help="where probabilities go (of a regressor: columns of mean, aleatoric and epistemic variance)",
+        help="where probabilities go (of a regressor: columns of mean, aleatoric and epistemic variance; of "
+        "other networks: mean and variance of the outputs)",
     )  # fmt: skip
     predict.add_argument(
         "--blocks", metavar="DIR", type=path,
@@ -71,8 +72,13 @@ def add_verbs(verbs: Any) -> None:
     )  # fmt: skip
     progress_option(predict)
     raw = predict.add_mutually_exclusive_group()
-    raw.add_argument("--raw", action="store_true", help="preprocess; whole numbers are anyway")
-    raw.add_argument("--as-is", action="store_true", help="do not, whole numbers neither")
+    raw.add_argument(
+        "--raw", action="store_true",
+        help="preprocess the inputs (default: if they are whole numbers, in whatever type)",
+    )  # fmt: skip
+    raw.add_argument(
+        "--as-is", action="store_true", help="do not preprocess them, whatever they are"
+    )
     predict.add_argument("--threads", type=int, help="(default: all)")
     of_run = predict.add_argument_group("of the folder of a run")
     choice_options(of_run, "use")
@@ -80,34 +86,50 @@ def add_verbs(verbs: Any) -> None:
     of_run.add_argument("--num-samples", type=int, help="draws; 0: the mode (default: 32)")
     of_run.add_argument("--seed", type=int, help="of the draws (default: 0)")
 
-    unpack = add_verb(verbs, "unpack", _unpack, "the binary weights of a model file, by name")
+    unpack = add_verb(
+        verbs,
+        "unpack",
+        _unpack,
+        "a model file as arrays of its weights, an ONNX graph, or C source",
+    )
     unpack.set_defaults(on_interrupt="Nothing was written.")
     unpack.add_argument("model", **model)
     out = unpack.add_mutually_exclusive_group(required=True)
     out.add_argument(
-        "--out", metavar="FILE", type=path, help="int8 arrays of -1 and +1: .npz or .safetensors"
-    )
-    out.add_argument("--onnx", metavar="FILE", type=path, help="the network as an ONNX graph")
+        "--out", metavar="FILE", type=path,
+        help="int8 arrays of -1 and +1, by name: .npz or .safetensors",
+    )  # fmt: skip
+    out.add_argument(
+        "--onnx", metavar="FILE", type=path,
+        help="an ONNX graph of the draws and their mean, which takes raw inputs",
+    )  # fmt: skip
+    out.add_argument(
+        "--c", metavar="DIR", type=path,
+        help="a folder for C99 source that predicts one input and needs nothing but the C library",
+    )  # fmt: skip
     which = unpack.add_mutually_exclusive_group()
-    which.add_argument("--draw", type=int, default=0, metavar="I", help="one draw (default: 0)")
-    which.add_argument("--all", action="store_true", help="all draws, along a first dimension")
-    which.add_argument("--mode", action="store_true", help="the mode")
-
-    inspect = add_verb(
-        verbs, "inspect", _inspect, "layers, draws, bytes and origin of a model file"
+    which.add_argument(
+        "--draw", type=int, metavar="I",
+        help="one draw (default: of arrays draw 0, of ONNX and C all of them)",
+    )  # fmt: skip
+    which.add_argument(
+        "--all", action="store_true", help="all draws; of arrays along a first dimension"
     )
+    which.add_argument("--mode", action="store_true", help="the mode, of a file of the posterior")
+
+    inspect = add_verb(verbs, "inspect", _inspect, "steps, draws, bytes and origin of a model file")
     inspect.set_defaults(on_interrupt="")
     inspect.add_argument("model", **model)
     inspect.add_argument(
         "--profile", type=int, nargs="?", const=100, metavar="B",
-        help="measure the microseconds per layer and draw for B inputs (default: 100)",
+        help="measure the microseconds per step and draw for B inputs (default: 100)",
     )  # fmt: skip
     inspect.add_argument("--threads", type=int, default=1, help="to measure with (default: 1)")
 
 
 def _pack(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.experiments import pack_run
-    from bayesbin.predict import inspect
+    from bayesbin.runtime.inspection import inspect
 
     require_writable(arguments.out)
     path = pack_run(
@@ -135,29 +157,13 @@ def _predict(arguments: argparse.Namespace) -> tuple[Any, str]:
         found, labels = _predict_run(arguments, preprocess)
     else:
         _require_model_options(arguments)
-        _require_kernels()
         if arguments.blocks:
             return _predict_blocks(arguments, preprocess)
-        from bayesbin.predict.shipped import load
+        from bayesbin.runtime.predictor import load
 
-        predictive = load(arguments.model, arguments.threads)
-        found, labels = predictive.predict(_array(arguments.inputs), preprocess), predictive.labels
-    if hasattr(found, "probs"):
-        probs = np.asarray(found.probs)
-        best = probs.argmax(1)
-        names = labels or tuple(map(str, range(probs.shape[1])))
-        columns = {
-            "label": [names[k] for k in best],
-            "probability": probs[np.arange(len(best)), best].tolist(),
-            "entropy": found.entropy.tolist(),
-            "mutual_information": found.mutual_information.tolist(),
-        }
-        saved = probs
-    else:
-        parts = {name: getattr(found, name) for name in ("mean", "aleatoric", "epistemic")}
-        columns = {"mean": found.mean.tolist(), "std": found.std.tolist()}
-        columns |= {name: parts[name].tolist() for name in ("aleatoric", "epistemic")}
-        saved = np.stack(list(parts.values()), axis=1)
+        predictor = load(arguments.model, arguments.threads)
+        found, labels = predictor.predict(_array(arguments.inputs), preprocess), predictor.labels
+    columns, saved = _columns(found, labels)
     if arguments.out:
         from bayesbin.core.files import write_atomically
 
@@ -169,8 +175,36 @@ def _predict(arguments: argparse.Namespace) -> tuple[Any, str]:
     return report | {"rows": rows}, _table(columns)
 
 
+def _columns(found: Any, labels: Any) -> tuple[dict[str, list[Any]], Any]:
+    """A prediction as columns, an entry for each input, and as the array that is saved."""
+    import numpy as np
+
+    if hasattr(found, "probs"):
+        best = found.probs.argmax(-1)
+        names = labels or tuple(map(str, range(found.probs.shape[-1])))
+        columns = {
+            "label": np.array(names, dtype=object)[best].tolist(),
+            "probability": found.probs.max(-1).tolist(),
+            "entropy": found.entropy.tolist(),
+            "mutual_information": found.mutual_information.tolist(),
+        }
+        return columns, found.probs
+    variances = ("aleatoric_variance", "epistemic_variance")
+    if hasattr(found, variances[0]):
+        shown, kept = ("mean", "std", *variances), ("mean", *variances)
+    else:
+        shown, kept = ("mean", "std"), ("mean", "variance")
+    if isinstance(found.mean, tuple):
+        raise ValueError(
+            f"expected a network with one output for the command line, got {len(found.mean)}; use "
+            "bayesbin.load(path).predict(x) in Python."
+        )
+    columns = {name: getattr(found, name).tolist() for name in shown}
+    return columns, np.stack([getattr(found, name) for name in kept], axis=1)
+
+
 def _predict_run(arguments: argparse.Namespace, preprocess: bool | None) -> tuple[Any, Any]:
-    """The prediction of a run, in torch, and what its outputs stand for."""
+    """The prediction of a run, and what its outputs stand for."""
     if arguments.blocks:
         raise ValueError("expected a model file for --blocks, got a run; pack it first.")
     from bayesbin.experiments import predict_run
@@ -199,7 +233,7 @@ def _require_model_options(arguments: argparse.Namespace) -> None:
 
 
 def _predict_blocks(arguments: argparse.Namespace, preprocess: bool | None) -> tuple[Any, str]:
-    from bayesbin.predict.blocks import predict_blocks
+    from bayesbin.runtime.blocks import predict_blocks
 
     if arguments.out:
         raise ValueError("expected --out or --blocks, got both; blocks have a folder of their own.")
@@ -227,22 +261,12 @@ def _predict_blocks(arguments: argparse.Namespace, preprocess: bool | None) -> t
 
 
 def _unpack(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from bayesbin.predict.unpacking import save_arrays, unpack
+    if arguments.onnx or arguments.c:
+        return _export(arguments)
+    from bayesbin.runtime.unpacking import save_arrays, unpack
 
-    draw = "mode" if arguments.mode else "all" if arguments.all else arguments.draw
+    draw = "mode" if arguments.mode else "all" if arguments.all else arguments.draw or 0
     which = draw if isinstance(draw, str) else f"draw {draw}"
-    if arguments.onnx:
-        if arguments.all:
-            raise ValueError("expected one draw for an ONNX graph; use --draw or --mode.")
-        from bayesbin.predict.onnx_export import export_onnx
-
-        require_writable(arguments.onnx)
-        try:
-            path = export_onnx(arguments.model, arguments.onnx, draw)
-        except ImportError as error:  # with its remedy
-            raise OSError(str(error)) from error
-        size = path.stat().st_size
-        return {"out": str(path), "draw": draw, "bytes": size}, f"{path}: {which}, {size:,} bytes"
     require_writable(arguments.out)
     arrays = unpack(arguments.model, draw)
     path = save_arrays(arguments.out, arrays)
@@ -252,27 +276,55 @@ def _unpack(arguments: argparse.Namespace) -> tuple[Any, str]:
     return {"out": str(path), "draw": draw, "arrays": shapes}, "\n".join(lines)
 
 
-def _inspect(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from bayesbin.predict.inspection import inspect
+def _export(arguments: argparse.Namespace) -> tuple[Any, str]:
+    """A model file as an ONNX graph or C source, of all draws or of one."""
+    if arguments.mode:
+        raise ValueError(
+            "expected draws for an ONNX graph or C source; pack the mode with --samples 0, and unpack that."
+        )
+    draws = None if arguments.draw is None else [arguments.draw]
+    which = "all draws" if draws is None else f"draw {arguments.draw}"
+    if arguments.onnx:
+        from bayesbin.compile.onnx_export import export_onnx
 
-    if arguments.profile is not None:
-        _require_kernels()
+        require_writable(arguments.onnx)
+        written = [export_onnx(arguments.model, arguments.onnx, draws)]
+        out = arguments.onnx
+    else:
+        from bayesbin.compile.c_source import export_c
+
+        require_writable(arguments.c, "folder")
+        out = export_c(arguments.model, arguments.c, draws=draws)
+        written = [out / name for name in ("model.h", "model.c", "main.c")]
+    size = sum(path.stat().st_size for path in written)
+    report = {"out": str(out), "draw": arguments.draw, "bytes": size}
+    return report, f"{out}: {which}, {size:,} bytes"
+
+
+def _inspect(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from bayesbin.runtime.inspection import inspect
+
     found = inspect(arguments.model, arguments.profile, arguments.threads)
     return found.to_dict(), str(found)
 
 
 def _table(columns: dict[str, list[Any]]) -> str:
     heads = [name.replace("_", " ") for name in columns]
-    cells = [
-        [cell if isinstance(cell, str) else f"{cell:.4f}" for cell in column]
-        for column in columns.values()
-    ]
+    cells = [[_cell(value) for value in column] for column in columns.values()]
     widths = [max(map(len, [head, *column])) for head, column in zip(heads, cells, strict=True)]
     rows = [heads, *zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
         for row in rows
     )
+
+
+def _cell(value: Any) -> str:
+    """A text, a number, or several, cut where there are many."""
+    if isinstance(value, list):
+        text = f"[{' '.join(_cell(each) for each in value[:9])}{' ...' if len(value) > 9 else ''}]"
+        return text if len(text) <= 60 else f"{text[:56]} ...]"
+    return value if isinstance(value, str) else f"{value:.4f}"
 
 
 def _array(path: str) -> Any:
@@ -308,10 +360,3 @@ def _part(text: str) -> tuple[int, int]:
 def _require_ending(path: str, ending: str) -> None:
     if Path(path).suffix != ending:
         raise ValueError(f"expected a name that ends in {ending}; got {path}.")
-
-
-def _require_kernels() -> None:
-    from bayesbin.predict import kernels
-
-    if not kernels.available():
-        raise OSError(str(kernels.why_not()))

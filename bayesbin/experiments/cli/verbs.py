@@ -111,7 +111,7 @@ def chosen_run(arguments: argparse.Namespace, folder: str) -> Any:
 
 
 def device_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--device`` to a verb that trains or evaluates; :func:`device_of` reads it."""
+    """Add ``--device`` to a verb that trains; :func:`device_of` reads it."""
     parser.add_argument(
         "--device", metavar="NAME", default="cpu", help="cpu (default), cuda, cuda:1 or mps"
     )
