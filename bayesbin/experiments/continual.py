@@ -24,9 +24,7 @@ from bayesbin.continual import (
 from bayesbin.continual.checkpoints import file_of
 from bayesbin.core.checks import whole_number
 from bayesbin.core.files import CorruptFileError, sha256, write_atomically
-from bayesbin.diagnostics import evaluate
 from bayesbin.ensemble import Ensemble
-from bayesbin.ensemble import Statistics as EnsembleStatistics
 from bayesbin.experiments.continual_learners import continual_learner, continual_stream, unseen_task
 from bayesbin.experiments.continual_settings import ContinualSettings
 from bayesbin.experiments.machine import environment
@@ -44,8 +42,7 @@ from bayesbin.experiments.record import (
 )
 from bayesbin.experiments.runs import Run, load_splits, verified_splits
 from bayesbin.infer.checkpoint import read_checkpoint
-from bayesbin.nn import Classifier, Statistics
-from bayesbin.posterior.base import Posterior
+from bayesbin.posterior import BinaryPosterior
 from bayesbin.posterior.file import to_bytes
 
 
@@ -130,8 +127,8 @@ class TaskRun(Run):
             return [str(k) for k in self.stream.classes(self.number - 1)]
         return [str(k) for k in range(self.stream.splits.train.num_classes or 0)]
 
-    def digest_of(self, name: str) -> str:
-        return self.record["files"][f"task-{self.number}/{name}"]
+    def digest_of(self, name: str) -> str | None:
+        return self.record["files"].get(f"task-{self.number}/{name}")
 
     def splits(self, data_folder: str | os.PathLike[str] | None = None) -> data.Splits:
         """The data of the task; those of the sequence were verified when the run was opened."""
@@ -142,34 +139,22 @@ class TaskRun(Run):
     def ensemble(
         self, num_samples: int = 32, seed: int = 0, *, splits: data.Splits | None = None
     ) -> Ensemble:
-        """The networks that the learner answers the task with, normalised as it normalises them."""
-        num_samples = whole_number("num_samples", num_samples)
-        exam, count = self.stream.exam(self.number - 1), max(num_samples, 1)
-        kept = self._statistics(exam, count, seed)
-        net, posterior = self.learner.answering(exam)
-        model = Classifier(net, dataset_size=1)
-        # What the learner normalises by stands in the network, or is kept beside it.
-        ensemble = Ensemble(model, posterior, count, seed).calibrate(None)
-        if kept is not None:
-            assert ensemble.statistics is not None
-            values = {None: kept.mode, **dict(enumerate(kept.draws))}
-            own = EnsembleStatistics(values, ensemble.statistics.origin)
-            ensemble = Ensemble(model, posterior, count, seed, statistics=own)
-        return ensemble if num_samples else ensemble.mode
+        """The networks that the learner answers the task with, normalised as it normalises them.
+
+        :raises ValueError: for other draws than those whose normalisation statistics the learner keeps.
+        """
+        return self._answering(self.stream.exam(self.number - 1), num_samples, seed)
 
     def evaluate(self, num_samples: int, seed: int) -> dict[str, Any]:
         """Scores of this posterior on each task learned so far, and their averages.
 
-        :returns: as :func:`diagnostics.evaluate`, averaged over tasks, with ``tasks``, a row for each.
+        :returns: as :meth:`Ensemble.evaluate`, averaged over tasks, with ``tasks``, a row for each.
         """
         num_samples = whole_number("num_samples", num_samples, at_least=1)
         rows = []
         for index in range(self.number):
             exam = self.stream.exam(index)
-            net, posterior = self.learner.answering(exam)
-            statistics = self._statistics(exam, num_samples, seed)
-            x, y = exam.test.x, exam.test.y
-            found = evaluate(net, posterior, x, y, num_samples, seed, statistics)
+            found = self._answering(exam, num_samples, seed).evaluate(exam.test.x, exam.test.y)
             rows.append({"task": exam.name, **found})
         self.learner.answering(self.stream.exam(self.number - 1))  # its head, as before
         return {**_averaged(rows), "num_samples": num_samples, "tasks": rows}
@@ -182,15 +167,15 @@ class TaskRun(Run):
                 f"head for each of its {len(self.net.heads)} tasks; name it with --task K."
             )
 
-    def _statistics(self, task: Task, num_samples: int, seed: int) -> Statistics | None:
+    def _answering(self, task: Task, num_samples: int, seed: int) -> Ensemble:
         kept, learner = self.learner.normalization, self.learner
         if kept.keeps and (seed != learner.seed or num_samples > max(learner.num_samples, 1)):
             raise ValueError(
                 f"The run in {self.folder} keeps normalisation statistics of {learner.num_samples} draws of "
                 f"seed {learner.seed}; got {num_samples} draws of seed {seed}. Use these, or fewer."
             )
-        net, posterior = learner.answering(task)
-        return kept.statistics(task.name, net, posterior, task.test.x, num_samples, seed)
+        ensemble = learner.ensemble(task, num_samples, seed)
+        return kept.settled(task.name, ensemble, task.test.x)
 
 
 def run_continual(
@@ -281,12 +266,12 @@ def _learn(
 
 
 def _save(folder: Path, number: int, net: nn.Module, posterior: Any) -> dict[str, str]:
-    """Write what a task left; the files' digests. Only posteriors have a file of their own."""
+    """Write what a task left; the files' digests. Real weights without spread have no file of their own."""
     place = folder / f"task-{number}"
     place.mkdir(exist_ok=True)
     write_atomically(place / NETWORK, to_bytes(net.state_dict()))
     names = [NETWORK]
-    if isinstance(posterior, Posterior):
+    if isinstance(posterior, BinaryPosterior):
         posterior.save(place / POSTERIOR)
         names.append(POSTERIOR)
     return {f"{place.name}/{name}": sha256((place / name).read_bytes()) for name in names}

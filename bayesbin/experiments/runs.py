@@ -59,9 +59,9 @@ class Run:
         """What a reader would call it: its folder's name."""
         return self.folder.resolve().name
 
-    def digest_of(self, name: str) -> str:
-        """SHA-256 of a file of the run."""
-        return self.record["files"][name]
+    def digest_of(self, name: str) -> str | None:
+        """SHA-256 of a file of the run; None if it has no such file."""
+        return self.record["files"].get(name)
 
     @property
     def labels(self) -> list[str]:

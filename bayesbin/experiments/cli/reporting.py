@@ -49,6 +49,7 @@ def add_verbs(verbs: Any) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> tuple[Any, str]:
     from bayesbin.experiments import evaluate_run
+    from bayesbin.posterior import BinaryPosterior, LowBitPosterior
 
     run = chosen_run(arguments, arguments.folder)
     table = evaluate_run(
@@ -63,7 +64,9 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[Any, str]:
     tables = [_score_table(run, table)]
     if "tasks" in table:
         tables.append(_task_table(table["tasks"]))
-    if hasattr(run.posterior, "summary"):  # a float network has none
+    if isinstance(
+        run.posterior, BinaryPosterior | LowBitPosterior
+    ):  # of real weights there is none
         summary = run.posterior.summary()
         report["posterior"] = [vars(row) for row in (*summary.rows, summary.total())]
         tables.append(str(summary))

@@ -86,7 +86,7 @@ def _training(found: Findings) -> Section:
         *origin_rows(record),
         (f"{run.posterior.kind} weights", f"{run.posterior.num_weights:,}"),
         ("examples", sizes),
-        ("SHA-256 of the posterior", run.digest_of(POSTERIOR)),
+        ("SHA-256 of the posterior", run.digest_of(POSTERIOR) or "none"),
     ]
     return Section("training", "What was trained", (), [settings_table(rows), loss_picture(found)])
 
