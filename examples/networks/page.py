@@ -42,16 +42,22 @@ def _summary(networks: Any, found: Any, backends: list[str]) -> str:
     lines = [
         f"{len(networks)} networks; {len(networks) - len(expected)} of them cannot become a program, and are "
         "here to be refused by name.\n",
-        "| backend | agrees | differs | refused | worst deviation |",
-        "|---|---|---|---|---|",
+        "| backend | agrees | differs | refused | worst deviation | same bits as numpy |",
+        "|---|---|---|---|---|---|",
     ]
     for backend in backends:
         rows = [found[name, backend] for name in expected if (name, backend) in found]
         status = Counter(row["status"] for row in rows)
         other = sum(status.values()) - status["agrees"] - status["refused"]
         worst = max((row["deviation"] for row in rows if row["status"] == "agrees"), default=0.0)
+        bits = [
+            (row["bits"], found.get((row["network"], "numpy"), {}).get("bits"))
+            for row in rows
+            if "bits" in row
+        ]
+        same = sum(ours == theirs for ours, theirs in bits)
         lines.append(
-            f"| {backend} | {status['agrees']} | {other} | {status['refused']} | {worst:.1e} |"
+            f"| {backend} | {status['agrees']} | {other} | {status['refused']} | {worst:.1e} | {same} |"
         )
     return "\n".join(lines) + "\n"
 

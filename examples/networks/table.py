@@ -13,6 +13,7 @@ as that: the process died.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from backends import BACKENDS, Backend
+from backends import BACKENDS, IN_TORCH
 from catalogue import Network
 from page import page
 from prepared import NUM_DRAWS, Prepared, catalogue, prepare
@@ -69,12 +70,12 @@ def run(network: Network, backends: list[str], rows: dict[tuple[str, str], Row],
     if not backends:
         return
     prepared = prepare(network)
-    right = reference(prepared) if network.expected == "runs" else None
+    right = _right(prepared)
     for name in backends:
         common = {"network": network.name, "group": network.group, "backend": name}
         rows[network.name, name] = {**common, "status": "died"}
         write(out, rows)
-        rows[network.name, name] = common | row(prepared, BACKENDS[name], right)
+        rows[network.name, name] = common | row(prepared, name, right)
         write(out, rows)
         shown = rows[network.name, name]
         print(
@@ -86,17 +87,19 @@ def run(network: Network, backends: list[str], rows: dict[tuple[str, str], Row],
         )
 
 
-def row(prepared: Prepared, backend: Backend, right: Reference | None) -> Row:
+def row(prepared: Prepared, name: str, right: Reference | None) -> Row:
     """What became of one network in one backend."""
+    runs, in_torch = prepared.network.expected == "runs", name in IN_TORCH
     try:
         with default_dtype(torch.float32):
-            predict = backend(prepared.net, prepared.posterior, prepared.inputs, NUM_DRAWS)
+            predict = BACKENDS[name](prepared.net, prepared.posterior, prepared.inputs, NUM_DRAWS)
             found = predict(prepared.inputs)
-            few = predict(tuple(x[FEW] for x in prepared.inputs))
+            few = predict(tuple(x[FEW] for x in prepared.inputs)) if runs else found
     except Exception as error:
         return {"status": "refused", "error": type(error).__name__, "why": _sentence(error)}
-    if right is None:
-        return {"status": "runs though it should be refused"}
+    if not runs:
+        return {"status": "in torch" if in_torch else "runs though it should be refused"}
+    assert right is not None
     try:
         agreement = compare(found, right.outputs)
     except ValueError as error:
@@ -110,7 +113,20 @@ def row(prepared: Prepared, backend: Backend, right: Reference | None) -> Row:
         "same_bits_alone": all(same),
         "nearest_decision": right.decisions.nearest if right.decisions.compared else None,
         "exact_ties": right.decisions.ties,
+        "bits": digest(found),
     }
+
+
+def _right(prepared: Prepared) -> Reference | None:
+    return reference(prepared) if prepared.network.expected == "runs" else None
+
+
+def digest(outputs: list[np.ndarray]) -> str:
+    """A digest of every bit of the outputs, by which backends are compared; -0 counts as 0."""
+    sha = hashlib.sha256()
+    for each in outputs:
+        sha.update(np.ascontiguousarray(each + 0.0 if each.dtype.kind == "f" else each).tobytes())
+    return sha.hexdigest()[:16]
 
 
 def _sentence(error: Exception) -> str:
