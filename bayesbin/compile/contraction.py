@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from bayesbin.compile.layout import BATCH, Layout, Size, Torn, exploded
 from bayesbin.compile.translation import Fixed, Held, Traced, Translation, in_order, plain
@@ -235,6 +236,7 @@ class Weights:
         if plain(value.factor):
             return cls(bare, value.factor, scaled=True)
         shape = [size.count for size in value.layout.shape]
+        assert isinstance(value.factor, Tensor)
         numbers = in_order(value.factor.expand(shape), layout, groups)
         by_unit = numbers.reshape(int(np.prod(numbers.shape[:rows], dtype=int)), -1)
         if bool((by_unit == by_unit[:, :1]).all()):

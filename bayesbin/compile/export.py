@@ -171,14 +171,13 @@ class _Walk:
         name = self.aliases.get(target)
         state = self.exported.state_dict
         tensor = state[target] if target in state else self.exported.constants[target]
-        if name is not None:
-            known = self.t.known(name)
-            dtype = self.t.dtype_of(tensor.dtype)
-            weights = name in self.t.sites or self.t.drawn[name].levels is not None
-            return Traced(name, Layout.of(known.shape), dtype, weights=weights)
         if not isinstance(tensor, Tensor):
             raise self.t.refuse("expected tensors as the state of the network")
-        self.t.dtype_of(tensor.dtype)
+        dtype = self.t.dtype_of(tensor.dtype)
+        if name is not None:
+            known = self.t.known(name)
+            weights = name in self.t.sites or self.t.drawn[name].levels is not None
+            return Traced(name, Layout.of(known.shape), dtype, weights=weights)
         named = spec.kind != InputKind.CONSTANT_TENSOR
         return Fixed(tensor.detach(), target if named else "")
 

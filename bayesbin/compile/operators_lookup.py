@@ -135,9 +135,9 @@ def _gather(t: Translation, self: Held, dim: int, index: Held) -> Traced:
 def _index_put(
     t: Translation, self: Held, indices: Sequence[Any], values: Held, accumulate: bool = False
 ) -> Traced:
-    (mask,) = indices if len(indices) == 1 else (None,)
-    whole = isinstance(mask, (Fixed, Traced)) and mask.dtype == "b1"
-    if not whole or accumulate or math.prod(size.count for size in values.layout.shape) != 1:
+    mask = indices[0] if len(indices) == 1 else None
+    several = accumulate or math.prod(size.count for size in values.layout.shape) != 1
+    if not isinstance(mask, (Fixed, Traced)) or mask.dtype != "b1" or several:
         raise t.refuse("expected one number to be put where a mask says", "Use torch.where.")
     masks = mask
     for axis in range(mask.layout.rank, self.layout.rank):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from bayesbin.compile.contraction import affine, contract, fixed_signs
 from bayesbin.compile.layout import BATCH, Layout, Size, Torn, exploded
@@ -77,7 +78,7 @@ def _addmm(
 @operator("einsum")
 def _einsum(t: Translation, equation: str, tensors: Sequence[Held], path: Any = None) -> Traced:
     labels, out = _labels(equation.replace(" ", ""), [x.layout.rank for x in tensors])
-    left, own = tensors[0], labels[0]
+    left, own = t.traced(tensors[0]), labels[0]
     if len(tensors) == 1:
         return _einsum_one(t, left, own, out)
     for place in range(1, len(tensors)):
@@ -254,6 +255,7 @@ def _window_weights(
     if plain(weight.factor):
         return t.moved(weight.name, weight.layout, groups), weight.factor
     shape = [size.count for size in weight.layout.shape]
+    assert isinstance(weight.factor, Tensor)
     numbers = np.moveaxis(weight.factor.expand(shape).numpy(), units, 0)
     numbers = numbers.reshape(shape[units], -1)
     if bool((numbers == numbers[:, :1]).all()):

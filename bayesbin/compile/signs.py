@@ -47,9 +47,11 @@ def _number(t: Translation, value: Any) -> float | None:
     """The number that a tensor is everywhere."""
     if isinstance(value, Fixed):
         return _everywhere(value.tensor.detach().cpu().numpy())
-    if isinstance(value, Traced) and value.name in t.constants and plain(value.factor):
+    if isinstance(value, Traced):
+        if value.name not in t.constants or not plain(value.factor):
+            return None
         found = _everywhere(t.constants[value.name].data)
-        return None if found is None else found * value.factor
+        return None if found is None else found * float(value.factor)
     return float(value) if plain(value) else None
 
 

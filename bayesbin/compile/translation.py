@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ class Frame:
         return Traced(name, Layout.made(order, axes), dtype)
 
 
-def plain(value: Any) -> bool:
+def plain(value: Any) -> TypeGuard[float]:
     """Whether a factor, or a number, is one number and not a tensor."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -136,7 +136,7 @@ class Translation:
     """
 
     inputs: dict[str, Value]
-    sites: Mapping[str, Site]
+    sites: dict[str, Site]
     drawn: Mapping[str, Constant]
     num_draws: int
     rows: int | None = None
@@ -337,6 +337,7 @@ class Translation:
             name = self.constant(value.factor, value.dtype)
             name = self.emit("mul", (value.name, name), value.dtype)
             return Traced(name, value.layout, value.dtype)
+        assert isinstance(value.factor, Tensor)
         bare, factor = replace(value, factor=1.0), Fixed(value.factor)
         names, layout = self.align((bare, factor), value.layout.shape, value.dtype)
         name = self.emit("mul", self._as_dtype(names, value.dtype), value.dtype)
@@ -516,11 +517,11 @@ class Translation:
         rows = [[_atom(each, k) for each in cut] for k in range(len(flat)) if not flat[k].batch]
         lead = self._lead(held, rows)
         if lead is not None:
-            rows.sort(key=lambda row: row[lead])
+            rows.sort(key=lambda row: row[lead] or 0)
         groups = self._merged(rows, None if lead is None else held[lead].name, lead, cut)
         names = []
         for place, (x, each) in enumerate(zip(held, cut, strict=True)):
-            own = [tuple(row[place] for row in group if row[place] is not None) for group in groups]
+            own = [tuple(a for row in group if (a := row[place]) is not None) for group in groups]
             if place != lead:  # axes of size 1 in front are there by themselves
                 own = own[next((k for k, group in enumerate(own) if group), len(own)) :]
             names.append(self.arrange(x, own, each))
