@@ -225,6 +225,8 @@ def _changes_in_place(node: torch.fx.Node) -> bool:
     if not isinstance(changed, torch.fx.Node) or changed.op != "call_function":
         return True
     made = getattr(changed.target, "_schema", None)
-    alone = made is not None and all(each.alias_info is None for each in made.returns)
-    own = schema.returns and len(schema.returns) == 1
-    return not (alone and own and list(changed.users) == [node])
+    if made is None or list(changed.users) != [node] or len(schema.returns) != 1:
+        return True
+    if made.is_mutable:  # a change after a change
+        return _changes_in_place(changed)
+    return any(each.alias_info is not None for each in made.returns)
