@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import types
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from bayesbin.compile.refusal import NotCompiled
 from bayesbin.compile.sites import check_posterior, drawn_sites, drawn_statistics
 from bayesbin.compile.tracing import traced
 from bayesbin.compile.translation import DTYPES, Fixed, Refused, Traced, Translation
+from bayesbin.core.copies import copy_network
 from bayesbin.nn import binary_sites
 from bayesbin.nn.state_norm import StateBatchNorm
 from bayesbin.runtime.program import Program, Value
@@ -75,7 +75,7 @@ def export_program(
 
 def _prepared(net: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose normalisation layers do not look at the values they are given."""
-    worker = copy.deepcopy(net).cpu().eval()
+    worker = copy_network(net).cpu().eval()
     for module in worker.modules():
         if isinstance(module, StateBatchNorm) and type(module).forward is StateBatchNorm.forward:
             module.__dict__["forward"] = types.MethodType(_normalised, module)

@@ -7,7 +7,6 @@ equals the running mean is normalised to exactly the shift.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from bayesbin.core import networks
 from bayesbin.core.canonical import key_of
 from bayesbin.core.checks import shown, whole_number
+from bayesbin.core.copies import copy_network
 from bayesbin.nn.batch_statistics import NORMALISATIONS, arguments_of
 
 Draw = tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]
@@ -97,7 +97,7 @@ def outputs(
     seed = whole_number("seed", seed)
     if not batches:
         raise ValueError("expected at least one batch of inputs, got none.")
-    return _draw_after_draw(copy.deepcopy(net).eval(), draws, batches, seed)
+    return _draw_after_draw(copy_network(net).eval(), draws, batches, seed)
 
 
 def _draw_after_draw(

@@ -20,6 +20,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from bayesbin.core.copies import copy_network
+
 Member = tuple[nn.Module, str]
 
 _TORCHS = frozenset(vars(nn.Module()))  # parameters, buffers, hooks: none of them an attribute
@@ -87,7 +89,7 @@ def copy_with(
     net: nn.Module, values: Mapping[str, Tensor], state: Mapping[str, Tensor] | None = None
 ) -> nn.Module:
     """A copy of ``net`` in evaluation mode whose weights are the given signs."""
-    return write_(copy.deepcopy(net), values, state).eval()
+    return write_(copy_network(net), values, state).eval()
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from bayesbin.compile import streaming
 from bayesbin.compile.streaming import ExactDecisions
 from bayesbin.core import networks
+from bayesbin.core.copies import copy_network
 from bayesbin.ensemble.members import Draw, Member
 from bayesbin.nn.batch_statistics import batch_statistics
 
@@ -20,7 +20,7 @@ def statistics_of_draws(
     member: Member, draws: Sequence[Draw], batches: Batches
 ) -> Iterator[tuple[Draw, Mapping[str, Tensor]]]:
     """The statistics of batch normalisation of one draw after another, by the data."""
-    worker = copy.deepcopy(member.net)
+    worker = copy_network(member.net)
     for draw in draws:
         networks.write_(worker, member.weights(draw))
         with ExactDecisions():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesbin.core.checks import shown
+from bayesbin.core.copies import copy_network
 from bayesbin.nn import binary_sites
 from bayesbin.nn.effective import walk_binary
 
@@ -21,7 +21,7 @@ def own_copy(net: nn.Module) -> nn.Module:
     Batch normalisation that keeps no running statistics would make a prediction depend on the other rows of
     its batch. In the copy it has such statistics, which have to be computed before it predicts.
     """
-    copied = copy.deepcopy(net).to("cpu").eval()
+    copied = copy_network(net).to("cpu").eval()
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
         parameter.grad = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from bayesbin.core import networks
 from bayesbin.core.arrays import network_batches
 from bayesbin.core.checks import is_number
+from bayesbin.core.copies import copy_network
 from bayesbin.diagnostics import regression_scores, scores
 from bayesbin.estimators import StraightThrough
 from bayesbin.infer.batches import arguments
@@ -71,7 +71,7 @@ def _outputs(
     seed: int,
 ) -> Iterator[Tensor]:
     """The outputs of each draw for all held-out inputs, normalised by the draw's own statistics."""
-    worker = copy.deepcopy(net).eval()
+    worker = copy_network(net).eval()
     batches = network_batches(worker, pairs)
     by_batch = normalisations(worker, (batches[0],))
     known = [(x,) for x in _first(worker, calibration)] if by_batch else []

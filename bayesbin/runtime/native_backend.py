@@ -8,7 +8,7 @@ tenth of a second. The C++ side is in bayesbin/runtime/native, from module.cpp o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ except ImportError as error:
 
 KINDS = ("real", "fast", "sign")  # of sums
 _MEMORY = 1 << 26  # bytes of values that pass between the kernels and numpy at once, about
-Observe = Callable[[Step, "int | None", Sequence[Any]], "Sequence[np.ndarray] | None"]
+Observe = reference.Observe
 
 
 def available() -> bool:

@@ -269,3 +269,34 @@ def test_counts_of_draws_are_those_of_the_program():
     ensemble = Ensemble(net, posterior_of(net), num_samples=3).calibrate(x)
     assert ensemble.compile().num_samples == 3 and ensemble.mode.compile().num_samples == 1
     assert ensemble.mode.select([0, 0]).compile().num_samples == 2
+
+
+@pytest.mark.parametrize("how", ["forward", "hook"])
+def test_functions_that_refer_to_the_network_compute_with_the_drawn_weights(how, single):
+    """Fault C.2: what a user puts over a forward, or into a hook, knows the network itself."""
+    torch.manual_seed(3)
+    net, x = to_binary_(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))), data((3,))
+    if how == "forward":
+        before = net.forward
+        net.forward = lambda x: 2.0 * before(x) + net[2](net[0](x).relu())
+    else:
+        net[0].register_forward_hook(lambda module, inputs, out: out + net[0].weight.sum())
+    q = posterior_of(net)
+    ensemble = Ensemble(net, q, num_samples=4)
+    wanted = []
+    for draw in range(4):
+        weights = {
+            name: q.signs(draw)[name] * site.scale for name, site in binary_sites(net).items()
+        }
+        first, last = weights["0.weight"], weights["2.weight"]
+        hidden = x @ first.T + net[0].bias
+        if how == "forward":
+            plain = torch.tanh(hidden) @ last.T + net[2].bias
+            wanted.append(2.0 * plain + hidden.relu() @ last.T + net[2].bias)
+        else:
+            wanted.append(torch.tanh(hidden + first.sum()) @ last.T + net[2].bias)
+    wanted = torch.stack(wanted).detach()
+    assert ensemble.compiled is not None
+    torch.testing.assert_close(ensemble.outputs(x), wanted, rtol=1e-5, atol=1e-5)
+    assert ensemble.compiled
+    torch.testing.assert_close(in_torch(ensemble, x), wanted, rtol=1e-5, atol=1e-5)
