@@ -61,7 +61,7 @@ class Inputs:
             raise ValueError(
                 f"expected inputs of the same number of rows, got {[len(array) for array in found]}."
             )
-        if self.preprocessing is not None and not raw:
+        if self.preprocessing is not None and preprocess is None and not raw:
             self._warn_of_range(found)
         return found, raw
 
