@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesbin.core.arrays import network_batches, network_inputs
+from bayesbin.core.arrays import as_tensor, network_batches, network_inputs
 from bayesbin.core.checks import shown
 
 ROWS = 1000  # of a batch, at most
@@ -50,7 +51,7 @@ def inputs_of(net: nn.Module, x: Any) -> Inputs:
 
     :param x: a tensor, an array, nested lists of numbers, a data set, or an iterable of batches, each x or
         (x, y, ...). For a network with several arguments a tuple of one tensor or array for each, or a
-        mapping from their names.
+        mapping from their names. Whole numbers and truth values stay such where the network takes them.
     :raises ValueError: for anything else, no rows, NaN or infinity, and as
         :func:`bayesbin.core.arrays.network_inputs`.
     """
@@ -61,19 +62,53 @@ def inputs_of(net: nn.Module, x: Any) -> Inputs:
                 f"expected inputs by the names {', '.join(names)}, the network's; got {shown(unknown)}."
             )
         given = [x[name] for name in names if name in x]
-        columns = [network_inputs(net, each) for each in given]
+        columns = _converted(net, given)
     elif isinstance(x, tuple) and len(x) > 1 and _required(net) > 1:
         given = list(x)
-        columns = [network_inputs(net, each) for each in given]
+        columns = _converted(net, given)
     else:
         given = [x]
-        columns = [_joined(network_batches(net, x, ROWS))]
+        columns = (
+            _converted(net, given) if _is_whole(x) else [_joined(network_batches(net, x, ROWS))]
+        )
     columns = [column.detach().cpu() for column in columns]
     _check(columns)
     # In equal parts: a last batch of one row would have no batch statistics.
     count = math.ceil(len(columns[0]) / ROWS)
     batches = list(zip(*(column.tensor_split(count) for column in columns), strict=True))
     return Inputs(batches, isinstance(given[0], np.ndarray))
+
+
+def _converted(net: nn.Module, given: list[Any]) -> list[Tensor]:
+    """One tensor for each argument: whole numbers and truth values stay such where the network takes them."""
+    columns = [as_tensor("inputs", each) for each in given]
+    whole = [not column.is_floating_point() for column in columns]
+    if any(whole) and all(column.dtype != torch.uint8 and len(column) for column in columns):
+        kept = [
+            column if stays else network_inputs(net, column)
+            for column, stays in zip(columns, whole, strict=True)
+        ]
+        if _runs(net, kept):
+            return kept
+    return [network_inputs(net, each) for each in given]
+
+
+def _is_whole(x: Any) -> bool:
+    """Whether x is a tensor or an array of whole numbers or truth values, with rows."""
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind in "biu" and x.ndim > 0
+    return isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()) and x.dim() > 0
+
+
+def _runs(net: nn.Module, columns: list[Tensor]) -> bool:
+    """Whether a network takes tensors of these types, tried on one row."""
+    worker = copy.deepcopy(net).eval()
+    try:
+        with torch.no_grad():
+            worker(*(column[:1] for column in columns))
+    except Exception:  # whatever the network raises, it does not take them
+        return False
+    return True
 
 
 def _joined(batches: list[Tensor]) -> Tensor:

@@ -73,6 +73,21 @@ def replaced_forward() -> Built:
     return net, (vector(),)
 
 
+@network(GROUP, "net.forward replaced by a lambda that refers to the network by name")
+def replaced_forward_closure() -> Built:
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    before = net.forward
+    net.forward = lambda x: before(x) + net[2](net[0](x).tanh())
+    return net, (vector(),)
+
+
+@network(GROUP, "a hook that calls another layer of the network by name")
+def hook_that_calls_a_layer() -> Built:
+    net = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    net[1].register_forward_hook(lambda module, args, output: output + net[0](output))
+    return net, (vector(),)
+
+
 class HalfInput(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(0.5 * input) + input.mean(-1, keepdim=True)

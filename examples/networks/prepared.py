@@ -13,6 +13,7 @@ import torch
 from catalogue import NETWORKS, Network
 from torch import Tensor, nn
 
+from bayesbin.core.networks import recompute
 from bayesbin.distributions import LowBitCategorical, Support
 from bayesbin.nn import binary_sites, to_binary_
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior, RealPosterior
@@ -149,8 +150,13 @@ def make_posterior(net: nn.Module, kind: str = "binary") -> Any:
 
 
 def drawn_in_float64(prepared: Prepared, draw: int) -> nn.Module:
-    """The user's network with one draw of its weights, in float64."""
-    net = prepared.posterior.sample_network(prepared.net, draw, SEED)
+    """The user's network with one draw of its weights, in float64: built anew, and not a copy."""
+    net = prepare(prepared.network).net
+    with torch.no_grad():
+        for name, signs in prepared.posterior.signs(draw, seed=SEED).items():
+            binary_sites(net)[name].signs.copy_(signs)
+    for module in net.modules():
+        recompute(module)
     return net.double()
 
 

@@ -80,10 +80,10 @@ class Reference:
 def reference(prepared: Prepared, num_draws: int = NUM_DRAWS) -> Reference:
     """Run the user's network in float64 with each draw substituted."""
     decisions, draws = Decisions(), []
-    with default_dtype(torch.float64), torch.no_grad(), _Watch(decisions):
-        for draw in range(num_draws):
-            net = drawn_in_float64(prepared, draw)
-            draws.append(flat(net(*doubled(copied(prepared.inputs)))))
+    for draw in range(num_draws):
+        net, inputs = drawn_in_float64(prepared, draw), doubled(copied(prepared.inputs))
+        with default_dtype(torch.float64), torch.no_grad(), _Watch(decisions):
+            draws.append(flat(net(*inputs)))
     return Reference(stacked(draws), decisions)
 
 

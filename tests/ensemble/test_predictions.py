@@ -272,3 +272,30 @@ def test_signs_do_not_depend_on_the_batch():
 def test_inputs_that_are_refused(x, words):
     with pytest.raises(ValueError, match=words):
         Ensemble(network(), posterior(), 2).predict(x)
+
+
+class TakesWholeNumbers(nn.Module):
+    """A category, numbers, and which of them are there."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(6, 3)
+
+    def forward(self, category, numbers, present):
+        coded = F.one_hot(category, 4).to(numbers)
+        return self.body(torch.cat([coded, numbers.masked_fill(~present, 0.0)], -1))
+
+
+@pytest.mark.parametrize("kind", ["tensors", "arrays"])
+def test_whole_numbers_stay_such_where_the_network_takes_them(kind):
+    net = to_binary_(TakesWholeNumbers())
+    q = BinaryPosterior({"body.weight": torch.randn(3, 6)})
+    x = (torch.tensor([3, 0, 1]), torch.randn(3, 2), torch.rand(3, 2) < 0.5)
+    given = x if kind == "tensors" else tuple(each.numpy() for each in x)
+    found = Ensemble(net, q, 4).outputs(given)
+    right = torch.stack([q.sample_network(net, draw)(*x) for draw in range(4)])
+    torch.testing.assert_close(torch.as_tensor(found), right)
+    # A network of numbers has its inputs converted, as before.
+    features = torch.tensor([[1, 2], [0, 5]])
+    ensemble = Ensemble(network(), posterior(), 2)
+    torch.testing.assert_close(ensemble.outputs(features), ensemble.outputs(features.double()))
