@@ -19,10 +19,9 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from bayesbin import nn
 from bayesbin.data import Batches, Dataset, digits, idx_folder, usps_folder
-from bayesbin.diagnostics import scores, select_network
+from bayesbin.ensemble import Ensemble, select_network
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import fit
-from bayesbin.predict import predict
 
 
 def tilted(images: Tensor, degrees: float, noise: float, seed: int) -> Tensor:
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=200, help="examples to choose by")
     parser.add_argument("--score", choices=["nll", "accuracy"], default="nll", help="to choose by")
     parser.add_argument(
-        "--recalibrate", choices=["source", "target"], default="source",
+        "--calibrate", choices=["source", "target"], default="source",
         help="normalise by training data, or by the examples to choose by, without their labels",
     )  # fmt: skip
     parser.add_argument("--out", help="save the scores to this .json file")
@@ -91,24 +90,22 @@ def main() -> None:
         batches = Batches(train, batch_size=100)
         progress = not arguments.smoke
         fit(model, guide, batches, epochs=epochs, kl_weight=0.03, seed=seed, progress=progress)
-        posterior = guide.posterior()
 
         # Each candidate is a network of its own and needs normalisation statistics of its own.
-        inputs = {"source": train.x[:5000], "target": new.x[first]}[arguments.recalibrate]
-        statistics = nn.recalibrate(net, posterior, inputs, num_samples=candidates)
+        inputs = {"source": train.x[:5000], "target": new.x[first]}[arguments.calibrate]
+        ensemble = Ensemble(model, guide.posterior(), num_samples=candidates, seed=seed)
         selection = select_network(
-            net, posterior, (new.x[first], new.y[first]), candidates,
-            held_out=(new.x[rest], new.y[rest]), statistics=statistics, score=arguments.score,
+            ensemble.calibrate(inputs), (new.x[first], new.y[first]),
+            held_out=(new.x[rest], new.y[rest]), score=arguments.score,
         )  # fmt: skip
-        usual = nn.recalibrate(net, posterior, train.x[:5000], num_samples=0)  # of the mode alone
-        prediction = predict(net, posterior, test.x, num_samples=0, statistics=usual)
-        familiar = scores(prediction.log_probs, test.y)["accuracy"]
+        mode = ensemble.mode.calibrate(train.x[:5000])  # as it is used on the domain it knows
+        familiar = mode.evaluate(test.x, test.y)["mode"]["accuracy"]
         print(f"\nseed {seed}: accuracy of the mode on {train.name}'s own test set {familiar:.4f}")
-        print(f"{new.name}, statistics of the {arguments.recalibrate}\n{selection}")
+        print(f"{new.name}, normalised by the {arguments.calibrate}\n{selection}")
         run = {"seed": seed, "new": new.name, "familiar": familiar}
         runs.append(run | {"selection": selection.to_dict()})
     if arguments.out:
-        settings = {"epochs": epochs, "candidates": candidates, "statistics": arguments.recalibrate}
+        settings = {"epochs": epochs, "candidates": candidates, "calibrate": arguments.calibrate}
         Path(arguments.out).write_text(json.dumps({**settings, "runs": runs}, indent=1) + "\n")
 
 

@@ -20,17 +20,19 @@ from torch import Tensor
 
 from bayesbin import nn, plots
 from bayesbin.data import Batches, two_moons
+from bayesbin.ensemble import Ensemble
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import fit, run_mcmc
-from bayesbin.predict import Prediction, draw_log_probs
+from bayesbin.runtime import ClassPrediction
 
 
-def prediction(log_probs: Tensor) -> Prediction:
-    """Averaged over draws, (S, B, 2)."""
+def prediction(log_probs: Tensor) -> ClassPrediction:
+    """The prediction averaged over the draws of chains, (S, B, 2)."""
     log_probs = log_probs.double()
     mean = log_probs.logsumexp(0) - math.log(len(log_probs))
     expected = torch.special.entr(log_probs.exp()).sum(-1).mean(0)
-    return Prediction(mean, expected, log_probs.exp().std(0, correction=0), len(log_probs))
+    std = log_probs.exp().std(0, correction=0)
+    return ClassPrediction(mean.numpy(), expected.numpy(), std.numpy(), len(log_probs))
 
 
 def main() -> None:
@@ -55,7 +57,7 @@ def main() -> None:
     fit(model, guide, batches, epochs=args.epochs, kl_weight=1.0, seed=args.seed, progress=False)
     posterior = guide.posterior()
     area = plots.grid((-3.0, -3.0), (3.0, 3.0), num_points=10 if args.smoke else 60)
-    fitted = torch.stack(list(draw_log_probs(net, posterior, area.points, 256)))
+    guided = Ensemble(model, posterior, num_samples=256).predict(area.points.numpy())
 
     # The network's biases and scale stay as they are: for the chains they are numbers, not sites.
     chains = run_mcmc(
@@ -73,13 +75,12 @@ def main() -> None:
     print(f"probabilities at points of the plane: {agreement}")
 
     exact = prediction(everything.flatten(0, 1))
-    guided = prediction(fitted)
     halves = [prediction(chain).probs[:, 1] for chain in everything]
     for name, a, b in (
         ("guide and chains", guided.probs[:, 1], exact.probs[:, 1]),
         ("one chain and the other", *halves),
     ):
-        apart = (a - b).abs()
+        apart = abs(a - b)
         print(
             f"{name}: probabilities apart by {apart.mean():.3f} on average, {apart.max():.3f} at most"
         )

@@ -16,7 +16,6 @@ import torch
 import bayesbin as bb
 from bayesbin import nn
 from bayesbin.data import Batches, load
-from bayesbin.diagnostics import evaluate
 
 
 def main() -> None:
@@ -60,8 +59,8 @@ def main() -> None:
     print(posterior.summary())
 
     # Each draw is a network of its own and needs normalisation statistics of its own.
-    statistics = nn.recalibrate(net, posterior, train.x[:5000], num_samples=draws)
-    scores = evaluate(net, posterior, test.x, test.y, num_samples=draws, statistics=statistics)
+    ensemble = bb.Ensemble(model, posterior, num_samples=draws, seed=arguments.seed)
+    scores = ensemble.calibrate(train.x[:5000]).evaluate(test.x, test.y)
     rows = {
         "mode": scores["mode"],
         f"mean of {draws} draws": scores["mean"],

@@ -36,7 +36,7 @@ from bayesbin.optim import BayesianLearningRule
 NUM_WEIGHTS, NUM_DATA, SCALE = 8, 30, 3.0
 
 Distribution = Callable[[Tensor], dist.TorchDistribution]
-LAWS: dict[str, Distribution] = {
+LIKELIHOODS: dict[str, Distribution] = {
     "Normal": lambda mean: dist.Normal(mean, SCALE),
     "Student": lambda mean: dist.StudentT(2.0, mean, SCALE),
 }
@@ -82,7 +82,7 @@ def main() -> None:
     found = {}
     columns = ("exact LOO", "LOO", "+-", "k > good", "KL(q||p)", "k-hat of q", "p(max |y|)")
     print(f"{'':<8}" + "".join(f"{column:>12}" for column in columns))
-    for name, distribution in LAWS.items():
+    for name, distribution in LIKELIHOODS.items():
         model = model_of(distribution)
         guide = AutoSignBernoulli(model, args=(x, y))
         rule = BayesianLearningRule(guide.natural_parameters(), lr=0.1)

@@ -17,9 +17,9 @@ from torch import Tensor
 from bayesbin import nn, plots
 from bayesbin.data import Batches, Dataset, digits
 from bayesbin.diagnostics import bootstrap, ood_scores, scores
+from bayesbin.ensemble import Ensemble
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import fit
-from bayesbin.predict import predict
 
 FAMILIAR = 8  # classes: 0 .. 7
 
@@ -63,16 +63,15 @@ def main() -> None:
     progress = not arguments.smoke
     batches = Batches((x, y), batch_size=100)
     fit(model, guide, batches, epochs=epochs, kl_weight=0.3, seed=arguments.seed, progress=progress)
-    posterior = guide.posterior()
 
-    # The same draws and statistics for all inputs: the mutual information depends on how many there are.
-    statistics = nn.recalibrate(net, posterior, x, num_samples=draws)
-    familiar = predict(net, posterior, x_test, draws, statistics=statistics)
+    # The same draws for all inputs: the mutual information depends on how many there are.
+    ensemble = Ensemble(model, guide.posterior(), draws, arguments.seed).calibrate(x)
+    familiar = ensemble.predict(x_test)
     table = scores(familiar.log_probs, y_test)
     print("digits 0 .. 7: " + ", ".join(f"{name} {value:.4f}" for name, value in table.items()))
 
     others = {
-        name: predict(net, posterior, x_other, draws, statistics=statistics)
+        name: ensemble.predict(x_other)
         for name, x_other in other_inputs(splits.test, arguments.seed).items()
     }
     quantities = {"entropy": "entropy (nats)", "mutual_information": "mutual information (nats)"}

@@ -1,4 +1,4 @@
-"""How a packed prediction draws a weight, keeps it and uses it, as a picture with the numbers themselves.
+"""How a prediction draws a weight, keeps it and uses it, as a picture with the numbers themselves.
 
     python packed_layout.py --out packed_layout.png
 
@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from bayesbin import BinaryPosterior
-from bayesbin.core.canonical import FLIPS, half_words, key_of
-from bayesbin.predict.packing import pack
+from bayesbin.core.canonical import FLIPS, half_words, key_of, pack_words
 
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"
 
@@ -42,7 +41,7 @@ def main() -> None:
 
     # The unit's sum, four inputs at a time from a table of 16.
     x = torch.randn(64).numpy()
-    word = int(pack(plus)[unit, 0])
+    word = int(pack_words(plus)[unit, 0])
     tables = [sums_of_four(x[4 * j : 4 * j + 4]) for j in range(16)]
     picked = [word >> (4 * j) & 15 for j in range(16)]
     total = sum(table[entry] for table, entry in zip(tables, picked, strict=True))

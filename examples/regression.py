@@ -16,7 +16,6 @@ import bayesbin as bb
 from bayesbin import nn, plots
 from bayesbin.data import Batches, regression_1d
 from bayesbin.experiments.demos import LocalBumps
-from bayesbin.predict import predict_regression
 
 
 def main() -> None:
@@ -44,7 +43,9 @@ def main() -> None:
     recipe = bb.recipe("bayesbin", model, epochs=epochs)
     batches = Batches(train, batch_size=len(train))
     recipe.fit(batches, seed=arguments.seed, progress=not arguments.smoke)
-    posterior = recipe.guide.posterior()
+
+    # 32 drawn networks, each with a drawn noise level.
+    ensemble = bb.Ensemble(model, recipe.guide.posterior(), num_samples=32, seed=arguments.seed)
 
     # Two uncertainties: what the draws disagree about (epistemic), and the noise (aleatoric).
     places = {
@@ -54,16 +55,16 @@ def main() -> None:
     }
     print(f"{'':<18}  {'epistemic sd':>12}  {'noise sd':>12}")
     for place, x in places.items():
-        prediction = predict_regression(net, posterior, x[:, None], num_samples=32)
-        spread = prediction.epistemic.mean().sqrt().item()
-        noise = prediction.aleatoric.mean().sqrt().item()
+        prediction = ensemble.predict(x[:, None])
+        spread = prediction.epistemic_variance.mean().sqrt().item()
+        noise = prediction.aleatoric_variance.mean().sqrt().item()
         print(f"{place:<18}  {spread:>12.3f}  {noise:>12.3f}")
 
     if arguments.out:
         line = torch.linspace(-3.0, 3.0, 601)
         axes = plots.plot_regression(
             line,
-            predict_regression(net, posterior, line[:, None], num_samples=32),
+            ensemble.predict(line[:, None]),
             data=(train.x, train.y),
             truth=torch.sin(2.0 * line) + line / 4.0,
         )

@@ -2,7 +2,7 @@
 
     python two_moons.py --out two_moons.png
 
-The whole path in one file: data, network, model, guide, training, prediction, picture. The command
+The whole path in one file: data, network, model, guide, training, ensemble, prediction, picture. The command
 ``bayesbin demo two-moons`` puts a straight-through point estimate beside it.
 """
 
@@ -15,8 +15,6 @@ import torch
 import bayesbin as bb
 from bayesbin import nn, plots
 from bayesbin.data import Batches, two_moons
-from bayesbin.diagnostics import evaluate
-from bayesbin.predict import predict
 
 
 def main() -> None:
@@ -48,21 +46,23 @@ def main() -> None:
     # What a guide has learned is a posterior: a value, which knows nothing of the training.
     posterior = recipe.guide.posterior()
     print(posterior.summary())
-    scores = evaluate(net, posterior, test.x, test.y, num_samples=10)
+
+    # Ten drawn networks, with everything that belongs to them: from here on only the ensemble predicts.
+    ensemble = bb.Ensemble(model, posterior, num_samples=10, seed=arguments.seed)
+    scores = ensemble.evaluate(test.x, test.y)
     for name in ("mode", "mean"):
         row = ", ".join(f"{score} {value:.4f}" for score, value in scores[name].items())
         print(f"{name + ':':<6}{row}")
 
     # Draws that disagree far from the data: the mutual information of prediction and weights.
-    near = predict(net, posterior, test.x, num_samples=10)
-    far = predict(net, posterior, 4.0 * test.x, num_samples=10)
+    near, far = ensemble.predict(test.x), ensemble.predict(4.0 * test.x)
     for place, prediction in (("at the data", near), ("four times as far out", far)):
         information = prediction.mutual_information.mean().item()
         print(f"mutual information {place}: {information:.4f} nats")
 
     if arguments.out:
         area = plots.grid((-3.5, -3.5), (3.5, 3.5))
-        prediction = predict(net, posterior, area.points, num_samples=10)
+        prediction = ensemble.predict(area.points)
         figure = plots.Figure(figsize=(4.6, 3.6), layout="constrained")
         axes = figure.subplots()
         mesh = plots.plot_field(axes, prediction.entropy, area, title="predictive entropy")

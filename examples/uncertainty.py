@@ -26,16 +26,17 @@ from bayesbin.diagnostics import (
     top_label,
     uncertainty,
 )
+from bayesbin.ensemble import Ensemble
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli
 from bayesbin.infer import fit
-from bayesbin.predict import Prediction, draw_log_probs, predict
+from bayesbin.runtime import ClassPrediction
 
 SCORES = ("accuracy", "nll", "brier", "ece")
 
 
 def two_moons_under(
     guide_class: type, train: Dataset, area: Tensor, args: argparse.Namespace
-) -> Prediction:
+) -> ClassPrediction:
     """The prediction over the plane, averaged over draws of that guide's posterior."""
     torch.manual_seed(args.seed)
     net = nn.to_binary_(nn.mlp(2, [64, 64], 2, normalize=False))
@@ -43,13 +44,12 @@ def two_moons_under(
     guide = guide_class(model, init_scale=0.5)
     batches = Batches(train, batch_size=len(train))
     fit(model, guide, batches, epochs=args.epochs, kl_weight=0.1, seed=args.seed, progress=False)
-    posterior = guide.posterior()
-    draws = torch.stack(list(draw_log_probs(net, posterior, 4.0 * train.x, args.draws)))
-    far = uncertainty(draws).in_bits()
+    ensemble = Ensemble(model, guide.posterior(), args.draws, args.seed)
+    far = uncertainty(ensemble.log_probs(4.0 * train.x)).in_bits()
     names = ["entropy", "mutual_information", "mutual_information_jackknife", "disagreement"]
     line = ", ".join(f"{name} {getattr(far, name).mean():.3f}" for name in names)
     print(f"{guide_class.__name__}: four times as far out as the data, in bits: {line}")
-    return predict(net, posterior, area, num_samples=args.draws)
+    return ensemble.predict(area)
 
 
 def digits_at(args: argparse.Namespace) -> tuple[dict[str, Tensor], Tensor]:
@@ -63,18 +63,15 @@ def digits_at(args: argparse.Namespace) -> tuple[dict[str, Tensor], Tensor]:
     epochs = max(args.epochs // 10, 1)
     batches = Batches(train, batch_size=100)
     fit(model, guide, batches, epochs=epochs, kl_weight=0.03, seed=args.seed, progress=False)
-    posterior = guide.posterior()
-    statistics = nn.recalibrate(net, posterior, train.x, num_samples=args.draws)
-
-    def at(x: Tensor, draws: int) -> Tensor:
-        return predict(net, posterior, x, draws, statistics=statistics).log_probs
+    ensemble = Ensemble(model, guide.posterior(), args.draws, args.seed).calibrate(train.x)
 
     # The temperature is fitted on data that neither training nor the scores below have seen.
-    scaling = TemperatureScaling.fit(at(held_out.x, 0), held_out.y)
-    mode = at(test.x, 0)
+    scaling = TemperatureScaling.fit(ensemble.mode.predict(held_out.x).log_probs, held_out.y)
+    mode = ensemble.mode.predict(test.x).log_probs
     scaled = f"temperature {scaling.temperature:.2f}"
     mean = f"mean of {args.draws} draws"
-    return {"mode": mode, scaled: scaling.apply(mode), mean: at(test.x, args.draws)}, test.y
+    averaged = ensemble.predict(test.x).log_probs
+    return {"mode": mode, scaled: scaling.apply(mode), mean: averaged}, test.y
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 from bayesbin import estimators as E
 from bayesbin.data import Batches, Splits, load
-from bayesbin.diagnostics import evaluate
+from bayesbin.ensemble import Ensemble
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
 from bayesbin.nn import Classifier, mlp, to_binary_
@@ -124,7 +124,8 @@ def run(
             record["curve"] = curve
             if not selection:
                 test = splits.test
-                record["test"] = evaluate(model.net, guide.posterior(), test.x, test.y, 32, seed)
+                ensemble = Ensemble(model, guide.posterior(), num_samples=32, seed=seed)
+                record["test"] = ensemble.evaluate(test.x, test.y)
         except FloatingPointError as error:  # training diverged, which is a result
             record |= {"curve": [], "diverged": str(error)}
         path.write_text(json.dumps(record, indent=1))

@@ -26,13 +26,12 @@ from torch import Tensor, nn
 
 import bayesbin as bb
 from bayesbin.data import Batches, load
-from bayesbin.diagnostics import evaluate
 from bayesbin.distributions.relaxed import straight_through
 from bayesbin.estimators import Estimator, LocalReparameterization
 from bayesbin.estimators.base import Objective
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import fit
-from bayesbin.nn import Classifier, Scale, mlp, recalibrate, to_binary_
+from bayesbin.nn import Classifier, Scale, mlp, to_binary_
 from bayesbin.optim import BayesianLearningRule
 
 BATCH_SIZE = 100
@@ -160,8 +159,8 @@ def run(args: argparse.Namespace, method: str, seed: int, folder: Path) -> dict[
     seconds = time.perf_counter() - start
     posterior = guide.posterior()
     draws = 2 if args.smoke else NUM_SAMPLES
-    statistics_ = recalibrate(model.net, posterior, train.x[:10_000], draws, seed)
-    scores = evaluate(model.net, posterior, splits.test.x, splits.test.y, draws, seed, statistics_)
+    ensemble = bb.Ensemble(model, posterior, draws, seed).calibrate(train.x[:10_000])
+    scores = ensemble.evaluate(splits.test.x, splits.test.y)
     record = {
         "benchmark": "mnist_mlp", "dataset": args.dataset, "method": method, "hidden": args.hidden,
         "epochs": args.epochs, "batch_size": BATCH_SIZE, "seed": seed, "settings": settings,

@@ -28,11 +28,10 @@ from torchmetrics.functional.classification import binary_auroc
 
 from bayesbin import BinaryPosterior
 from bayesbin.data import Batches, Splits, load
-from bayesbin.diagnostics import evaluate
+from bayesbin.ensemble import Ensemble
 from bayesbin.guides import AutoNestedSignBernoulli, AutoSignBernoulli, PolicyNetwork
-from bayesbin.nn import Classifier, conv_net, mlp, recalibrate, to_binary_
+from bayesbin.nn import Classifier, conv_net, mlp, to_binary_
 from bayesbin.plots import plot_sharing, save_figure
-from bayesbin.predict import predict
 from bayesbin.recipes import Recipe, recipe
 
 BATCH_SIZE = 100
@@ -131,14 +130,12 @@ def run(args: argparse.Namespace, dataset: str, kind: str, name: str, seed: int)
     posterior = guide.posterior()
     posterior.save(args.out / "checkpoints" / label / "posterior.safetensors")
     draws = 2 if args.smoke else args.draws
-    norms = recalibrate(net, posterior, x[:10_000], draws, seed)
+    ensemble = Ensemble(model, posterior, draws, seed).calibrate(x[:10_000])
     start = time.perf_counter()
-    scores = evaluate(net, posterior, test_x, splits.test.y, draws, seed, norms)
+    scores = ensemble.evaluate(test_x, splits.test.y)
     foreign = foreign_images(args, dataset)
     if foreign is not None:
-        scores["ood"] = separation(
-            net, posterior, test_x, images(foreign, kind), draws, seed, norms
-        )
+        scores["ood"] = separation(ensemble, test_x, images(foreign, kind))
     summary = posterior.summary()
     record = {
         "benchmark": "nested", "dataset": dataset, "network": kind, "posterior": name, "epochs": epochs,
@@ -155,11 +152,9 @@ def run(args: argparse.Namespace, dataset: str, kind: str, name: str, seed: int)
     return record
 
 
-def separation(net: nn.Module, posterior: Any, x: Tensor, foreign: Tensor, draws: int, seed: int,
-               norms: Any) -> dict[str, float]:  # fmt: skip
+def separation(ensemble: Ensemble, x: Tensor, foreign: Tensor) -> dict[str, float]:
     """AUROC of telling foreign images by predictive entropy and by mutual information."""
-    own = predict(net, posterior, x, draws, seed, norms)
-    other = predict(net, posterior, foreign, draws, seed, norms)
+    own, other = ensemble.predict(x), ensemble.predict(foreign)
     is_foreign = torch.cat([torch.zeros(len(x)), torch.ones(len(foreign))]).long()
     scores = {}
     for name in ("entropy", "mutual_information"):

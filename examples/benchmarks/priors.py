@@ -31,10 +31,9 @@ import torch
 from torch import Tensor
 
 from bayesbin.data import Batches, Dataset, digits
-from bayesbin.diagnostics import evaluate
 from bayesbin.distributions import SignBernoulli
-from bayesbin.nn import Classifier, mlp, recalibrate, to_binary_
-from bayesbin.predict import draw_log_probs
+from bayesbin.ensemble import Ensemble
+from bayesbin.nn import Classifier, mlp, to_binary_
 from bayesbin.recipes import recipe
 
 PROBABILITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -99,9 +98,8 @@ def train(
     result = method.fit(Batches(data, BATCH_SIZE), seed=seed, progress=False)
     seconds = time.perf_counter() - start
     posterior = method.guide.posterior()
-    normalisation = recalibrate(net, posterior, data.x, args.draws, seed)
-    scores = evaluate(net, posterior, test.x, test.y, args.draws, seed, normalisation)
-    draws = draw_log_probs(net, posterior, test.x, args.draws, seed, normalisation)
+    ensemble = Ensemble(model, posterior, args.draws, seed).calibrate(data.x)
+    scores = ensemble.evaluate(test.x, test.y)
     record = {
         "seed": seed, "size": len(data), "scores": scores, "seconds_training": seconds,
         "train_nll": result.history[-1]["nll"], "train_kl": result.history[-1]["kl"],
@@ -109,7 +107,7 @@ def train(
         "entropy_nats_per_layer": [q.entropy().mean().item() for q in posterior.values()],
         "learned_p_per_layer": [distribution.at(0.0).item() for distribution in posterior.real.values()],
     }  # fmt: skip
-    return record, torch.stack(list(draws)).exp()
+    return record, ensemble.log_probs(test.x).exp()
 
 
 def run(args: argparse.Namespace, prior: str, kl_weight: float, folder: Path) -> dict[str, Any]:

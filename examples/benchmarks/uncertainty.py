@@ -39,7 +39,7 @@ from bayesbin.diagnostics import (
     risk_coverage,
     uncertainty,
 )
-from bayesbin.predict import draw_log_probs
+from bayesbin.ensemble import Ensemble
 from bayesbin.recipes import recipe
 
 DATASETS = ("mnist", "fashion-mnist")
@@ -100,18 +100,13 @@ def binary_outputs(
     parts = recipe(method, net, dataset_size=len(sets.train), epochs=args.epochs, **more)
     data = Batches(sets.train, 100)
     parts.fit(data, seed=seed, progress=False)
-    net, posterior = parts.model.net.eval(), parts.guide.posterior()
-    found = {}
-    for kind, draws in {"mode": 0, "draws": args.draws}.items():
-        if point and draws:
-            continue
-        calibration = sets.train.x[:CALIBRATION_DATA]
-        own = bnn.recalibrate(net, posterior, calibration, max(draws, 1), seed)
-        found[kind] = {
-            part: torch.stack(list(draw_log_probs(net, posterior, x, draws, seed, own)))
-            for part, x in sets.inputs.items()
-        }
-    return found
+    ensemble = Ensemble(parts.model, parts.guide.posterior(), 1 if point else args.draws, seed)
+    ensemble.calibrate(sets.train.x[:CALIBRATION_DATA])
+    kinds = {"mode": ensemble.mode} if point else {"mode": ensemble.mode, "draws": ensemble}
+    return {
+        kind: {part: chosen.log_probs(x) for part, x in sets.inputs.items()}
+        for kind, chosen in kinds.items()
+    }
 
 
 def float_outputs(name: str, sets: Sets, args: argparse.Namespace, seed: int) -> dict[str, Outputs]:

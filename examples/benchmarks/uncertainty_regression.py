@@ -38,7 +38,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bayesbin.data import Splits, uci_folder
-from bayesbin.diagnostics import draw_gaussians, regression_scores
+from bayesbin.diagnostics import regression_scores
 from bayesbin.infer import run_mcmc
 from bayesbin.nn import Regressor
 from bayesbin.sklearn import BinaryNetworkRegressor, PiecewiseLinearEncoder
@@ -62,28 +62,20 @@ def binary(
     epochs = epochs_for(len(splits.train), args.steps)
     found = BinaryNetworkRegressor(
         hidden or args.hidden, num_bins=num_bins, epochs=epochs, batch_size=BATCH_SIZE, kl_weight=kl_weight,
-        random_state=seed,
+        num_samples=args.draws, random_state=seed,
     )  # fmt: skip
     return found.fit(splits.train.x.double().numpy(), splits.train.y.double().numpy())
 
 
-def drawn_scores(fitted: BinaryNetworkRegressor, splits: Splits, draws: int) -> dict[str, float]:
-    """Of the mixture over draws of networks and noise, in the units of y."""
-    x = torch.from_numpy(fitted.transformer_.transform(splits.test.x.double().numpy())).float()
-    means, variances = draw_gaussians(fitted.net_, fitted.posterior_, x, num_samples=draws)
-    scale = fitted.y_scale_
-    return regression_scores(fitted.y_mean_ + scale * means, scale**2 * variances, splits.test.y)
+def inputs_of(fitted: BinaryNetworkRegressor, x: torch.Tensor) -> torch.Tensor:
+    """The features as the network takes them: in bins, standardised."""
+    return torch.from_numpy(fitted.transformer_.transform(x.double().numpy())).float()
 
 
-def mode_scores(fitted: BinaryNetworkRegressor, splits: Splits) -> dict[str, float]:
-    """The likeliest network, with the mean of the noise's posterior."""
-    x = torch.from_numpy(fitted.transformer_.transform(splits.test.x.double().numpy())).float()
-    with torch.no_grad():
-        mean = fitted.posterior_.mode_network(fitted.net_)(x).double()[:, 0]
-    noise = torch.stack([fitted.posterior_.sample_real("noise", k) for k in range(100)]).mean()
-    scale = fitted.y_scale_
-    variance = (scale * float(noise)) ** 2
-    return regression_scores((fitted.y_mean_ + scale * mean)[None], variance, splits.test.y)
+def posterior_scores(fitted: BinaryNetworkRegressor, splits: Splits) -> dict[str, dict[str, float]]:
+    """Scores of the mixture over draws of networks and noise, and of the mode, in the units of y."""
+    found = fitted.ensemble_.evaluate(inputs_of(fitted, splits.test.x), splits.test.y)
+    return {"mean of draws": found["mean"], "mode": found["mode"]}
 
 
 def float_scores(
@@ -128,15 +120,16 @@ def mcmc_scores(
 ) -> dict[str, Any]:
     """Signs and noise by MCMC, in the network that was fitted; with R-hat and ESS of its test outputs."""
     scale = fitted.y_scale_
-    x = torch.from_numpy(fitted.transformer_.transform(splits.train.x.double().numpy())).float()
+    x, test = inputs_of(fitted, splits.train.x), inputs_of(fitted, splits.test.x)
     y = (splits.train.y - fitted.y_mean_) / scale
-    test = torch.from_numpy(fitted.transformer_.transform(splits.test.x.double().numpy())).float()
-    net, posterior = fitted.net_, fitted.posterior_
+    # The layers alone, whose targets are standardised; the estimator's network ends in the units of y.
+    layers: Any = fitted.ensemble_.mode.network(0)
+    net, posterior = torch.nn.Sequential(*layers).eval(), fitted.posterior_
 
     def start(chain: int) -> dict[str, torch.Tensor]:
         return {
             **{name: signs.float() for name, signs in posterior.sample(chain).items()},
-            "noise": posterior.sample_real("noise", chain).log().float(),
+            "noise": (posterior.sample_real("noise", chain) / scale).log().float(),
         }
 
     found = run_mcmc(
@@ -170,8 +163,8 @@ def complete(args: argparse.Namespace, block: dict[str, Any]) -> None:
                 start = time.perf_counter()
                 fitted = binary(splits, args, num_bins, kl_weight, split)
                 block["seconds"][key] = time.perf_counter() - start
-                methods[f"{key}: mean of draws"] = drawn_scores(fitted, splits, args.draws)
-                methods[f"{key}: mode"] = mode_scores(fitted, splits)
+                for kind, scores in posterior_scores(fitted, splits).items():
+                    methods[f"{key}: {kind}"] = scores
         if f"{inputs}, float network" not in methods:
             methods[f"{inputs}, float network"] = float_scores(splits, args, num_bins, split)
     if "Bayesian linear regression" not in methods:
@@ -179,11 +172,13 @@ def complete(args: argparse.Namespace, block: dict[str, Any]) -> None:
     if name != MCMC_ON:
         return
     if (key := "features, kl_weight 1: mean of draws") not in methods:
-        methods[key] = drawn_scores(binary(splits, args, 0, 1.0, split), splits, args.draws)
+        fitted = binary(splits, args, 0, 1.0, split)
+        methods[key] = posterior_scores(fitted, splits)["mean of draws"]
     small = f"{MCMC_BINS} bins, one layer of {MCMC_HIDDEN[0]}"
     if args.mcmc and f"{small}, MCMC" not in methods:
         fitted = binary(splits, args, MCMC_BINS, 1.0, split, MCMC_HIDDEN)
-        methods[f"{small}, kl_weight 1: mean of draws"] = drawn_scores(fitted, splits, args.draws)
+        of_draws = posterior_scores(fitted, splits)["mean of draws"]
+        methods[f"{small}, kl_weight 1: mean of draws"] = of_draws
         methods[f"{small}, MCMC"] = mcmc_scores(fitted, splits, args, split)
 
 
