@@ -163,7 +163,7 @@ def test_every_verb_has_json_and_quiet(name):
 def no_work(monkeypatch):
     """Let no verb work: whatever begins to read or to train fails."""
     from bayesbin import data, experiments
-    from bayesbin.predict import inspection, unpacking
+    from bayesbin.runtime import inspection, unpacking
 
     def begun(*arguments, **options):
         raise AssertionError("the work has begun")
