@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from bayesbin.runtime.kinds import Shape
 from bayesbin.runtime.program import Program, Step, Value
 
@@ -85,10 +87,12 @@ def _group(
 class Decision(NamedTuple):
     """Steps of sums that feed one decision: their places, the layer's first, the decision's last.
 
-    Between them a maximum over windows may stand: it reaches a threshold where one of its values does.
+    Between them may stand an affine map, which then makes the threshold, and a maximum over windows: it
+    reaches a threshold where one of its values does.
     """
 
     layer: int
+    affine: int | None
     pool: int | None
     last: int
 
@@ -104,15 +108,22 @@ def decisions(program: Program, places: Collection[int]) -> list[Decision]:
         step = program.steps[place]
         if not _forms_sums(program, step):
             continue
-        exact = program.values[step.inputs[0]].signs
-        after = pool = _only_use(program, place, places)
-        if after is not None and _largest(program.steps[after], exact):
-            after = _only_use(program, after, places)
-        else:
-            pool = None
         axis = len(program.values[step.inputs[0]].shape) - 1 if step.kind == "linear" else 0
-        if after is not None and _decides(program.steps[after], axis):
-            found.append(Decision(place, pool, after))
+        affine = pool = None
+        exact = program.values[step.inputs[0]].signs
+        after = _only_use(program, place, places)
+        if after is not None and _is_line(program, program.steps[after], axis):
+            affine, exact = after, False
+            step = program.steps[after]
+            after = _only_use(program, after, places)
+        if after is not None and _largest(program.steps[after], exact, step.dtype):
+            pool = after
+            after = _only_use(program, after, places)
+        if after is None:
+            continue
+        last = program.steps[after]
+        if last.kind == "sign" or (affine is None and _has_threshold(last, axis)):
+            found.append(Decision(place, affine, pool, after))
     return found
 
 
@@ -127,9 +138,9 @@ def _only_use(program: Program, place: int, places: Collection[int]) -> int | No
 
 def _forms_sums(program: Program, step: Step) -> bool:
     """Whether it forms sums under signs, of signs or of float32 numbers in float64, without a bias."""
-    if step.kind not in ("linear", "conv") or len(step.inputs) > 2:
+    x, weight, *bias = step.inputs if step.kind in ("linear", "conv") else ("", "", "")
+    if bias:
         return False
-    x, weight = step.inputs
     value = program.values[x]
     if weight not in program.sites:
         return False
@@ -138,18 +149,66 @@ def _forms_sums(program: Program, step: Step) -> bool:
     return step.dtype == "f8" and value.dtype == "f4"
 
 
-def _largest(step: Step, exact: bool) -> bool:
-    """Whether it takes maxima, and does not round them."""
+def _is_line(program: Program, step: Step, axis: int) -> bool:
+    """Whether it is an affine map of each channel that is no constant."""
+    if step.kind != "affine" or step.attributes["axis"] != axis:
+        return False
+    numbers = [program.constants.get(name) for name in step.inputs[1:]]
+    if any(each is None or each.levels is not None for each in numbers):
+        return False
+    slope, shift = (each.data.astype(step.dtype) for each in numbers if each is not None)
+    return bool(np.isfinite(slope).all() and np.isfinite(shift).all() and (slope != 0).all())
+
+
+def _largest(step: Step, exact: bool, dtype: str) -> bool:
+    """Whether it takes maxima of numbers of a type, and does not round them."""
     return (
         step.kind == "max_pool"
-        and (exact or step.dtype == "f8")
+        and (exact or step.dtype in ("f8", dtype))
         and set(step.attributes["dilation"]) == {1}
     )
 
 
-def _decides(step: Step, axis: int) -> bool:
-    """Whether a step decides about each number, by itself or by its place along an axis."""
-    return step.kind == "sign" or (step.kind == "threshold" and step.attributes["axis"] == axis)
+def _has_threshold(step: Step, axis: int) -> bool:
+    """Whether a step decides about each number by its place along an axis."""
+    return step.kind == "threshold" and step.attributes["axis"] == axis
+
+
+def threshold_of(slope: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """The float64 number from which on slope x + shift is at least 0, as it is rounded.
+
+    For slopes below 0 the number up to which it is. Both are finite, float32 or float64, no slope is 0, and
+    the map is computed in their type: it rises, or falls, without fail. The numbers in question are counted,
+    and the one that divides them is found by halving.
+    """
+    dtype, sign = slope.dtype, np.where(slope < 0, -1.0, 1.0)
+
+    def reached(count: np.ndarray) -> np.ndarray:
+        x = (sign * _number(count)).astype(dtype)
+        return x * slope + shift >= 0
+
+    most = _count(np.full(slope.shape, np.finfo(np.float64).max))
+    near = _count(-shift.astype(np.float64) / slope * sign)
+    far = 1 << (8 if dtype == np.float64 else 34)
+    low, high = np.maximum(near - far, -most - 1), np.minimum(near + far, most + 1)
+    low = np.where((low >= -most) & reached(low.clip(-most, most)), -most - 1, low)
+    high = np.where((high <= most) & ~reached(high.clip(-most, most)), most + 1, high)
+    while (high - low > 1).any():  # not reached at low, but at high
+        middle = low + (high - low) // 2
+        plus = reached(middle.clip(-most, most))
+        low, high = np.where(plus, low, middle), np.where(plus, middle, high)
+    return sign * np.where(high > most, np.inf, _number(high.clip(-most, most)))
+
+
+def _count(x: np.ndarray) -> np.ndarray:
+    """Numbers in their order: neighbours are one apart."""
+    bits = np.nan_to_num(x).view(np.int64)
+    return np.where(bits < 0, np.iinfo(np.int64).min - bits, bits)
+
+
+def _number(count: np.ndarray) -> np.ndarray:
+    bits = np.where(count < 0, np.iinfo(np.int64).min - count, count)
+    return np.ascontiguousarray(bits, dtype=np.int64).view(np.float64)
 
 
 # Whether the kernels run a step

@@ -11,9 +11,12 @@ import numpy as np
 
 from bayesbin.runtime import reference
 from bayesbin.runtime.kinds import Shape
-from bayesbin.runtime.native_plan import Decision, Group, channels_of, decisions
+from bayesbin.runtime.native_plan import Decision, Group, channels_of, decisions, threshold_of
 from bayesbin.runtime.program import DrawnSite, Program, Step
 from bayesbin.runtime.reference_elementwise import in_range
+
+# Which sums a layer marks that are not numbers, for a maximum of decisions to see them
+_NO_MARKS, _RISING, _ALL = range(3)
 
 
 @dataclass(frozen=True)
@@ -172,29 +175,42 @@ class Region:
         x, weight = step.inputs
         kind = "decide_sign" if self.program.values[x].signs else "decide"
         self.kinds[decision.layer] = kind
-        t, d = self._thresholds(self.program.steps[decision.last], units)
+        t, d = self._thresholds(decision, units)
+        marks = _NO_MARKS
+        if decision.pool is not None:  # behind an affine map the maximum is of what has risen
+            marks = _RISING if decision.affine is None else _ALL
         slot = self.built.sign_layer(
-            self.slot(x),
-            geometry,
-            self.site(weight),
-            kind,
-            step.dtype,
-            t,
-            d,
-            decision.pool is not None,
+            self.slot(x), geometry, self.site(weight), kind, step.dtype, t, d, marks
         )
         if decision.pool is None:
             return slot
-        pool = self.program.steps[decision.pool]
-        return self.built.pool_signs(slot, *_pooled(self, pool), d)
+        if decision.affine is not None:
+            d = self.built.numbers(np.ones((1, *units)))
+        return self.built.pool_signs(slot, *_pooled(self, self.program.steps[decision.pool]), d)
 
-    def _thresholds(self, step: Step, shape: Shape) -> tuple[Any, Any]:
-        if step.kind == "threshold":
-            return self.numbers(step.inputs[1], "f8", shape), self.numbers(
-                step.inputs[2], "f8", shape
-            )
-        size = math.prod(shape)
-        return self.built.numbers(np.zeros((1, size))), self.built.numbers(np.ones((1, size)))
+    def _thresholds(self, decision: Decision, shape: Shape) -> tuple[Any, Any]:
+        """t and d of a decision, for each unit."""
+        last = self.program.steps[decision.last]
+        if decision.affine is not None:
+            return self._led_back(self.program.steps[decision.affine], shape)
+        if last.kind == "threshold":
+            names = last.inputs[1:]
+            return self.numbers(names[0], "f8", shape), self.numbers(names[1], "f8", shape)
+        return self.built.numbers(np.zeros((1, *shape))), self.built.numbers(np.ones((1, *shape)))
+
+    def _led_back(self, step: Step, shape: Shape) -> tuple[Any, Any]:
+        """Thresholds on what goes into an affine map."""
+        constants = [self.program.constants[name] for name in step.inputs[1:]]
+        draws = range(self.program.num_draws)
+        if all(each.rows is None for each in constants):
+            draws = range(1)
+        slope, shift = (
+            np.stack([np.broadcast_to(each.at(draw), shape) for draw in draws]).astype(step.dtype)
+            for each in constants
+        )
+        rows = None if len(draws) == 1 else np.arange(len(draws), dtype=np.int64)
+        t, d = threshold_of(slope, shift), np.sign(slope).astype(np.float64)
+        return self.built.numbers(t, rows), self.built.numbers(d, rows)
 
     # Numbers that move
 

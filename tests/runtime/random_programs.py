@@ -149,24 +149,16 @@ def _images(p: RandomProgram, x: str, depth: int, signs: bool, in_numpy: bool) -
         x = p.conv(
             x, int(rng.choice([2, 4, 6, 17])), wide, real, bias=not signs and bool(rng.integers(2))
         )
-        if signs and rng.integers(3):
+        if signs:
+            x = p.affine(x, 0, "f8") if rng.integers(3) == 0 else x
+            x = p.pool(x, "max_pool", "f8") if rng.integers(3) == 0 else x
             x = p.decision(x, 0, 3.0)
-        elif signs:
-            x = p.decision(p.affine(x, 0, "f8"), 0)
         else:
             x = p.elementwise(p.affine(x, 0), ELEMENTWISE)
         if in_numpy and block == depth // 2:
             x = p.elementwise(x, IN_NUMPY)
         if min(p.shapes[x][1:]) >= 3 and rng.integers(3) == 0:
-            kind = ("max_pool", "avg_pool")[int(rng.integers(2))]
-            more = {"dilation": (1,) * (len(p.shapes[x]) - 1)}
-            if kind == "avg_pool":
-                more = {"count_padding": bool(rng.integers(2)), "divisor": 0}
-            ones = (1,) * (len(p.shapes[x]) - 1)
-            x = p.step(
-                kind, (x,), size=tuple(2 * each for each in ones), stride=tuple(2 * each for each in ones),
-                padding=ones, ceil=bool(rng.integers(2)), **more,
-            )  # fmt: skip
+            x = p.pool(x, ("max_pool", "avg_pool")[int(rng.integers(2))])
             if signs:
                 x = p.step("sign", (x,))
         if p.shapes[x] == p.shapes[before]:

@@ -17,6 +17,7 @@ from random_programs import RandomProgram, data_for, random_program
 from bayesbin.core.canonical import pack_words
 from bayesbin.runtime import native_backend, reference
 from bayesbin.runtime.native_backend import NativeProgram
+from bayesbin.runtime.native_plan import threshold_of
 from bayesbin.runtime.program import Constant, Program, Step, StoredSite
 
 pytestmark = pytest.mark.skipif(
@@ -235,6 +236,44 @@ def test_decisions_about_maxima(shape, signs, ceil):
             data[0].flat[3::97], data[0].flat[40::211] = np.nan, np.inf
         native = check(program, data, range(3))
     assert kinds_of_sums(native)[0] == ("decide_sign" if signs else "decide")
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_the_threshold_of_an_affine_map(dtype):
+    """The map decides otherwise one float64 number further on; where it never does, there is none."""
+    rng = np.random.default_rng(0)
+    slope = (rng.standard_normal(500) * 10.0 ** rng.integers(-30, 30, 500)).astype(dtype)
+    shift = (rng.standard_normal(500) * 10.0 ** rng.integers(-30, 30, 500)).astype(dtype)
+    slope[:4], shift[:4] = [1, -1, 1e-30, -1e-30], [0, 0, -1e30, 1e30]
+    shift[4:8] = [1e-44, -1e-44, 0, 3]
+
+    def reached(x):
+        with np.errstate(all="ignore"):
+            return x.astype(dtype) * slope + shift >= 0
+
+    with np.errstate(all="ignore"):
+        t = threshold_of(slope, shift)
+        outward = np.where(slope < 0, np.inf, -np.inf)
+        assert reached(t).all() and not reached(np.nextafter(t, outward))[np.isfinite(t)].any()
+    assert np.isfinite(t).sum() > 300
+
+
+@pytest.mark.parametrize("signs", [False, True])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_decisions_behind_affine_maps(signs, pooled):
+    p = RandomProgram(1)
+    x = p.input((3, 8, 8))
+    x = p.affine(p.conv(p.step("sign", (x,)) if signs else x, 40, "f8"), 0, "f8")
+    if pooled:
+        x = p.step(
+            "max_pool", (x,), "f8", size=(2, 2), stride=(2, 2), padding=(0, 0), ceil=False, dilation=(1, 1)
+        )  # fmt: skip
+    program = p.program(p.step("sign", (x,)))
+    data = data_for(program, 40)
+    if not signs:
+        data[0].flat[3::97], data[0].flat[40::211] = np.nan, np.inf
+    native = check(program, data, range(3))
+    assert kinds_of_sums(native) == ["decide_sign" if signs else "decide"]
 
 
 def test_signs_at_the_limits_of_narrow_sums():

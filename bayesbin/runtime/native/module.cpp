@@ -182,14 +182,15 @@ public:
 
     int sign_layer(int x, const Geometry& geometry, const Site& site, const std::string& kind,
                    const std::string& type, const std::optional<Numbers>& t, const std::optional<Numbers>& d,
-                   bool marks_nan) {
+                   int marks) {
+        if (marks < 0 || marks > 2) throw nb::value_error("marks is 0, 1 or 2.");
         const std::vector<std::string> kinds = {"real", "fast", "sign", "decide", "decide_sign"};
         const auto found = std::find(kinds.begin(), kinds.end(), kind);
         if (found == kinds.end())
             throw nb::value_error(("A kind of sums is one of real, fast, sign, decide, decide_sign; got '" + kind + "'.").c_str());
         return add({x}, new SignLayer(program_->value(x), geometry, site, Kind(found - kinds.begin()),
                                       type_named(type),
-                                      {t.value_or(Numbers()), d.value_or(Numbers()), marks_nan}));
+                                      {t.value_or(Numbers()), d.value_or(Numbers()), Marks(marks)}));
     }
 
     int real_layer(int x, const Geometry& geometry, const Numbers& weights,
@@ -406,7 +407,7 @@ NB_MODULE(_kernels, m) {
              nb::arg("rows").none() = nb::none())
         .def("sign_layer", &PythonProgram::sign_layer, nb::arg("x"), nb::arg("geometry"), nb::arg("site"),
              nb::arg("kind"), nb::arg("type"), nb::arg("t").none() = nb::none(),
-             nb::arg("d").none() = nb::none(), nb::arg("marks_nan") = false)
+             nb::arg("d").none() = nb::none(), nb::arg("marks") = 0)
         .def("real_layer", &PythonProgram::real_layer, nb::arg("x"), nb::arg("geometry"),
              nb::arg("weights"), nb::arg("bias").none(), nb::arg("type"))
         .def("unary", &PythonProgram::unary)

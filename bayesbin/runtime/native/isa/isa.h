@@ -53,11 +53,12 @@ struct Thresholds {
 };
 
 // The same for sums of real inputs, unit by unit; beside them t in float32, a margin for what it is off by,
-// and the sign of d. A sum that is not a number may be marked, for a maximum to see it.
+// and the sign of d.
+enum class Marks { NONE = 0, RISING = 1, ALL = 2 };  // sums that are not numbers: where d >= 0, or everywhere
 struct RealDecisions {
     const double *t, *d;
     const float *near, *margin, *toward;
-    bool marks_nan;
+    Marks marks;
 };
 constexpr int8_t NOT_A_NUMBER = 2;
 

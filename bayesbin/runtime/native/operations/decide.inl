@@ -52,8 +52,11 @@ inline int8_t decided(const float* const* inputs, int64_t count, int lane, float
                       const RealDecisions& decisions) {
     // Inputs that are all 0 have the sum 0.
     const double sum = bound == 0.0f ? 0.0 : sum_in_double(inputs, count, lane, bits, unit);
-    if (sum != sum) return decisions.marks_nan && !(decisions.d[unit] < 0.0) ? NOT_A_NUMBER : -1;
     const double t = decisions.t[unit], d = decisions.d[unit];
+    if (sum != sum) {
+        const bool marked = decisions.marks == Marks::ALL || (decisions.marks == Marks::RISING && !(d < 0.0));
+        return marked ? NOT_A_NUMBER : -1;
+    }
     return (d < 0.0 ? sum <= t : d > 0.0 ? sum >= t : true) ? 1 : -1;
 }
 

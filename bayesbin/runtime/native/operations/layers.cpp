@@ -151,7 +151,7 @@ void SignLayer::decide(const Block& block) const {
              [&](const Tile<float, int8_t>& tile) {
                  const int64_t n = tile.first;
                  const RealDecisions decisions{t + n, d + n, near + n, near + g.units + n,
-                                               near + 2 * g.units + n, decision_.marks_nan};
+                                               near + 2 * g.units + n, decision_.marks};
                  block.context.isa.decide(tile.inputs, g.inputs(), tile.lanes, {words + n, stride, tile.units},
                                           decisions, tile.out, tile.step, sums, partial, tables);
              });

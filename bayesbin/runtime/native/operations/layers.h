@@ -15,11 +15,11 @@ enum class Kind : int64_t {
     DECIDE_SIGN = 4,  // inputs are signs, and so is what comes out
 };
 
-// Thresholds of decisions, and their directions: numbers for each unit, float64. Whether what comes out has
-// marks for sums that are not numbers.
+// Thresholds of decisions, and their directions: numbers for each unit, float64. Sums that are not numbers may
+// be marked, for a maximum behind the decision to see them.
 struct Decision {
     Numbers t, d;
-    bool marks_nan = false;
+    Marks marks = Marks::NONE;
 };
 
 // Turn rows of ceil(inputs/64) words into columns.

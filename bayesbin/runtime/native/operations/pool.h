@@ -28,8 +28,8 @@ private:
 };
 
 // Decisions about maxima, of images of decisions: the maximum of a window reaches its threshold where one of
-// its values does; where the threshold is to be kept below (d < 0), all have to. What is not a number is the
-// maximum.
+// its values does; where it must not rise above the threshold (d < 0), all have to. What is not a number is
+// the maximum.
 class PoolSignsStep : public Step {
 public:
     PoolSignsStep(Value x, int64_t channels, Axis y, Axis x_axis, int64_t out_height, int64_t out_width,
