@@ -253,18 +253,22 @@ class _Walk:
                     )
 
     def _finished(self, node: torch.fx.Node) -> Program:
-        outputs = []
-        for result in self._user_outputs(node):
+        results = self._user_outputs(node)
+        keys = self._output_names()
+        keys = keys if len(keys) == len(results) else [""] * len(results)
+        outputs, names = [], []
+        for result, key in zip(results, keys, strict=True):
             if result is None:
                 continue
             found = self._resolved(result)
             self.t.node = result if isinstance(result, torch.fx.Node) else None
             outputs.append(self._output(found))
+            names.append(key)
         if not outputs:
             raise NotCompiled("expected the network to return tensors, got none")
         self.t.node = None
         try:
-            return self.t.program(outputs, self._output_names())
+            return self.t.program(outputs, names)
         except ValueError as error:
             raise NotCompiled(str(error).removesuffix(".")) from None
 

@@ -86,7 +86,7 @@ def translate(t: Translation, target: Any, args: Sequence[Any], kwargs: dict[str
         raise t.refuse("expected a function of the inputs alone, got random numbers")
     if not any(isinstance(value, (Traced, Size, Refused)) for value in used) and not random:
         return _folded(t, target, args, kwargs)
-    function = TABLE.get(name) or TABLE.get(_without_underscore(target, name))
+    function = function_of(target)
     if function is None:
         raise t.refuse(
             "there is no step for this operator", "Write the line in other operators of torch."
@@ -94,9 +94,12 @@ def translate(t: Translation, target: Any, args: Sequence[Any], kwargs: dict[str
     return function(t, **_by_name(t, target, function, args, kwargs))
 
 
-def _without_underscore(target: Any, name: str) -> str:
-    """The operator that makes a new tensor where this one changes its first."""
-    return name.removesuffix("_") if target._schema.is_mutable else name
+def function_of(target: Any) -> Function | None:
+    """The function of an operator, or for one that changes its first argument, of that which does not."""
+    name = name_of(target)
+    if target._schema.is_mutable and name not in TABLE:
+        name = name.removesuffix("_")
+    return TABLE.get(name)
 
 
 def _leaves(value: Any) -> Any:

@@ -278,6 +278,8 @@ def scaled(x: Operand, factor: Operand) -> Traced | None:
 
 @operator("mul", "multiply")
 def _mul(t: Translation, self: Operand, other: Operand) -> Traced:
+    if t.dtype() == "b1":
+        return t.elementwise("logical_and", self, other)
     for x, factor in ((self, other), (other, self)):
         found = scaled(x, factor)
         if found is not None and found.dtype == t.dtype():
@@ -341,6 +343,23 @@ def _times(t: Translation, x: Operand, alpha: float) -> Operand:
     found = t.settled(t.traced(x))
     name = t.emit("mul", (found.name, t.constant(alpha, t.dtype())), t.dtype())
     return Traced(name, found.layout, t.dtype())
+
+
+@operator("fmod")
+def _fmod(t: Translation, self: Operand, other: Operand) -> Traced:
+    ratio = t.elementwise("div", self, other)
+    return t.elementwise("sub", self, t.elementwise("mul", _trunc(t, ratio), other))
+
+
+@operator("hypot")
+def _hypot(t: Translation, self: Held, other: Held) -> Traced:
+    total = t.elementwise("add", _square_of(t, self), _square_of(t, other))
+    return replace(total, name=t.emit("sqrt", (total.name,), t.dtype()))
+
+
+def _square_of(t: Translation, x: Held) -> Traced:
+    found = t.settled(t.traced(x))
+    return replace(found, name=t.emit("mul", (found.name, found.name), t.dtype()))
 
 
 @operator("lerp")

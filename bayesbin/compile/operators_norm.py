@@ -233,6 +233,21 @@ def _spread(
     return replace(found, name=t.emit("sqrt", (found.name,), t.dtype()))
 
 
+@operator("var_mean", "std_mean")
+def _spread_and_mean(
+    t: Translation,
+    self: Held,
+    dim: Any = None,
+    keepdim: bool = False,
+    unbiased: bool = True,
+    correction: Any = None,
+) -> tuple[Traced, Traced]:
+    return (
+        _spread(t, self, dim, keepdim, unbiased, correction),
+        reduced(t, "mean", self, dim, keepdim),
+    )
+
+
 @operator("linalg_vector_norm", "norm", "frobenius_norm")
 def _norm(
     t: Translation,

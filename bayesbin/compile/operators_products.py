@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bayesbin.compile.contraction import affine, contract, fixed_signs
 from bayesbin.compile.layout import BATCH, Layout, Size, Torn, exploded
 from bayesbin.compile.operators import operator
 from bayesbin.compile.operators_elementwise import _add
-from bayesbin.compile.operators_shape import taken
+from bayesbin.compile.operators_shape import reshape_to, taken
 from bayesbin.compile.translation import Fixed, Held, Traced, Translation, plain
 
 # Linear maps and matrices
@@ -205,6 +206,39 @@ def _transposed(
 
 # What an axis more, that a window of 1 moves along, has for each attribute.
 _NEUTRAL = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1}
+
+
+@operator("col2im")
+def _col2im(
+    t: Translation,
+    self: Held,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> Traced:
+    """Columns (B, C kh kw, places) put back as patches of images, and summed where they overlap."""
+    places = [
+        (size + 2 * pad - spread * (wide - 1) - 1) // hop + 1
+        for size, wide, spread, pad, hop in zip(
+            output_size, kernel_size, dilation, padding, stride, strict=True
+        )
+    ]
+    *front, columns, _ = self.layout.shape
+    wide = math.prod(kernel_size)
+    channels = columns.count // wide
+    patch = torch.eye(wide, dtype=t.result.dtype).reshape(1, wide, 1, *kernel_size)
+    one = torch.eye(channels, dtype=t.result.dtype).reshape(channels, 1, channels, 1, 1)
+    weight = Fixed((one * patch).reshape(channels * wide, channels, *kernel_size))
+    x = reshape_to(t, t.traced(self), [*front, columns, *map(Size, places)])
+    rest = [
+        size - ((count - 1) * hop - 2 * pad + spread * (k - 1) + 1)
+        for size, count, hop, pad, spread, k in zip(
+            output_size, places, stride, padding, dilation, kernel_size, strict=True
+        )
+    ]
+    return _transposed(t, x, weight, None, stride, padding, rest, 1, dilation)
 
 
 def _convolve(

@@ -15,10 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from bayesbin.compile.operators import function_of
 from bayesbin.compile.refusal import NotCompiled, line_of, line_of_error
 from bayesbin.nn.straight_through import sign_as_operator
 
 _PRIMES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+
+
+_MOST_ROUNDS = 3  # of writing operators in others
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,26 @@ def _exported(net: nn.Module, example: tuple[Tensor, ...], batch: Any) -> Export
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:
-    """The same without operators that change what something else may look at."""
+    """The same without operators that change what something else may look at, in operators of the table.
+
+    What the table does not have is written in other operators where torch knows how.
+    """
     if any(_changes_in_place(node) for node in exported.graph.nodes):
-        return exported.run_decompositions({})
+        exported = exported.run_decompositions({})
+    for _ in range(_MOST_ROUNDS):
+        unknown = {node.target for node in exported.graph.nodes if _is_unknown(node)}
+        if not unknown:
+            break
+        every = torch.export.default_decompositions()
+        rewritten = {target: every[target] for target in unknown if target in every}
+        if not rewritten:
+            break
+        exported = exported.run_decompositions(rewritten)
     return exported
+
+
+def _is_unknown(node: torch.fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and function_of(node.target) is None
 
 
 def _by_two_sizes(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:

@@ -638,11 +638,11 @@ class Translation:
         self, steps: list[Step], outputs: Sequence[str], names: Sequence[str]
     ) -> tuple[list[Step], list[str]]:
         """Steps and outputs with other names for the outputs that steps make, each once."""
-        if len(names) != len(outputs) or len({*names}) < len(names) or len({*outputs}) < len(names):
+        if len({*outputs}) < len(outputs):
             return steps, list(outputs)
         new = {
             old: name
-            for old, name in zip(outputs, names, strict=True)
+            for old, name in zip(outputs, names, strict=bool(names))
             if old in self._made and name and name not in self._values
         }
         renamed = [

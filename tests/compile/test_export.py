@@ -126,6 +126,50 @@ def test_decided_weights_are_stored_once():
     assert program.sites["0.weight"].rows is None
 
 
+def test_outputs_go_by_the_keys_of_a_dictionary():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.policy = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, board, extra):
+            h = torch.relu(self.body(board)) + extra
+            return {"policy": self.policy(h), "none": None, "value": h.sum(1)}
+
+    program = compared(to_binary_(Heads()), torch.randn(4, 6), torch.randn(4, 8))
+    assert program.outputs == ("policy", "value") and list(program.inputs) == ["board", "extra"]
+
+
+def test_statistics_outside_a_layer_are_those_of_each_draw():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.Linear(6, 4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return (self.layer(x) - self.norm.running_mean) / (self.norm.running_var + 1).sqrt()
+
+    net = to_binary_(Own()).double().eval()
+    posterior = posterior_of(net)
+    table = {f"norm.running_{name}": torch.rand(DRAWS, 4).numpy() for name in ("mean", "var")}
+    x = torch.randn(3, 6)
+    program = export_program(net, (x,), posterior, DRAWS, 3, statistics=table)
+    (found,) = reference.run(program, [x.numpy()], range(DRAWS))
+    for draw in range(DRAWS):
+        worker = posterior.sample_network(net, draw, 3)
+        for name, numbers in table.items():
+            worker.get_buffer(name).copy_(torch.from_numpy(numbers[draw]))
+        assert np.allclose(found[draw], worker(x).detach().numpy(), atol=1e-12)
+
+
+def test_known_weights_that_are_signs_are_a_site():
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    net[0].weight = nn.Parameter(torch.randn(6, 4).T.sign() * torch.rand(4, 1))
+    program = compared(to_binary_(net, where="2.weight"), torch.randn(5, 6))
+    assert set(program.sites) == {"0.weight signs", "2.weight"}
+    assert program.sites["0.weight signs"].rows is None
+
+
 @pytest.mark.parametrize(
     ("sites", "said"),
     [
@@ -166,6 +210,14 @@ def test_the_refusal_says_operator_line_and_remedy():
         lambda x: x / x.abs().max(),
         lambda x: torch.cat([x, x], 0),
         lambda x: x.t().reshape(x.shape),
+        lambda x: x / len(x),
+        lambda x: x + torch.arange(x.shape[0])[:, None],
+        lambda x: x.cumsum(0),
+        lambda x: F.batch_norm(x, None, None, training=True),
+        lambda x: torch.einsum("bi,ci->bc", x, x),
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        lambda x: x.sum(),
+        lambda x: x.norm() * x,
     ],
 )
 def test_what_mixes_the_rows_of_a_batch_is_refused(mix):

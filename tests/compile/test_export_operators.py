@@ -134,6 +134,24 @@ VECTORS = {
         lambda h, net: F.bilinear(h[:, :4], h[:, 5:], net.cube),
         lambda h, net: h @ net.vector,
     ),
+    "written in others": (
+        lambda h, net: torch.outer(h[:, 0], net.vector),
+        lambda h, net: torch.cdist(h, net.matrix),
+        lambda h: h.fmod(0.3),
+        lambda h, net: h.hypot(net.vector),
+        lambda h: h.diff(dim=1),
+        lambda h, net: torch.logaddexp(h, net.vector),
+        lambda h: torch.var_mean(h, 1)[0],
+        lambda h: torch.std_mean(h, 1, correction=0)[1],
+        lambda h, net: F.pairwise_distance(h, net.vector),
+        lambda h, net: torch.tensordot(h.view(-1, 2, 4), net.matrix.view(2, 4, 8), dims=2),
+        lambda h: torch.kron(h, h.new_ones(1, 2)),
+        lambda h: torch.isin(h.round(), torch.tensor([0.0, 1.0])),
+        lambda h: torch.vmap(torch.tanh)(h),
+        lambda h, net: net.vector[0].item() * h,
+        lambda h: h[:, :1].squeeze(),
+        lambda h: torch.no_grad()(torch.tanh)(h),
+    ),
     "views": (
         lambda h: h.view(-1, 2, 4).transpose(1, 2),
         lambda h: h.reshape(h.shape[0], 4, 2).permute(0, 2, 1).reshape(h.shape[0], 8),
@@ -275,6 +293,8 @@ IMAGES = {
         lambda h: F.pad(h, (1, 2, 2, 1), mode="circular"),
         lambda h: F.pad(h, (-1, 0, 0, -2)),
         lambda h: F.unfold(h, 3, padding=1, stride=2),
+        lambda h: F.fold(h.flatten(2)[:, :, :12], (4, 5), 2),
+        lambda h: F.fold(h[:, :, :2].flatten(2), (5, 7), 2, stride=2, padding=1, dilation=(1, 2)),
     ),
     "convolutions": (
         lambda h: F.conv2d(h, h.new_ones(4, 2, 3, 3), padding="same", groups=2),
@@ -309,8 +329,7 @@ def test_operators_on_images(name):
         (lambda: nn.MultiheadAttention(8, 2, batch_first=True), "attention"),
     ],
 )
-@pytest.mark.parametrize("scale", ["fan-in", 0.3])
-def test_layers_whose_weights_are_all_binary(layer, shape, scale):
+def test_layers_whose_weights_are_all_binary(layer, shape):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -326,7 +345,7 @@ def test_layers_whose_weights_are_all_binary(layer, shape, scale):
 
     net = Net()
     names = [name for name, each in net.named_parameters() if each.dim() > 1]
-    to_binary_(net, where=names, scale=scale)
+    to_binary_(net, where=names, scale=0.3)
     if shape == "words":
         x = torch.randint(9, (3, 5))
     else:
