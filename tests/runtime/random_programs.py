@@ -127,6 +127,17 @@ class RandomProgram:
         t, d = self.constant(channels, scale, of), self.constant(channels, of="signs")
         return self.step("threshold", (x, t, d), axis=axis)
 
+    def pool(self, x: str, kind: str, dtype: str = "f4") -> str:
+        """Windows of 2, or where an image has a single line, of 1."""
+        sizes = tuple(min(2, size) for size in self.shapes[x][1:])
+        more: dict[str, Any] = {"dilation": (1,) * len(sizes)}
+        if kind == "avg_pool":
+            more = {"count_padding": bool(self.rng.integers(2)), "divisor": 0}
+        return self.step(
+            kind, (x,), dtype, size=sizes, stride=(2,) * len(sizes),
+            padding=tuple(size // 2 for size in sizes), ceil=bool(self.rng.integers(2)), **more,
+        )  # fmt: skip
+
     def elementwise(
         self, x: str, kinds: list[tuple[str, dict[str, Any]]], dtype: str = "f4"
     ) -> str:
