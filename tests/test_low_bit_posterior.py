@@ -7,16 +7,18 @@ import math
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 
 from bayesbin import BinaryPosterior, plots
 from bayesbin.core.files import CorruptFileError
 from bayesbin.distributions import LowBitCategorical, Support, equal_levels
+from bayesbin.ensemble import Ensemble
 from bayesbin.experiments.cli import main
 from bayesbin.nn import BinaryLinear
 from bayesbin.posterior import LowBitPosterior, RealPosterior, load_posterior
-from bayesbin.predict import PackedPredictive, pack
+from bayesbin.runtime import load
 
 matplotlib.use("Agg")
 TERNARY = (-1.0, 0.0, 1.0)
@@ -90,15 +92,15 @@ def test_kind_and_dtype():
     assert single["a"].logits.dtype == single.real["noise"].loc.dtype == torch.float32
 
 
-def test_packed_networks_refuse_levels(tmp_path):
-    posterior: Any = LowBitPosterior({"weight": LowBitCategorical(TERNARY, torch.zeros(3, 8, 3))})
-    for build in (
-        lambda: PackedPredictive(BinaryLinear(8, 3), posterior),
-        lambda: pack(BinaryLinear(8, 3), posterior, tmp_path / "m.bbn"),
-    ):
-        with pytest.raises(ValueError, match=r"hold signs.*levels \(-1.0, 0.0, 1.0\)"):
-            build()
-    assert not (tmp_path / "m.bbn").exists()
+def test_networks_of_levels_compile_and_ship(tmp_path):
+    posterior: Any = LowBitPosterior({"weight": LowBitCategorical(TERNARY, torch.randn(3, 8, 3))})
+    ensemble = Ensemble(BinaryLinear(8, 3, bias=False), posterior, 4)
+    x = torch.randn(5, 8)
+    expected = torch.stack([ensemble.network(draw)(x) for draw in range(4)])
+    assert ensemble.compiled
+    torch.testing.assert_close(ensemble.outputs(x), expected, rtol=1e-5, atol=1e-6)
+    path = ensemble.compile().save(tmp_path / "m.bbn")
+    np.testing.assert_array_equal(load(path).outputs(x.numpy()), ensemble.outputs(x.numpy()))
 
 
 def test_bars_are_the_mean_probabilities():
@@ -123,7 +125,5 @@ def test_a_run_of_ternary_weights_from_the_command_line(tmp_path, capsys):
     assert table["mode"] == pytest.approx(table["mean"])
     assert main(["report", folder, "--num-samples", "2", "--out", str(tmp_path / "r.html")]) == 0
     assert "A weight is one of a few levels" in (tmp_path / "r.html").read_text()
-    assert main(["pack", folder, "--out", str(tmp_path / "m.bbn")]) == 1
-    assert "expected a run with signs, got ternary weights" in capsys.readouterr().err
-    assert main(["inspect", str(tmp_path / "m.bbn")]) == 1
-    assert f"cannot use {tmp_path / 'm.bbn'}: no such file or directory." in capsys.readouterr().err
+    assert main(["pack", folder, "--out", str(tmp_path / "m.bbn")]) == 0
+    assert load(tmp_path / "m.bbn").predict(np.zeros((2, 2))).probs.shape == (2, 2)

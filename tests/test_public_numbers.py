@@ -10,10 +10,10 @@ import torch
 
 from bayesbin import BinaryPosterior, data, diagnostics, estimators, nn
 from bayesbin.distributions import RelaxedLowBit, equal_levels
+from bayesbin.ensemble import Ensemble
 from bayesbin.estimators.named import named_estimator
 from bayesbin.infer.elbo import TraceBinary_ELBO
 from bayesbin.infer.noise import NoiseStream
-from bayesbin.predict import PackedPredictive, predict, predict_regression
 
 POSTERIOR = BinaryPosterior({"weight": torch.linspace(-1, 1, 12).reshape(3, 4)})
 NET = nn.BinaryLinear(4, 3)
@@ -46,11 +46,10 @@ WHOLE = {
     "draw": lambda n: POSTERIOR.signs(n)["weight"],
     "seed of draws": lambda n: POSTERIOR.sample(seed=n)["weight"],
     "seed of noise": lambda n: NoiseStream(n, 0, 0).word,
-    "predict": lambda n: predict(NET, POSTERIOR, X, n).log_probs,
-    "predict, seed": lambda n: predict(NET, POSTERIOR, X, 2, n).log_probs,
-    "evaluate": lambda n: diagnostics.evaluate(NET, POSTERIOR, X, Y, n)["mean"],
-    "recalibrate": lambda n: len(nn.recalibrate(NET, POSTERIOR, X, n).draws),
-    "packed": lambda n: PackedPredictive(NET, POSTERIOR, n, backend="torch").predict(X).log_probs,
+    "ensemble": lambda n: len(Ensemble(NET, POSTERIOR, n)),
+    "ensemble, seed": lambda n: Ensemble(NET, POSTERIOR, 2, n).digest,
+    "ensemble, draw": lambda n: Ensemble(NET, POSTERIOR, 5).network(n).weight,
+    "threads": lambda n: Ensemble(NET, POSTERIOR, 2).compile(threads=n).threads,
     "ece": lambda n: diagnostics.ece(torch.linspace(0, 1, 5), RIGHT, n),
     "bootstrap": lambda n: diagnostics.bootstrap(
         diagnostics.classification_scores, (LOG_PROBS, Y), num_bootstrap=n
@@ -68,11 +67,7 @@ REAL = {
     "RelaxedLowBit": lambda v: RelaxedLowBit(v, (-1, 0, 1), LOGITS).temperature,
     "kl_weight": lambda v: TraceBinary_ELBO(estimators.Concrete(), kl_weight=v).kl_weight,
     "noise": lambda v: nn.Regressor(nn.BinaryLinear(4, 1), 5, noise=v).noise,
-    "predict_regression": lambda v: (
-        predict_regression(
-            nn.BinaryLinear(4, 1), BinaryPosterior({"weight": torch.zeros(1, 4)}), X, v, 2
-        ).aleatoric
-    ),
+    "head": lambda v: Ensemble(NET, POSTERIOR, 2, head={"kind": "normal", "noise": v}).kind,
     "temperature": lambda v: diagnostics.TemperatureScaling(v).temperature,
     "interval": lambda v: diagnostics.bootstrap(
         diagnostics.classification_scores, (LOG_PROBS, Y), num_bootstrap=3, interval=v
@@ -108,7 +103,8 @@ def test_whole_numbers_of_every_kind_are_those_of_python(entry):
 @pytest.mark.parametrize("entry", WHOLE.values(), ids=WHOLE)
 @no_numbers
 def test_what_is_no_whole_number_is_refused(entry, value):
-    if value is None and entry in (WHOLE["named"], WHOLE["draw"], WHOLE["num_classes"]):
+    defaults = ("named", "draw", "num_classes", "threads")
+    if value is None and entry in map(WHOLE.get, defaults):
         pytest.skip("a default, the mode, and targets that are no labels")
     if entry is WHOLE["hidden"] and isinstance(value, (list, np.ndarray)):
         pytest.skip("several widths")
@@ -137,5 +133,7 @@ def test_real_numbers_of_every_kind_are_those_of_python(entry):
 def test_what_is_no_real_number_is_refused(entry, value):
     if entry is REAL["noise"] and value is None:
         pytest.skip("the default prior")
+    if entry is REAL["head"] and isinstance(value, (list, np.ndarray)):
+        pytest.skip("a noise for each of several targets")
     with pytest.raises(ValueError, match=r"^(\S+: )?(expected|The posterior has) .*\.?"):
         entry(value)

@@ -41,7 +41,6 @@ from bayesbin.nn import (
     Classifier,
     StateBatchNorm,
     mlp,
-    recalibrate,
     resnet20,
     to_binary_,
     vgg_small,
@@ -84,7 +83,7 @@ def test_a_recipe_trains_by_fit_alone(name):
     pairs = zip(before, parts.guide.parameters(), strict=True)
     assert any(not torch.equal(old, new) for old, new in pairs)
     posterior = parts.guide.posterior()
-    log_probs = bb.predict.predict(parts.model.net, posterior, X, 8).log_probs
+    log_probs = bb.Ensemble(parts.model, posterior, 8).predict(X).log_probs
     assert (log_probs.argmax(1) == Y).sum() > Y.bincount().max()  # than the commonest class alone
 
 
@@ -131,9 +130,7 @@ def test_a_recipe_trains_networks_for_colour_images(name, build, activation):
     assert all(torch.isfinite(torch.tensor(row["nll"])) for row in result.history)
     pairs = zip(before, parts.guide.parameters(), strict=True)
     assert sum(not torch.equal(old, new) for old, new in pairs) > len(before) / 2
-    net, posterior = parts.model.net.eval(), parts.guide.posterior()
-    statistics = recalibrate(net, posterior, x, 2, 0)
-    probs = bb.predict.predict(net, posterior, x, 2, statistics=statistics).probs
+    probs = bb.Ensemble(parts.model, parts.guide.posterior(), 2).calibrate(x).predict(x).probs
     assert probs.shape == (30, 3) and bool(probs.isfinite().all())
 
 
@@ -825,9 +822,9 @@ def test_the_mode_before_the_last_sharpness_needs_statistics_of_its_own():
     parts = recipe("slb", mlp(4, [16], 3), dataset_size=N, epochs=3, hold=(0.9, 1.0))
     fit(parts.model, parts.guide, Batches((X, Y), 20), progress=False, **parts.arguments())
     net, posterior = parts.model.net, parts.guide.posterior()
-    own = recalibrate(net, posterior, X, 1)
     assert not any(isinstance(m, StateBatchNorm) for m in net.modules())
-    apart = (posterior.mode_network(net)(X) - posterior.mode_network(net, own)(X)).abs().max()
+    own = bb.Ensemble(parts.model, posterior, 1).calibrate(X).mode.network(0)
+    apart = (posterior.mode_network(net)(X) - own(X)).abs().max()
     assert apart > 0.1
 
 

@@ -56,8 +56,7 @@ def export_program(
     :param example_inputs: one batch of inputs, the batch their first axis; of them, shapes and types count.
     :param posterior: over the network's binary weights, or None if it has none.
     :param num_samples: the program's draws are 0 .. num_samples - 1 of ``seed``; 0 for the mode alone.
-    :param statistics: of normalisation in each draw, as of :func:`bayesbin.nn.recalibrate`, or
-        name -> numbers (S, ...). :param draws: which draws, in place of the first ``num_samples``.
+    :param statistics: of normalisation in each draw: name of a buffer -> numbers (S, ...).
     :raises ValueError: for a posterior that is not of this network.
     :raises NotCompiled: for what has no step, mixes the rows of a batch, or cannot be exported.
     """
@@ -67,7 +66,7 @@ def export_program(
     inputs = tuple(_as_tensor(each) for each in example_inputs)
     trace = traced(worker, inputs)
     sites, levels = drawn_sites(posterior, draws, seed)
-    states = drawn_statistics(statistics, draws, seed)
+    states = drawn_statistics(statistics, draws)
     t = Translation({}, sites, levels | states, max(len(draws), 1), trace.rows)
     walk = _Walk(t, trace.exported, _aliases(worker, [*sites, *levels, *states]))
     return walk.program()

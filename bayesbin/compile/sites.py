@@ -111,22 +111,14 @@ def _of_levels(posterior: LowBitPosterior, name: str, draws: Sequence[int], seed
     return Constant(data, rows, tuple(float(level) for level in levels))
 
 
-def drawn_statistics(statistics: Any, draws: Sequence[int], seed: int) -> dict[str, Constant]:
+def drawn_statistics(
+    statistics: Mapping[str, Any] | None, draws: Sequence[int]
+) -> dict[str, Constant]:
     """Normalisation statistics of each draw, by their names in the network's state.
 
-    :param statistics: of :func:`bayesbin.nn.recalibrate`, or name -> numbers (S, ...) of each draw.
+    :param statistics: name -> numbers (S, ...) of each draw.
     """
-    if statistics is None:
-        return {}
-    if isinstance(statistics, Mapping):
-        tables = {name: np.asarray(table) for name, table in statistics.items()}
-    elif draws:
-        states = [statistics.of_draw(index, seed) for index in draws]
-        tables = {
-            name: np.stack([state[name].cpu().numpy() for state in states]) for name in states[0]
-        }
-    else:
-        tables = {name: each.cpu().numpy()[None] for name, each in statistics.mode.items()}
+    tables = {name: np.asarray(table) for name, table in (statistics or {}).items()}
     count = max(len(draws), 1)
     for name, table in tables.items():
         if len(table) != count:

@@ -119,6 +119,15 @@ class Ensemble:
         return self._members[0].head["kind"]
 
     @property
+    def noise(self) -> np.ndarray:
+        """Standard deviations of the noise in each draw, (S,), or (S, T) for T targets; of normal targets.
+
+        :raises ValueError: for another head.
+        """
+        one_of("the head of an ensemble with noise", self.kind, ("normal",))
+        return np.asarray(_noise(self._members), dtype=np.float64)
+
+    @property
     def posteriors(self) -> tuple[Posterior[Any], ...]:
         """The posteriors that the draws are from: one, or of a joined ensemble several."""
         return tuple(member.posterior for member in self._members)

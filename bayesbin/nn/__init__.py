@@ -10,7 +10,7 @@ from bayesbin.nn.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, Scale
 from bayesbin.nn.likelihoods import Classifier, Regressor
 from bayesbin.nn.moment_propagation import Moments, propagate_moments
 from bayesbin.nn.residual import Residual
-from bayesbin.nn.state_norm import StateBatchNorm, Statistics, recalibrate, to_state_batch_norm_
+from bayesbin.nn.state_norm import StateBatchNorm, to_state_batch_norm_
 
 __all__ = [
     "BinaryConv1d",
@@ -24,7 +24,6 @@ __all__ = [
     "Scale",
     "Sign",
     "StateBatchNorm",
-    "Statistics",
     "binarize_",
     "binary_sites",
     "conv_net",
@@ -32,7 +31,6 @@ __all__ = [
     "latents",
     "mlp",
     "propagate_moments",
-    "recalibrate",
     "resnet20",
     "to_binary_",
     "to_state_batch_norm_",

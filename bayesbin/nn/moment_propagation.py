@@ -54,7 +54,7 @@ def propagate_moments(net: nn.Module, posterior: Mapping[str, Any], x: Tensor) -
 
     Exact for a linear layer. Behind it pre-activations are taken to be Gaussian, which is good for many
     inputs, and units to be independent, though all share the inputs' and, in convolutions, the weights'
-    randomness. For the posterior predictive itself use ``bayesbin.predict.predict``.
+    randomness. For the posterior predictive itself use ``bayesbin.Ensemble``.
 
     :param net: a Sequential of BinaryLinear, BinaryConv1d/2d, real Linear and Conv, Sign, ReLU, BatchNorm
         (with its running statistics), Scale, Flatten, Dropout, AvgPool2d, and of such.
@@ -105,7 +105,7 @@ def _through(layer: nn.Module, name: str, posterior: Mapping[str, Any], given: M
         return Moments(same(given.mean), same(given.variance))
     raise ValueError(
         f"propagate_moments has no rule for {type(layer).__name__} ({name or 'the network'}); use "
-        "bayesbin.predict.predict, which draws."
+        "bayesbin.Ensemble, which draws."
     )
 
 
@@ -118,13 +118,13 @@ def _weighted(
     if type(layer).forward not in _LINEAR:
         raise ValueError(
             f"propagate_moments has no rule for {type(layer).__name__}, whose forward is its own; use "
-            "bayesbin.predict.predict, which draws."
+            "bayesbin.Ensemble, which draws."
         )
     leaves = getattr(type(layer), "binary_leaves", ())
     if leaves and leaves != ("weight",):
         raise ValueError(
             f"propagate_moments takes layers whose weight alone is binary; that of {site!r} has binary "
-            f"{', '.join(leaves)}. Use bayesbin.predict.predict, which draws."
+            f"{', '.join(leaves)}. Use bayesbin.Ensemble, which draws."
         )
     if leaves:
         distribution, scale = posterior[site], scale_of(layer, "weight")

@@ -94,19 +94,16 @@ class Posterior(Mapping[str, Distribution]):
             site: distribution.at(0.0) for site, distribution in self.real.items()
         }
 
-    def sample_network(
-        self, net: nn.Module, index: int, seed: int = 0, statistics: Any = None
-    ) -> nn.Module:
+    def sample_network(self, net: nn.Module, index: int, seed: int = 0) -> nn.Module:
         """A copy of ``net`` in evaluation mode whose weights are draw ``index`` of ``seed``.
 
-        :param statistics: normalisation statistics from :func:`bayesbin.nn.recalibrate`, if any.
+        It keeps the network's own normalisation statistics; ``Ensemble.network`` gives it those of the draw.
         """
-        state = statistics.of_draw(index, seed) if statistics is not None else None
-        return networks.copy_with(net, self.signs(index, seed=seed), state)
+        return networks.copy_with(net, self.signs(index, seed=seed))
 
-    def mode_network(self, net: nn.Module, statistics: Any = None) -> nn.Module:
+    def mode_network(self, net: nn.Module) -> nn.Module:
         """A copy of ``net`` in evaluation mode whose weights are the mode."""
-        return networks.copy_with(net, self.signs(), statistics.mode if statistics else None)
+        return networks.copy_with(net, self.signs())
 
     def draws(self, net: nn.Module, seed: int = 0) -> Iterator[nn.Module]:
         """Networks drawn from the posterior, one after another without end; none is kept."""

@@ -22,9 +22,8 @@ SATURATED_PROBABILITY = 0.9975  # of one level, above which a weight counts as d
 class LowBitPosterior(Posterior[LowBitCategorical]):
     """A frozen mapping from site name to LowBitCategorical, with the real-valued sites beside it.
 
-    It draws as :class:`BinaryPosterior` does, by (seed, index, site) alone, and serves in its place where
-    networks are drawn in torch: ``bayesbin.predict.predict``, ``recalibrate``, ``evaluate``. Probabilities
-    of a level are met to 2^-16. It does not pack: packed networks hold signs.
+    It draws as :class:`BinaryPosterior` does, by (seed, index, site) alone, and serves in its place in an
+    ``Ensemble``. Probabilities of a level are met to 2^-16.
 
     :param weights: site name -> distribution. :param real: site name -> :class:`RealPosterior`.
     :raises ValueError: if there is no site.

@@ -9,6 +9,7 @@ from torch import nn
 
 from bayesbin.compile.export import export_program
 from bayesbin.compile.refusal import NotCompiled
+from bayesbin.core import networks
 from bayesbin.nn import binary_sites, to_binary_
 from bayesbin.posterior import BinaryPosterior
 from bayesbin.runtime import reference
@@ -40,7 +41,8 @@ def compared(net, *inputs, posterior=None, dtype=torch.float64, batch_axes=None,
     program = export_program(net, tuple(inputs), posterior, DRAWS, seed=3, **more)
     found = reference.run(program, [x.numpy() for x in inputs], range(DRAWS))
     for draw in range(DRAWS):
-        worker = posterior.sample_network(net, draw, 3, more.get("statistics"))
+        own = {n: torch.from_numpy(each[draw]) for n, each in more.get("statistics", {}).items()}
+        worker = networks.copy_with(net, posterior.signs(draw, seed=3), own)
         with torch.no_grad():
             wanted = tensors_of(worker(*inputs))
         assert len(wanted) == len(found)

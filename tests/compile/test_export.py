@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from bayesbin.compile.export import export_program
 from bayesbin.distributions import LowBitCategorical, Support
-from bayesbin.nn import Sign, StateBatchNorm, recalibrate, to_binary_
+from bayesbin.ensemble import Ensemble
+from bayesbin.nn import Sign, StateBatchNorm, to_binary_
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior, RealPosterior
 from bayesbin.runtime import reference
 from bayesbin.runtime.program import DrawnSite, StoredSite
@@ -65,7 +66,12 @@ def test_statistics_are_those_of_each_draw():
     net = to_binary_(nn.Sequential(nn.Linear(6, 8), StateBatchNorm(8), nn.Linear(8, 3)))
     net.double().eval()
     posterior = posterior_of(net)
-    statistics = recalibrate(net, posterior, torch.randn(32, 6), DRAWS, seed=3)
+    ensemble = Ensemble(net, posterior, DRAWS, seed=3).calibrate(torch.randn(32, 6).double())
+    assert ensemble.statistics is not None
+    states = [ensemble.statistics.values[draw] for draw in range(DRAWS)]
+    statistics = {
+        name: torch.stack([state[name] for state in states]).numpy() for name in states[0]
+    }
     program = compared(net, torch.randn(5, 6), posterior=posterior, statistics=statistics)
     assert program.constants["1.running_mean"].data.shape == (DRAWS, 8)
 

@@ -13,11 +13,11 @@ from torch import distributions as dist
 from torch import nn
 
 from bayesbin import BinaryPosterior
-from bayesbin.diagnostics import draw_gaussians, regression_scores, regression_uncertainty
+from bayesbin.diagnostics import regression_scores, regression_uncertainty
 from bayesbin.distributions import Support
-from bayesbin.nn import to_binary_
+from bayesbin.ensemble import Ensemble
+from bayesbin.nn import Regressor, to_binary_
 from bayesbin.posterior import RealPosterior
-from bayesbin.predict import predict_regression
 
 
 def mixture(num_samples=5, batch=7):
@@ -121,22 +121,23 @@ def test_scores_prefer_the_distribution_that_the_data_come_from():
     assert true["sharpness"] == pytest.approx((high - low).item())
 
 
-def test_draws_of_a_network_have_the_moments_of_the_streamed_prediction():
+def test_draws_of_an_ensemble_have_the_moments_of_its_prediction():
     net = to_binary_(nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 1)))
     signs = {"0.weight": torch.randn(6, 3), "2.weight": torch.randn(1, 6)}
     noise = RealPosterior(torch.tensor(-1.0), torch.tensor(0.3), Support("positive"))
     posterior, x = BinaryPosterior(signs, {"noise": noise}), torch.randn(11, 3)
-    found = regression_uncertainty(*draw_gaussians(net, posterior, x, num_samples=6, seed=2))
-    streamed = predict_regression(net, posterior, x, num_samples=6, seed=2)
-    for name in ("mean", "aleatoric", "epistemic", "std"):
-        torch.testing.assert_close(getattr(found, name), getattr(streamed, name))
+    ensemble = Ensemble(Regressor(net, 11), posterior, 6, seed=2)
+    found = regression_uncertainty(ensemble.outputs(x)[..., 0], ensemble.noise[:, None] ** 2)
+    prediction = ensemble.predict(x)
+    for name in ("mean", "aleatoric_variance", "epistemic_variance", "std"):
+        torch.testing.assert_close(getattr(found, name), getattr(prediction, name))
     assert not torch.equal(found.variances[0], found.variances[1])  # each draw its own noise
-    _, variances = draw_gaussians(net, posterior, x, noise=0.5, num_samples=2)
-    np.testing.assert_allclose(variances, 0.25)
-    with pytest.raises(ValueError, match="of at least 1"):
-        draw_gaussians(net, posterior, x, num_samples=0)
-    with pytest.raises(ValueError, match=r"no real-valued site 'sigma' \(it has noise\)"):
-        draw_gaussians(net, posterior, x, noise="sigma", num_samples=2)
+    fixed = Ensemble(Regressor(net, 11, noise=0.5), BinaryPosterior(signs), 2)
+    np.testing.assert_allclose(fixed.noise, [0.5, 0.5])
+    with pytest.raises(
+        ValueError, match="an ensemble with noise to be one of normal; got 'outputs'"
+    ):
+        _ = Ensemble(net, BinaryPosterior(signs), 2).noise
 
 
 @pytest.mark.parametrize(

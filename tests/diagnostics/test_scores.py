@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from bayesbin import BinaryPosterior
-from bayesbin.diagnostics import evaluate, scores
-from bayesbin.nn import to_binary_
-from bayesbin.predict import draw_log_probs, predict
+from bayesbin.diagnostics import scores
 
 
 def test_by_hand():
@@ -89,27 +85,3 @@ def test_certain_and_wrong_is_infinite():
 def test_errors(log_probs, y, message):
     with pytest.raises(ValueError, match=message):
         scores(log_probs, y)
-
-
-def test_evaluate():
-    net = to_binary_(nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3)))
-    q = BinaryPosterior({"0.weight": torch.randn(6, 3), "2.weight": torch.randn(3, 6)})
-    x, y = torch.randn(40, 3), torch.randint(3, (40,))
-    found = evaluate(net, q, x, y, num_samples=5, seed=2)
-    assert set(found) == {"mode", "mean", "draws", "num_samples"} and found["num_samples"] == 5
-    assert found["mode"] == scores(predict(net, q, x, num_samples=0).log_probs, y)
-    mean = scores(predict(net, q, x, num_samples=5, seed=2).log_probs, y)
-    single = [scores(one, y) for one in draw_log_probs(net, q, x, 5, seed=2)]
-    for name in ("accuracy", "nll", "ece"):
-        torch.testing.assert_close(found["mean"][name], mean[name])
-        values = torch.tensor([row[name] for row in single])
-        torch.testing.assert_close(found["draws"]["mean"][name], values.mean().item())
-        torch.testing.assert_close(found["draws"]["std"][name], values.std(correction=0).item())
-        low, high = (found["draws"][end][name] for end in ("low", "high"))
-        assert [low, high] == pytest.approx(np.quantile(values.numpy(), [0.025, 0.975]).tolist())
-    # The averaged probabilities are never worse than the draws are on average (Jensen).
-    assert found["mean"]["nll"] <= found["draws"]["mean"]["nll"]
-    one = evaluate(net, q, x, y, num_samples=1)
-    assert all(value == 0.0 for value in one["draws"]["std"].values())
-    with pytest.raises(ValueError, match="num_samples to be a whole number of at least 1; got 0"):
-        evaluate(net, q, x, y, num_samples=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from stats import assert_within_standard_errors, exceeds_standard_errors
@@ -12,14 +11,8 @@ from torch import nn
 
 from bayesbin import BinaryPosterior
 from bayesbin.diagnostics import uncertainty
+from bayesbin.ensemble import Ensemble
 from bayesbin.nn import to_binary_
-from bayesbin.predict import (
-    PackedPredictive,
-    Prediction,
-    ShippedPrediction,
-    draw_log_probs,
-    predict,
-)
 
 QUANTITIES = ["entropy", "expected_entropy", "mutual_information", "max_probability"]
 OF_DRAWS = ["mutual_information_jackknife", "variation_ratio", "disagreement"]
@@ -138,23 +131,16 @@ def network():
 
 def test_predictions_and_their_draws_give_the_same():
     net, posterior, x = network()
-    streamed = uncertainty(draw_log_probs(net, posterior, x, 8, seed=1))
-    averaged = predict(net, posterior, x, 8, seed=1)
-    packed = PackedPredictive(net.float(), posterior, 8, seed=1)
-    found = packed.predict(x.float())
-    assert isinstance(found, Prediction)
-    arrays = [found.log_probs, found.expected_entropy, found.probs_std]
-    shipped = ShippedPrediction(*(np.asarray(array) for array in arrays), 8)
-    for prediction in (averaged, found, shipped):
+    ensemble = Ensemble(net, posterior, 8, seed=1, head="classes")
+    draws = uncertainty(ensemble.log_probs(x))
+    for prediction in (ensemble.predict(x), ensemble.predict(x.numpy())):
         summary = uncertainty(prediction)
         for name in QUANTITIES:
-            expected = getattr(streamed, name)
-            torch.testing.assert_close(getattr(summary, name), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(getattr(summary, name), getattr(draws, name))
         assert all(getattr(summary, name).isnan().all() for name in OF_DRAWS)
         assert summary.num_samples == 8
-    draws = uncertainty(packed.outputs(x.float()).double().log_softmax(-1))
-    jackknife = streamed.mutual_information_jackknife
-    torch.testing.assert_close(draws.mutual_information_jackknife, jackknife, atol=1e-5, rtol=1e-5)
+    one_by_one = uncertainty(iter(ensemble.log_probs(x)))
+    assert torch.equal(one_by_one.mutual_information_jackknife, draws.mutual_information_jackknife)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from torch.distributions import kl_divergence
 
 from bayesbin.data import Batches, two_moons
 from bayesbin.distributions import LowBitCategorical, SignBernoulli, equal_levels
+from bayesbin.ensemble import Ensemble
 from bayesbin.estimators import (
     Concrete,
     DisARM,
@@ -34,10 +35,9 @@ from bayesbin.estimators import (
 )
 from bayesbin.guides import AutoLowBit, AutoSignBernoulli, with_effects
 from bayesbin.infer import TraceBinary_ELBO, fit
-from bayesbin.nn import Classifier, mlp, recalibrate, to_binary_
+from bayesbin.nn import Classifier, mlp, to_binary_
 from bayesbin.optim import BayesianLearningRule, Schedule, exponential
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior
-from bayesbin.predict import predict
 
 TERNARY = (-1.0, 0.0, 1.0)
 WIDE = torch.float64  # these are made before the fixture sets the default
@@ -324,19 +324,18 @@ def test_signs_as_levels_draw_what_their_posterior_draws():
     assert min(agree) > 0.3  # the same noise, read from the other end where the mode is +1
 
 
-def test_the_posterior_is_by_value_and_serves_recalibration():
+def test_the_posterior_is_by_value_and_serves_an_ensemble():
     torch.manual_seed(1)
     net_model = Classifier(to_binary_(mlp(2, [8], 2)), dataset_size=50)
     guide = AutoLowBit(net_model)
     posterior = guide.posterior()
     kept = posterior.signs()
     x = torch.randn(50, 2)
-    statistics = recalibrate(net_model.net, posterior, x, num_samples=2, seed=0)
-    probs = predict(net_model.net, posterior, x, num_samples=2, seed=0, statistics=statistics).probs
-    torch.testing.assert_close(probs.sum(-1).double(), torch.ones(50))
-    net = posterior.sample_network(net_model.net, 1, statistics=statistics)
-    assert torch.equal(net[0].weight, posterior.signs(1)["0.weight"])
-    assert math.isfinite(posterior.mode_network(net_model.net, statistics)(x).sum().item())
+    ensemble = Ensemble(net_model, posterior, 2).calibrate(x)
+    probs = ensemble.predict(x).probs
+    torch.testing.assert_close(probs.sum(-1), torch.ones(50, dtype=torch.float64))
+    assert torch.equal(ensemble.network(1)[0].weight, posterior.signs(1)["0.weight"])
+    assert math.isfinite(ensemble.mode.network(0)(x).sum().item())
     with torch.no_grad():
         for p in guide.logits():
             p.sub_(torch.randn_like(p))

@@ -17,12 +17,12 @@ from stats import assert_within_standard_errors
 from torch import Tensor, nn
 
 from bayesbin.distributions import SignBernoulli, Support
+from bayesbin.ensemble import Ensemble
 from bayesbin.estimators import Enumerate, LocalReparameterization, StraightThrough
 from bayesbin.guides import AutoNestedSignBernoulli, PolicyNetwork, with_effects
 from bayesbin.infer import TraceBinary_ELBO, fit
 from bayesbin.nn import BinaryLinear, Classifier, Regressor
 from bayesbin.posterior import BinaryPosterior, RealPosterior
-from bayesbin.predict import predict_regression
 
 PRIOR = torch.tensor([0.3, -0.2, 0.1])
 KIND = "random-effects"
@@ -260,7 +260,8 @@ def test_predictors_use_the_joint_distribution():
         guide.get_parameter("log_scale.weight.layer").fill_(math.log(1.5))
     posterior = guide.posterior()
     x = torch.ones(1, 30)
-    found = predict_regression(net, posterior, x, noise=1.0, num_samples=500).epistemic.item()
+    head = {"kind": "normal", "noise": 1.0}
+    found = Ensemble(net, posterior, 500, head=head).predict(x).epistemic_variance.item()
     # The sum of 30 weights varies about 30 times as much as if they were independent.
     nodes, weights = quadrature(80)
     correlation = (weights * torch.tanh(1.5 * nodes).square()).sum().item()

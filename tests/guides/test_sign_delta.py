@@ -20,10 +20,11 @@ from torch import nn
 
 from bayesbin.data import Batches, two_moons
 from bayesbin.distributions import SignBernoulli
+from bayesbin.ensemble import Ensemble
 from bayesbin.estimators import LocalReparameterization
 from bayesbin.guides import AutoSignDelta, with_effects
 from bayesbin.infer import TraceBinary_ELBO, fit
-from bayesbin.nn import Classifier, binarize_, latents, mlp, recalibrate, to_binary_
+from bayesbin.nn import Classifier, binarize_, latents, mlp, to_binary_
 from bayesbin.nn.binarizers import (
     SLB,
     ApproxSign,
@@ -36,7 +37,6 @@ from bayesbin.nn.binarizers import (
 )
 from bayesbin.optim import Schedule, clip_after_step, exponential
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior
-from bayesbin.predict import predict
 
 EVERY = [
     SignSTE(), SignSTE(None), ApproxSign(), BinaryConnect(), BinaryConnect(True), ReCU(), SLB(),
@@ -195,7 +195,7 @@ def test_training_through_fit(binarizer, tmp_path):
     if binarizer.latent_bound is not None:
         assert max(p.abs().max().item() for p in guide.latents()) <= binarizer.latent_bound
     assert result.epochs == 30
-    scores = predict(model.net, guide.posterior(), data.x, num_samples=2, seed=0)
+    scores = Ensemble(model, guide.posterior(), 2).calibrate(None).predict(data.x)
     accuracy = (scores.probs.argmax(-1) == data.y).double().mean().item()
     assert accuracy > 0.8 and scores.mutual_information.abs().max() < 1e-6
 
@@ -207,7 +207,8 @@ def test_validation_statistics_and_the_default_optimizer():
     data = Batches(two_moons(seed=0), batch_size=50)
     row = fit(model, guide, data, epochs=5, validation=data, progress=False).history[-1]
     assert row["validation_accuracy"] > 0.6 and math.isfinite(row["validation_nll"])
-    recalibrate(model.net, guide.posterior(), two_moons(seed=0).x, num_samples=1)
+    ensemble = Ensemble(model, guide.posterior(), 1).calibrate(two_moons(seed=0).x)
+    assert ensemble.compiled
 
 
 def test_the_guide_and_a_plain_network_take_the_same_steps():

@@ -1,4 +1,4 @@
-"""VGG-small and ResNet-20 from pixels to packed prediction: they train, predict, and agree."""
+"""VGG-small and ResNet-20 from pixels to predictions of draws: they train, predict, and agree."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from bayesbin.data import Batches, RandomCropFlip
+from bayesbin.ensemble import Ensemble
 from bayesbin.estimators import LocalReparameterization, StraightThrough
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import fit
-from bayesbin.nn import Classifier, recalibrate, resnet20, to_binary_, vgg_small
+from bayesbin.nn import Classifier, resnet20, to_binary_, vgg_small
 from bayesbin.optim import make_optimizers, training_groups
-from bayesbin.predict import PackedPredictive, draw_outputs, kernels, predict
 
 DRAWS, SEED = 2, 5
 
@@ -37,24 +37,26 @@ def trained(net: nn.Module, estimator, epochs: int = 1):
 @pytest.mark.parametrize("build", [vgg_small, resnet20])
 @pytest.mark.parametrize("activation", ["relu", "sign"])
 @pytest.mark.parametrize("estimator", [LocalReparameterization(), StraightThrough()], ids=repr)
-def test_they_train_and_packed_predictions_are_those_of_the_network(build, activation, estimator):
+def test_they_train_and_predictions_are_those_of_the_networks(build, activation, estimator):
     torch.manual_seed(0)
     net = build((3, 16, 16), 2, width=4, activation=activation)
     posterior, x = trained(net, estimator)
-    statistics = recalibrate(net, posterior, x, DRAWS, SEED)
-    prediction = predict(net, posterior, x, DRAWS, SEED, statistics)
+    model = Classifier(net, dataset_size=len(x))
+    ensemble = Ensemble(model, posterior, DRAWS, SEED).calibrate(x)
+    assert ensemble.compiled
+    prediction = ensemble.predict(x)
     torch.testing.assert_close(prediction.probs.sum(-1), torch.ones(64, dtype=torch.float64))
     assert prediction.probs.std(0).min() > 0
-    if not kernels.available():
-        pytest.skip(str(kernels.why_not()))
-    packed = PackedPredictive(net, posterior, DRAWS, SEED, statistics=statistics, backend="cpu")
-    expected = torch.stack(list(draw_outputs(net, posterior, x, DRAWS, SEED, statistics)))
-    same = torch.isclose(packed.outputs(x), expected, rtol=1e-4, atol=1e-4).all(-1)
-    agree = torch.isclose(packed.predict(x).probs, prediction.probs, rtol=1e-4, atol=1e-4).all(-1)
+    with torch.no_grad():
+        expected = torch.stack(
+            [ensemble.network(draw).double()(x.double()) for draw in range(DRAWS)]
+        )
+    found = ensemble.outputs(x).double()
+    same = torch.isclose(found, expected, rtol=1e-4, atol=1e-4).all(-1)
     # Of some million real sums one may be so near to 0 that rounding decides the sign that follows.
     least = 1.0 if activation == "relu" else 0.95
-    assert same.double().mean() >= least and agree.double().mean() >= least
-    other = PackedPredictive(net, posterior, DRAWS, SEED + 1, backend="cpu").outputs(x)
+    assert same.double().mean() >= least
+    other = Ensemble(model, posterior, DRAWS, SEED + 1).calibrate(x).outputs(x).double()
     # Behind signs the outputs are sums of a few: two draws may well agree on a row, never on most.
     assert torch.isclose(other, expected, rtol=1e-4, atol=1e-4).all(-1).double().mean() < 0.5
 
@@ -88,6 +90,5 @@ def test_with_real_ends_they_train_and_predict(build):
     posterior, x = trained(net, LocalReparameterization())
     for end, before in zip((net[0], net[-2]), ends, strict=True):
         assert bool((end.weight != before).any())
-    assert predict(net, posterior, x, DRAWS, SEED).probs.shape == (64, 2)
-    with pytest.raises(ValueError, match="RealConv2d, which packed prediction does not run"):
-        PackedPredictive(net, posterior, DRAWS, SEED)
+    ensemble = Ensemble(Classifier(net, 64), posterior, DRAWS, SEED).calibrate(x)
+    assert ensemble.compiled and ensemble.predict(x).probs.shape == (64, 2)

@@ -12,9 +12,9 @@ from stats import assert_within_standard_errors, exceeds_standard_errors
 from torch import nn
 
 from bayesbin.distributions import LowBitCategorical
+from bayesbin.ensemble import Ensemble
 from bayesbin.nn import BinaryLinear, Scale, Sign, conv_net, mlp, propagate_moments, to_binary_
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior
-from bayesbin.predict import predict
 
 
 def outputs(net, posterior, x, num_samples=4000):
@@ -83,7 +83,7 @@ def test_it_is_near_the_predictive_of_a_wide_network():
     sites = {"0.weight": (200, 40), "2.weight": (3, 200)}
     posterior = BinaryPosterior({n: 0.8 * torch.randn(s) for n, s in sites.items()})
     x = torch.randn(10, 40)
-    draws = predict(net, posterior, x, num_samples=2000, seed=0).probs.double()
+    draws = Ensemble(net, posterior, 2000, head="classes").predict(x).probs
     gap = (propagate_moments(net, posterior, x).probs() - draws).abs().max()
     mode = posterior.mode_network(net)(x).softmax(-1)
     assert gap < 0.02 < (mode - draws).abs().max()

@@ -17,6 +17,7 @@ from torch import nn
 
 from bayesbin.data import Batches, Dataset
 from bayesbin.distributions import SignBernoulli
+from bayesbin.ensemble import Ensemble
 from bayesbin.estimators import ARMS, Enumerate, LocalReparameterization, StraightThrough
 from bayesbin.guides import (
     AutoNestedSignBernoulli,
@@ -31,13 +32,11 @@ from bayesbin.nn import (
     Classifier,
     Regressor,
     binary_sites,
-    recalibrate,
     to_binary_,
 )
 from bayesbin.nn.priors import on_device
 from bayesbin.optim import BayesianLearningRule, make_optimizers, training_groups
 from bayesbin.posterior import BinaryPosterior
-from bayesbin.predict import predict, predict_regression
 
 N = 12
 
@@ -530,10 +529,9 @@ def test_prediction_takes_no_notice_of_the_hyperparameter(fitted):
     signs_only = BinaryPosterior(dict(posterior))
     results = []
     for each in (posterior, signs_only):
-        statistics = recalibrate(model.net, each, x, 3, seed=1)
-        prediction = predict(model.net, each, x, 3, seed=1, statistics=statistics)
-        drawn = each.sample_network(model.net, 2, 1, statistics)(x)
-        results.append((prediction.log_probs, drawn, each.mode_network(model.net, statistics)(x)))
+        ensemble = Ensemble(model, each, 3, seed=1).calibrate(x)
+        drawn, mode = ensemble.network(2)(x), ensemble.mode.network(0)(x)
+        results.append((ensemble.predict(x).log_probs, drawn, mode))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert not torch.equal(results[0][1], results[0][2])
 
@@ -543,9 +541,10 @@ def test_the_regressors_noise_is_found_beside_the_hyperparameter():
     model = regression(torch.ones(4), train, None, dist.Beta(2.0, 2.0))
     posterior = AutoSignBernoulli(model, init_scale=1.0).posterior()
     assert list(posterior.real) == ["weight.prior", "noise"]
-    prediction = predict_regression(model.net, posterior, train.x, num_samples=3)
+    prediction = Ensemble(model, posterior, 3).predict(train.x)
     noise = torch.stack([posterior.sample_real("noise", i) for i in range(3)])
-    torch.testing.assert_close(prediction.aleatoric, noise.square().mean().expand(60))
+    expected = noise.double().square().mean().expand(60)
+    torch.testing.assert_close(prediction.aleatoric_variance, expected)
 
 
 def test_a_saved_posterior_keeps_the_hyperparameter(fitted, tmp_path):

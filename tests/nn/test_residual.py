@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bayesbin import BinaryPosterior
+from bayesbin.ensemble import Ensemble
 from bayesbin.estimators import LocalReparameterization, ScoreFunction
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
@@ -17,7 +18,6 @@ from bayesbin.nn import (
     Residual,
     StateBatchNorm,
     binary_sites,
-    recalibrate,
     to_binary_,
     to_state_batch_norm_,
 )
@@ -77,11 +77,11 @@ def test_conversion_finds_what_is_inside():
 def test_statistics_are_those_of_each_draw():
     net, x = to_state_batch_norm_(to_binary_(network())), torch.randn(40, 4)
     posterior = BinaryPosterior({s: torch.randn(v.shape) for s, v in binary_sites(net).items()})
-    statistics = recalibrate(net, posterior, x, 3, seed=1)
+    ensemble = Ensemble(net, posterior, 3, seed=1).calibrate(x)
     for index in range(3):
-        drawn = posterior.sample_network(net, index, 1, statistics)
+        drawn = ensemble.network(index)
         inputs = drawn.get_submodule("0.body.1.body.0")(drawn.get_submodule("0.body.0")(x))
-        found = statistics.of_draw(index, 1)
+        found = ensemble.statistics.values[index]
         torch.testing.assert_close(found["0.body.1.body.1.running_mean"], inputs.mean(0).detach())
 
 
