@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -c constraints.txt
 # Each process takes from the others' tests when it has done its own, so all end together.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 # What runs kernels, and what compares their sums with torch's.
-ON_EACH_ISA := tests/predict tests/core tests/nn/test_colour_networks.py tests/nn/test_residual.py
+ON_EACH_ISA := tests/runtime tests/ensemble tests/core tests/nn/test_colour_networks.py tests/nn/test_residual.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-isas lint kernels sanitize clean
@@ -25,7 +25,7 @@ test-slow: $(VENV)/installed  ## run the tests that take long
 	$(PYTEST) -m slow
 
 test-isas: $(VENV)/installed  ## run kernel and prediction tests under each other instruction set, two threads
-	for isa in $$($(BIN)/python -c 'from bayesbin.predict import kernels; print(*kernels.isas()[:-1] if kernels.available() else ())'); do \
+	for isa in $$($(BIN)/python -c 'from bayesbin.runtime import native_backend as n; print(*n.isas()[:-1] if n.available() else ())'); do \
 		case $$isa in portable) aten=default;; *) aten=$$isa;; esac; \
 		echo "== kernels: $$isa, torch: $$aten"; \
 		BAYESBIN_KERNEL=$$isa ATEN_CPU_CAPABILITY=$$aten OMP_NUM_THREADS=2 $(PYTEST) $(ON_EACH_ISA) || exit 1; \
@@ -47,13 +47,13 @@ sanitize:  ## run the kernels' own tests under the address and undefined-behavio
 	build/sanitize/test_driver
 
 clean:  ## remove the virtual environment, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache bayesbin/predict/_kernels*.so
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache bayesbin/runtime/_kernels*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are touched last: an installation that fails leaves none behind, so the next run tries
 # again. torch comes first and by itself, being by far the largest download. The package's own
 # installation compiles the kernels, or does without them where there is no compiler.
-KERNELS := CMakeLists.txt $(wildcard bayesbin/predict/csrc/*)
+KERNELS := CMakeLists.txt $(wildcard bayesbin/runtime/native/*) $(wildcard bayesbin/runtime/native/*/*)
 $(VENV)/installed: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bayesbin needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.11 ...")'
 	rm -f $@

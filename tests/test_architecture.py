@@ -39,12 +39,10 @@ _left: set[str] = set()
 for _rooms in CHAIN:
     MAY_IMPORT |= {room: set(_left) for room in _rooms}
     _left |= _rooms
-# Prediction stands beside the chain: made of posteriors and networks, used from inference on.
-MAY_IMPORT["predict"] = MAY_IMPORT["posterior"] | {"posterior", "nn"}
-MAY_IMPORT["predict"] |= {"diagnostics"}
+# Scores stand beside the chain: made of plain arrays, used from inference on.
 MAY_IMPORT["diagnostics"] = {"core"}
 for _room in ("infer", "recipes", "continual", "sklearn", "arviz", "experiments"):
-    MAY_IMPORT[_room] |= {"predict", "diagnostics"}
+    MAY_IMPORT[_room] |= {"diagnostics"}
 # The way to a prediction: a program, what makes one of a network, and an ensemble of both.
 MAY_IMPORT["runtime"] = {"core"}
 MAY_IMPORT["compile"] = MAY_IMPORT["posterior"] | {"posterior", "nn", "runtime"}
@@ -183,12 +181,7 @@ def complexity(function: ast.AST) -> int:
     return total
 
 
-# `predict` is still of the old house: it is replaced as a whole.
-@pytest.mark.parametrize(
-    "path",
-    [path for path in FILES if room_of(path) != "predict"],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_function_branches_more_than_fifteen_times(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -207,8 +200,6 @@ def test_a_room_has_at_most_25_public_names(room):
 def test_one_class_of_a_name():
     homes: dict[str, str] = {}
     for path in FILES:
-        if room_of(path) == "predict":  # of the old house, as above
-            continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 assert node.name not in homes, f"{node.name}: {homes[node.name]} and {path}"
@@ -230,7 +221,7 @@ def test_importing_the_package_loads_only_itself():
 
 def test_training_and_prediction_load_no_plotting():
     loaded = loaded_by(
-        "from bayesbin import AutoSignBernoulli, BinaryPosterior, TraceBinary_ELBO, nn, predict"
+        "from bayesbin import AutoSignBernoulli, BinaryPosterior, TraceBinary_ELBO, nn, Ensemble"
     )
     assert not {"arviz", "matplotlib"} & set(loaded)
 
@@ -251,7 +242,9 @@ def test_public_names_resolve():
         bayesbin.nonsense  # noqa: B018
 
 
-@pytest.mark.parametrize("room", ["bayesbin", "bayesbin.experiments", "bayesbin.predict"])
+@pytest.mark.parametrize(
+    "room", ["bayesbin", "bayesbin.experiments", "bayesbin.runtime", "bayesbin.compile"]
+)
 def test_no_module_shadows_a_public_name(room):
     """Importing a module sets an attribute of its package, which may be the name of a function."""
     package = importlib.import_module(room)
@@ -290,8 +283,6 @@ _NUMBERS_BY_TYPE = {
     "nn/convert.py",
     "nn/effective.py",
     "nn/moment_propagation.py",
-    "predict/packed_summary.py",
-    "predict/program.py",
     "recipes/settings.py",
 }
 

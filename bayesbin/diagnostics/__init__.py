@@ -37,12 +37,3 @@ __all__ = [
     "top_label",
     "uncertainty",
 ]
-
-
-def __getattr__(name: str) -> object:  # until the old room is deleted
-    import importlib
-
-    homes = {"evaluate": "old_scores", "draw_gaussians": "old_scores"}
-    if name in homes:
-        return getattr(importlib.import_module(f"bayesbin.predict.{homes[name]}"), name)
-    raise AttributeError(f"module 'bayesbin.diagnostics' has no attribute {name!r}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what the names below are, for type checkers and editors
     from bayesbin.runtime.blocks import BlockPredictions, predict_blocks
     from bayesbin.runtime.inspection import Inspection, inspect
-    from bayesbin.runtime.native_backend import isa as kernel_isa
+    from bayesbin.runtime.native_backend import kernel_isa
     from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction, OutputsPrediction
     from bayesbin.runtime.predictor import Predictor, load
     from bayesbin.runtime.program import Constant, DrawnSite, Program, Step, StoredSite, Value
@@ -31,7 +31,7 @@ _NAMES = {
     "StoredSite": "program",
     "Value": "program",
     "inspect": "inspection",
-    "kernel_isa": "native_backend.isa",
+    "kernel_isa": "native_backend",
     "load": "predictor",
     "predict_blocks": "blocks",
     "unpack": "unpacking",
@@ -61,8 +61,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module 'bayesbin.runtime' has no attribute {name!r}")
-    home, _, called = _NAMES[name].partition(".")
-    return getattr(importlib.import_module(f"bayesbin.runtime.{home}"), called or name)
+    return getattr(importlib.import_module(f"bayesbin.runtime.{_NAMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -53,6 +53,11 @@ def isa() -> str:
     return _module.isa() if available() else "none"
 
 
+def kernel_isa() -> str:
+    """The isa in use, under the name by which it is imported from elsewhere."""
+    return isa()
+
+
 def isas() -> list[str]:
     """The isas that this machine can run, best last."""
     return _loaded().isas()

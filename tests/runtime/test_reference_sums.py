@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from bayesbin.core.canonical import draw_words, key_of, pack_words
-from bayesbin.predict import kernels
-from bayesbin.predict.kernel_program import Program as KernelProgram
+from bayesbin.runtime import native_backend as kernels
 from bayesbin.runtime import reference_products, reference_sequences, reference_sums
 from bayesbin.runtime.program import Constant, DrawnSite, Program, Step, StoredSite, Value
 from bayesbin.runtime.reference import run
@@ -198,7 +197,9 @@ def test_convolutions_under_signs_are_those_of_the_kernels(window, binary):
         stride=stride, padding=tuple((n, n) for n in padding), dilation=(1, 1), groups=1
     )
     program = weighted("conv", StoredSite(shape, words[None]), image, attributes)
-    expected = kernels.conv2d(x, words, shape[2:], stride, padding, "sign" if binary else "real")
+    expected = kernels.conv(
+        x, words, shape[2:], stride, [(p, p) for p in padding], "sign" if binary else "real"
+    )
     assert np.array_equal(run(program, [x], [0])[0][0], expected)
 
 
@@ -260,10 +261,8 @@ def test_draws_are_those_of_the_kernels():
         assert np.array_equal(found[place], kernels.linear(x, words))
 
 
-def kernel_outputs(program: KernelProgram, x: np.ndarray) -> np.ndarray:
-    found = program.run_regression(x.reshape(len(x), -1), outputs=True).outputs
-    assert found is not None
-    return found[0].reshape(len(x), *program.shape)
+def kernel_outputs(program: Program, x: np.ndarray) -> np.ndarray:
+    return kernels.run(program, [x], [0])[0][0]
 
 
 def one(kind: str, shape, **attributes) -> Program:
@@ -276,10 +275,9 @@ def one(kind: str, shape, **attributes) -> Program:
 def test_tanh_is_that_of_the_kernels():
     x = np.concatenate([np.linspace(-12, 12, 30_001), np.linspace(-0.7, 0.7, 30_001)])
     x = np.concatenate([x, [0.0, -0.0, 1e-40, np.inf, -np.inf, np.nan]]).astype(np.float32)[None]
-    program = KernelProgram((x.shape[1], 1, 1), 1)
-    program.activation("tanh")
-    found = run(one("tanh", x.shape[1:]), [x], [0])[0][0]
-    assert np.array_equal(found, kernel_outputs(program, x)[:, :, 0, 0], equal_nan=True)
+    program = one("tanh", x.shape[1:])
+    found = run(program, [x], [0])[0][0]
+    assert np.array_equal(found, kernel_outputs(program, x), equal_nan=True)
     assert not np.array_equal(
         found[:, :-1], np.tanh(x[:, :-1])
     )  # bits that are only near would show
@@ -292,13 +290,12 @@ def test_pools_are_those_of_the_kernels(count):
     x = numbers(3, 2 * 9 * 8).reshape(3, 2, 9, 8)
     x[0, 0, 4, 4] = np.nan
     window = dict(size=(3, 2), stride=(2, 3), padding=(1, 1), ceil=False)
-    for name, kind, more in (
-        ("max", "max_pool", dict(dilation=(1, 1))),
-        ("avg", "avg_pool", dict(count_padding=count, divisor=0)),
+    for kind, more in (
+        ("max_pool", dict(dilation=(1, 1))),
+        ("avg_pool", dict(count_padding=count, divisor=0)),
     ):
-        program = KernelProgram((2, 9, 8), 1)
-        program.pool(name, (3, 2), (2, 3), (1, 1), count)
-        found = run(one(kind, (2, 9, 8), **window, **more), [x], [0])[0][0]
+        program = one(kind, (2, 9, 8), **window, **more)
+        found = run(program, [x], [0])[0][0]
         assert np.array_equal(found, kernel_outputs(program, x), equal_nan=True)
 
 
