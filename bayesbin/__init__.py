@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
         optim,
         plots,
         posterior,
-        predict,
         recipes,
         sklearn,
     )
@@ -74,7 +73,6 @@ __all__ = [
     "optim",
     "plots",
     "posterior",
-    "predict",
     "recipe",
     "recipes",
     "sklearn",

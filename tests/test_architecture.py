@@ -270,11 +270,19 @@ def test_examples_in_docstrings(module):
     assert failed == 0
 
 
-# Not arguments: values of JSON, sizes of torch's own modules, settings and labels told apart by their type.
+# Not arguments: values of JSON, of a traced graph and sizes of torch's own modules, settings and labels told apart by their type.
 _NUMBERS_BY_TYPE = {
+    "compile/export.py",
+    "compile/layout.py",
+    "compile/operators.py",
+    "compile/operators_elementwise.py",
+    "compile/operators_norm.py",
+    "compile/operators_shape.py",
+    "compile/translation.py",
     "continual/reports.py",
     "continual/task_data.py",
     "core/checks.py",
+    "ensemble/state.py",
     "experiments/cli/__init__.py",
     "experiments/record.py",
     "experiments/report/findings.py",
