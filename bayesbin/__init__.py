@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # what the names below are, for type checkers and editors
     from bayesbin import (
         arviz,
+        compile,
         continual,
         data,
         diagnostics,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # what the names below are, for type checkers and editors
         plots,
         posterior,
         recipes,
+        runtime,
         sklearn,
     )
     from bayesbin.arviz import to_inference_data
@@ -59,6 +61,7 @@ __all__ = [
     "TraceBinary_ELBO",
     "__version__",
     "arviz",
+    "compile",
     "continual",
     "data",
     "diagnostics",
@@ -75,6 +78,7 @@ __all__ = [
     "posterior",
     "recipe",
     "recipes",
+    "runtime",
     "sklearn",
     "to_inference_data",
 ]

@@ -270,7 +270,8 @@ def test_examples_in_docstrings(module):
     assert failed == 0
 
 
-# Not arguments: values of JSON, of a traced graph and sizes of torch's own modules, settings and labels told apart by their type.
+# Not arguments: values of JSON and of a traced graph, sizes of torch's own modules, settings and labels told
+# apart by their type.
 _NUMBERS_BY_TYPE = {
     "compile/export.py",
     "compile/layout.py",
