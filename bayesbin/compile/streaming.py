@@ -1,8 +1,9 @@
 """Prediction in torch, one draw after another: for networks that do not compile.
 
-What decides the sign of a value is computed as a program computes it, so that the answers agree: products
-and normalisation are in float64 and are rounded once. An exact zero then stays a zero, and a value that
-equals the running mean is normalised to exactly the shift.
+What decides the sign of a value is computed as a program computes it, so that the answers agree: the network
+runs in float64, and normalisation subtracts the mean first. An exact zero then stays a zero, and a value that
+equals the running mean is normalised to exactly the shift. A network that does not run in float64, since it
+makes tensors of float32 itself, runs in its own type, with products and normalisation that round once.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class ExactDecisions(TorchFunctionMode):
 
     A call inside a function of torch's own, such as multi-head attention, is computed as torch does.
 
+    :param numbers: the type of a network that is run in float64: Python's numbers, such as the scale of a
+        layer, are rounded to it as torch does in that type. None: they are not.
+
     Example::
 
         >>> import torch
@@ -56,14 +60,21 @@ class ExactDecisions(TorchFunctionMode):
         tensor([[0.]])
     """
 
+    def __init__(self, numbers: torch.dtype | None = None) -> None:
+        super().__init__()
+        self._numbers = numbers
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _PRODUCTS:
-            return _in_float64(func, args, kwargs)
         if func in NORMALISATIONS:
             given = arguments_of(func, args, kwargs)
             if given["mean"] is not None and not given["by_batch"]:
                 return _normalised(given)
+        if self._numbers is not None:
+            args = tuple(_rounded(each, self._numbers) for each in args)
+            kwargs = {name: _rounded(each, self._numbers) for name, each in kwargs.items()}
+        if func in _PRODUCTS:
+            return _in_float64(func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -78,7 +89,8 @@ def outputs(
 
     One copy of the network, in evaluation mode, is written anew for each draw. The network itself, its
     buffers and torch's random numbers are left as they are; a network that draws random numbers in
-    evaluation mode draws them from a seed of its own for each draw.
+    evaluation mode draws them from a seed of its own for each draw. Outputs have the types that the network
+    gives them.
 
     :param draws: of each draw its signs by site, and its normalisation statistics by the names of buffers.
     :param batches: of each batch the inputs, on the network's device.
@@ -101,18 +113,60 @@ def outputs(
 
 
 def _draw_after_draw(
-    worker: nn.Module, draws: Iterable[Draw], batches: Sequence[tuple[Tensor, ...]], seed: int
+    net: nn.Module, draws: Iterable[Draw], batches: Sequence[tuple[Tensor, ...]], seed: int
 ) -> Iterator[list[Tensor]]:
+    worker, types, numbers = net, None, None
     for place, (signs, state) in enumerate(draws):
+        key = key_of(seed, place, "") >> 1
         networks.write_(worker, signs, state)
-        yield _run(worker, batches, key_of(seed, place, "") >> 1)
+        if types is None:
+            trial = copy.deepcopy(net)
+            types = [each.dtype for each in _run(trial, batches[:1], key)]
+            wide, narrow = _in_doubles(batches), _narrow_type(net, batches)
+            if _runs(copy.deepcopy(net).double(), wide[:1], key, narrow):
+                worker, batches, numbers = net.double(), wide, narrow
+        found = _run(worker, batches, key, numbers)
+        yield [each.to(dtype) for each, dtype in zip(found, types, strict=True)]
 
 
-def _run(worker: nn.Module, batches: Sequence[tuple[Tensor, ...]], key: int) -> list[Tensor]:
+def _narrow_type(net: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> torch.dtype | None:
+    """The type of a network whose numbers are not all of float64."""
+    tensors = [*net.parameters(), *net.buffers(), *batches[0]]
+    found = {each.dtype for each in tensors if each.dtype in _NARROW}
+    return functools.reduce(torch.promote_types, found) if found else None
+
+
+def _in_doubles(batches: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """The batches in float64, but for numbers that are none and devices that do not have it."""
+    return [
+        tuple(x.double() if x.dtype in _NARROW and x.device.type != "mps" else x for x in batch)
+        for batch in batches
+    ]
+
+
+def _runs(
+    worker: nn.Module,
+    batches: Sequence[tuple[Tensor, ...]],
+    key: int,
+    numbers: torch.dtype | None,
+) -> bool:
+    try:
+        _run(worker, batches, key, numbers)
+    except Exception:  # whatever the network objects to
+        return False
+    return True
+
+
+def _run(
+    worker: nn.Module,
+    batches: Sequence[tuple[Tensor, ...]],
+    key: int,
+    numbers: torch.dtype | None = None,
+) -> list[Tensor]:
     """The outputs for all batches, with random numbers of the key."""
     found = {x.device for batch in batches for x in batch if x.device.type == "cuda"}
     devices = sorted(found, key=str)
-    with torch.random.fork_rng(devices), torch.no_grad(), ExactDecisions():
+    with torch.random.fork_rng(devices), torch.no_grad(), ExactDecisions(numbers):
         torch.default_generator.manual_seed(key)
         for device in devices:
             torch.cuda.default_generators[device.index or 0].manual_seed(key)
@@ -139,12 +193,22 @@ def _several(found: Any, rows: int) -> list[Tensor]:
     return several
 
 
+def _rounded(value: Any, dtype: torch.dtype) -> Any:
+    """A number of Python's in a type; what it cannot hold, and all else, stays as it is."""
+    if type(value) is not float or not abs(value) <= torch.finfo(dtype).max:
+        return value
+    return torch.tensor(value, dtype=dtype).item()
+
+
 def _in_float64(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """A product of tensors of float32 or less, computed in float64 and rounded to their type."""
+    """A product of tensors of float32 or less, computed in float64 and rounded to their type.
+
+    Where some are of float64 already, the others are converted and the product stays in it.
+    """
     types: list[torch.dtype] = []
 
     def widened(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dtype in _NARROW:
+        if isinstance(value, Tensor) and value.is_floating_point():
             types.append(value.dtype)
             return value.double()
         if isinstance(value, (tuple, list)):  # the operands of an einsum
@@ -152,7 +216,7 @@ def _in_float64(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return value
 
     wide_args, wide_kwargs = widened(args), {name: widened(v) for name, v in kwargs.items()}
-    if not types or kwargs.get("out") is not None:
+    if not any(dtype in _NARROW for dtype in types) or kwargs.get("out") is not None:
         return func(*args, **kwargs)
     narrow = functools.reduce(torch.promote_types, types)
     return func(*wide_args, **wide_kwargs).to(narrow)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesbin.compile.torch_kinds import TYPES, compute
+from bayesbin.compile.torch_kinds import DECIDE, TYPES, compute
 from bayesbin.runtime.program import DrawnSite, Program, Site, Step, Value
 
 Values = dict[str, Tensor]
@@ -21,6 +21,7 @@ CACHED = 1 << 28  # bytes of signs that a program keeps, one of each weight
 NUMBERS = 1 << 24  # in the largest value of a block: more draws or data go one block after another
 _ON_DEVICES = 4  # times as many off the CPU
 _PRODUCTS = {"linear", "conv"}
+_WITHOUT_FLOAT64 = {"mps"}
 
 
 class TorchProgram(nn.Module):
@@ -97,6 +98,7 @@ class TorchProgram(nn.Module):
         if len(inputs) != len(declared) or not inputs:
             raise ValueError(f"expected {max(len(declared), 1)} inputs, got {len(inputs)}.")
         rows, device = inputs[0].shape[:1], inputs[0].device
+        _check_device(self.program, device)
         for x, (name, value) in zip(inputs, declared.items(), strict=True):
             if x.shape != (*rows, *value.shape) or not rows:
                 raise ValueError(
@@ -200,6 +202,16 @@ def _released(steps: Sequence[Step], kept: set[str]) -> list[tuple[Step, list[st
         seen.update(over)
         found.append((step, over))
     return found[::-1]
+
+
+def _check_device(program: Program, device: torch.device) -> None:
+    """Refuse a device that cannot decide as the others do."""
+    wide = any(step.kind in DECIDE or step.dtype == "f8" for step in program.steps)
+    if wide and device.type in _WITHOUT_FLOAT64:
+        raise ValueError(
+            f"expected a device that computes in float64, which this program needs, got {device}; run it on "
+            "the CPU."
+        )
 
 
 def _check_type(name: str, x: Tensor, value: Value) -> None:

@@ -22,7 +22,7 @@ from bayesbin.runtime.reference_elementwise import in_range
 TYPES = {"f4": torch.float32, "f8": torch.float64, "i8": torch.int64, "b1": torch.bool}
 
 # Kinds that compute in float64 whatever they make.
-_DECIDE = {"sign", "threshold", "greater", "greater_equal", "equal"}
+DECIDE = {"sign", "threshold", "greater", "greater_equal", "equal"}
 # Kinds whose float32 formulas are exact, or rounded as the runtime rounds them. On a CPU all others
 # compute in float64 and round once, as the runtime does; elsewhere in the type of their outputs.
 _NARROW = {
@@ -44,7 +44,7 @@ def compute(step: Step, inputs: Sequence[Tensor | None], whole: bool = False) ->
     present = next(value for value in inputs if value is not None)
     precise = computes_in_float64(present.device)
     inside = out
-    if step.kind in _DECIDE:
+    if step.kind in DECIDE:
         inside = torch.float64
     elif out == torch.float32 and precise and step.kind not in _NARROW:
         inside = torch.float64

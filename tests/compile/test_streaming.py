@@ -10,8 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bayesbin import BinaryPosterior
+from bayesbin.compile.export import export_program
+from bayesbin.compile.folding import fold
 from bayesbin.compile.streaming import ExactDecisions, outputs
 from bayesbin.nn import BinaryLinear, Sign, binary_sites, to_binary_
+from bayesbin.runtime import reference
 
 
 def signs(*shape: int) -> torch.Tensor:
@@ -142,6 +146,31 @@ def test_sign_networks_decide_as_integers_do():
         assert torch.equal(alone[0], found[0][row : row + 1])
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_streaming_decides_as_the_compiled_program(scale, bias):
+    """Running means at sums that occur, and sums that are 0, with a scale that is no power of two."""
+    norm = nn.BatchNorm1d(40).eval()
+    layers = [nn.Linear(30, 40, bias=bias), norm, Sign(), nn.Linear(40, 20, bias=False), Sign()]
+    net = nn.Sequential(Sign(), *layers, nn.Linear(20, 3))
+    net = to_binary_(net, **({} if scale is None else {"scale": scale})).float().eval()
+    x = torch.randn(30, 30).float()
+    posterior = BinaryPosterior(
+        {name: torch.randn(site.shape) for name, site in binary_sites(net).items()}
+    )
+    draw = posterior.signs(0, seed=4)
+    with torch.no_grad(), ExactDecisions():
+        linear = posterior.sample_network(net, 0, 4).get_submodule("1")
+        sums = linear(torch.where(x >= 0, 1.0, -1.0).float())
+        norm.get_buffer("running_mean").copy_(sums[torch.arange(40) % 30, torch.arange(40)])
+        norm.get_buffer("running_var").copy_(sums.var(0))
+        norm.weight.copy_(torch.randn(40))
+    compiled = fold(export_program(net, (x,), posterior, 1, 4))
+    (expected,) = reference.run(compiled, [x.numpy()], [0])
+    ((found,),) = outputs(net, [(draw, None)], [(x,)])
+    assert np.abs(found.numpy() - expected[0]).max() < 1e-6 * np.abs(expected).max()
+
+
 # Streaming
 
 
@@ -207,6 +236,52 @@ def test_the_network_and_random_numbers_are_left_as_they_are():
     plain = BinaryLinear(3, 2)
     plain.load_state_dict({**net.layer.state_dict(), "weight": draws[0][0]["layer.weight"]})
     torch.testing.assert_close(found[0][0], plain(2 * x) + 1)  # hooks are part of the network
+
+
+class Float32(nn.Module):
+    """Does not run in float64: its memory is of float32, whatever comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = BinaryLinear(3, 2)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    calls: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.calls += 1
+        memory, places = torch.zeros(len(x), 2, dtype=torch.float32), torch.zeros(len(x), 1).long()
+        return memory.scatter(1, places, self.layer(x)), self.calls.expand(len(x)) + 0
+
+
+def test_a_network_that_insists_on_float32_runs_in_it():
+    net, x = Float32().float(), torch.randn(5, 3).float()
+    draws = [({"layer.weight": signs(2, 3)}, None) for _ in range(2)]
+    with pytest.raises(RuntimeError):
+        copy.deepcopy(net).double()(x.double())
+    stream = outputs(net, draws, [(x,)])
+    for place, ((values, _), (found, calls)) in enumerate(zip(draws, stream, strict=True)):
+        twin = copy.deepcopy(net)
+        twin.load_state_dict({**net.state_dict(), **values})
+        with ExactDecisions():
+            assert torch.equal(found, twin(x)[0]) and found.dtype == torch.float32
+        assert (calls == place + 1).all()  # the trial of float64 has left nothing behind
+
+
+def test_outputs_have_the_types_that_the_network_gives_them():
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = BinaryLinear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            y = self.layer(x)
+            return y, y.double().log_softmax(-1), y.argmax(-1), y.bfloat16(), y > 0
+
+    draws = [({"layer.weight": signs(2, 3)}, None)]
+    (found,) = outputs(Mixed().float(), draws, [(torch.randn(4, 3).float(),)])
+    types = [torch.float32, torch.float64, torch.int64, torch.bfloat16, torch.bool]
+    assert [each.dtype for each in found] == types
 
 
 def test_what_does_not_fit_is_refused():

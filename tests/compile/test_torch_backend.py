@@ -166,6 +166,17 @@ def test_decisions_are_made_in_float64():
     assert_same([found], reference.run(program, [x], range(DRAWS)))
 
 
+def test_a_device_without_float64_is_refused_where_it_decides():
+    device = torch.device("mps")
+    for kind, dtype in (("sign", "f4"), ("relu", "f8")):
+        step = Step(kind, ("x",), ("y",), dtype)
+        program = Program({"x": Value((2,), "f4")}, {}, {}, (step,), ("y",))
+        with pytest.raises(ValueError, match="computes in float64"):
+            torch_backend._check_device(program, device)
+        torch_backend._check_device(program, torch.device("cpu"))
+    torch_backend._check_device(one_step("relu", (2,)), device)
+
+
 # Networks
 
 
