@@ -120,10 +120,10 @@ def _draw_after_draw(
         key = key_of(seed, place, "") >> 1
         networks.write_(worker, signs, state)
         if types is None:
-            trial = copy.deepcopy(net)
+            trial = copy_network(net)
             types = [each.dtype for each in _run(trial, batches[:1], key)]
             wide, narrow = _in_doubles(batches), _narrow_type(net, batches)
-            if _runs(copy.deepcopy(net).double(), wide[:1], key, narrow):
+            if _runs(copy_network(net).double(), wide[:1], key, narrow):
                 worker, batches, numbers = net.double(), wide, narrow
         found = _run(worker, batches, key, numbers)
         yield [each.to(dtype) for each, dtype in zip(found, types, strict=True)]
