@@ -28,6 +28,7 @@ from bayesbin.compile.refusal import NotCompiled
 from bayesbin.compile.sites import check_posterior, drawn_sites, drawn_statistics
 from bayesbin.compile.tracing import traced
 from bayesbin.compile.translation import DTYPES, Fixed, Refused, Traced, Translation
+from bayesbin.core.checks import whole_number
 from bayesbin.core.copies import copy_network
 from bayesbin.nn import binary_sites
 from bayesbin.nn.state_norm import StateBatchNorm
@@ -61,7 +62,9 @@ def export_program(
     :raises NotCompiled: for what has no step, mixes the rows of a batch, or cannot be exported.
     """
     check_posterior(net, posterior)
-    draws = list(range(num_samples)) if draws is None else list(draws)
+    if draws is None:
+        draws = range(whole_number("num_samples", num_samples))
+    draws = list(draws)
     worker = _prepared(net)
     inputs = tuple(_as_tensor(each) for each in example_inputs)
     trace = traced(worker, inputs)
@@ -187,9 +190,8 @@ class _Walk:
         shape = self.t.shape()
         if shape[0] != Size(1, True):
             raise self.t.refuse("expected the batch as the first axis of each input")
-        name, sizes = node.name, tuple(size.count for size in shape[1:])
         dtype = self.t.dtype_of(value.dtype)
-        self.t.add_input(name, Value(sizes, dtype))
+        name = self.t.add_input(node.name, Value(tuple(size.count for size in shape[1:]), dtype))
         return Traced(name, Layout.of(shape), dtype)
 
     def _attribute(self, node: torch.fx.Node) -> Any:

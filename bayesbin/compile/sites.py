@@ -26,7 +26,8 @@ def check_posterior(net: nn.Module, posterior: Any) -> None:
             "weights are other numbers; predict in torch."
         )
     shapes = {name: tuple(site.shape) for name, site in binary_sites(net).items()}
-    given = {} if posterior is None else _shapes(posterior)
+    mode = {} if posterior is None else posterior.signs()
+    given = {name: tuple(each.shape) for name, each in mode.items()}
     origin = "A posterior is used with the network it was trained on, converted in the same way."
     if missing := [name for name in shapes if name not in given]:
         raise ValueError(
@@ -50,12 +51,6 @@ def _some(names: Sequence[str] | Mapping[str, Any]) -> str:
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _shapes(posterior: Any) -> dict[str, tuple[int, ...]]:
-    if isinstance(posterior, LowBitPosterior):
-        return {name: tuple(q.batch_shape) for name, q in posterior.items()}
-    return {name: tuple(q.natural.shape) for name, q in posterior._given.items()}
-
-
 def drawn_sites(
     posterior: Any, draws: Sequence[int], seed: int
 ) -> tuple[dict[str, Site], dict[str, Constant]]:
@@ -66,13 +61,13 @@ def drawn_sites(
     if posterior is None:
         return {}, {}
     if isinstance(posterior, LowBitPosterior):
-        return {}, {name: _of_levels(posterior, name, draws, seed) for name in posterior}
+        return {}, _of_levels(posterior, draws, seed)
+    if not draws:
+        return {name: _stored([each > 0]) for name, each in posterior.signs().items()}, {}
     return {name: _of_signs(posterior, name, draws, seed) for name in posterior}, {}
 
 
 def _of_signs(posterior: BinaryPosterior, name: str, draws: Sequence[int], seed: int) -> Site:
-    if not draws:
-        return _stored([posterior._mode(name) > 0])
     keys = [key_of(seed, index, name) for index in draws]
     if name in posterior.effects:
         return _stored(
@@ -98,17 +93,20 @@ def _stored(plus: Sequence[Tensor]) -> StoredSite:
     return StoredSite(shape, bits, rows)
 
 
-def _of_levels(posterior: LowBitPosterior, name: str, draws: Sequence[int], seed: int) -> Constant:
-    distribution = posterior[name]
-    levels = distribution.level_values.detach().cpu()
-    if draws:
-        values = [posterior._draw(distribution, key_of(seed, index, name)).cpu() for index in draws]
-    else:
-        values = [distribution.mode.cpu()]
-    codes = [(each[..., None] == levels).to(torch.uint8).argmax(-1) for each in values]
-    data = np.stack([each.numpy().astype(np.uint8) for each in codes])
+def _of_levels(posterior: LowBitPosterior, draws: Sequence[int], seed: int) -> dict[str, Constant]:
+    """The levels of all sites in each draw, as numbers of levels."""
+    values = [posterior.signs(index, seed=seed) for index in draws] or [posterior.signs()]
     rows = np.arange(len(draws), dtype=np.int64) if draws else None
-    return Constant(data, rows, tuple(float(level) for level in levels))
+    found = {}
+    for name, distribution in posterior.items():
+        levels = distribution.level_values.detach().cpu()
+        data = np.stack([_codes(each[name].cpu(), levels) for each in values])
+        found[name] = Constant(data, rows, tuple(map(float, levels)))
+    return found
+
+
+def _codes(values: Tensor, levels: Tensor) -> np.ndarray:
+    return (values[..., None] == levels).to(torch.uint8).argmax(-1).numpy().astype(np.uint8)
 
 
 def drawn_statistics(

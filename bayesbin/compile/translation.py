@@ -159,7 +159,8 @@ class Translation:
 
     def refuse(self, problem: str, remedy: str = "") -> NotCompiled:
         """The error for the operator at hand: ``raise t.refuse("...")``."""
-        operator = "" if self.node is None else str(self.node.target)
+        written = self.node is not None and self.node.op == "call_function"
+        operator = str(self.node.target) if self.node is not None and written else ""
         said = f"{operator}: {problem}" if operator else problem
         return NotCompiled(said, operator, line_of(self.node), f"{remedy} {REMEDY}".strip())
 
@@ -205,9 +206,11 @@ class Translation:
 
     # Writing
 
-    def add_input(self, name: str, value: Value) -> None:
-        """An input of the program."""
+    def add_input(self, name: str, value: Value) -> str:
+        """The name of an input of the program."""
+        name = self._free_name(name)
         self.inputs[name] = self._values[name] = value
+        return name
 
     def add_site(self, name: str, plus: np.ndarray) -> str:
         """The name of signs that are the same in all draws, from where they are +1."""
