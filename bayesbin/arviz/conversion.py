@@ -90,12 +90,7 @@ def to_inference_data(
         raise ValueError("statistics are of a posterior's draws; got an MCMC run. Leave them out.")
     if model is None and (statistics is not None or not isinstance(data, tuple) or data):
         raise ValueError("Expected the model that data and statistics belong to; got None.")
-    posteriors = list(posterior) if isinstance(posterior, (list, tuple)) else [posterior]
-    for number, state in enumerate(states):
-        if state is not None and isinstance(models[number], Likelihood):
-            # Refuses statistics of other draws, another posterior or another network.
-            settings = (models[number], posteriors[number], num_samples, seed + number)
-            Ensemble(*settings, statistics=state)
+    _check_statistics(posterior, models, states, num_samples, seed)
     kept = _kept(chains[0], signs)
     evaluations = [
         evaluate(chain, program, data, state, kept, seed + number)
@@ -112,6 +107,17 @@ def to_inference_data(
     noted |= attrs or {}
     variables = [*_sampled(evaluations), *_fixed(chains, evaluations[0])]
     return _container(labels.datasets(variables, noted), noted)
+
+
+def _check_statistics(
+    posterior: Any, models: Sequence[Any], states: Sequence[Any], num_samples: int, seed: int
+) -> None:
+    """Refuse statistics of other draws, another posterior or another network."""
+    posteriors = posterior if isinstance(posterior, (list, tuple)) else [posterior]
+    for number, state in enumerate(states):
+        if state is not None and isinstance(models[number], Likelihood):
+            settings = (models[number], posteriors[number], num_samples, seed + number)
+            Ensemble(*settings, statistics=state)
 
 
 def _one_each(what: str, given: Any, count: int) -> list[Any]:

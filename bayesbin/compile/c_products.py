@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bayesbin.compile.c_writer import (
     TYPES,
-    Call,
+    CCall,
     Ref,
     aligned_strides,
     converted,
@@ -16,15 +16,15 @@ from bayesbin.compile.c_writer import (
 )
 from bayesbin.core.canonical import num_words
 
-Emit = Callable[[Call], None]
+Emit = Callable[[CCall], None]
 
 
-def _checked(c: Call) -> None:
+def _checked(c: CCall) -> None:
     if c.dtype not in ("f4", "f8"):
         raise ValueError(f"sums of type {c.dtype}")
 
 
-def _as(c: Call, place: int, dtype: str) -> Ref:
+def _as(c: CCall, place: int, dtype: str) -> Ref:
     """An input as an array of a type, in room of its own if it is of another one."""
     ref = c.ref(place)
     if ref.dtype == dtype:
@@ -35,7 +35,7 @@ def _as(c: Call, place: int, dtype: str) -> Ref:
     return made
 
 
-def _add_bias(c: Call, before: int, units: int, after: int) -> None:
+def _add_bias(c: CCall, before: int, units: int, after: int) -> None:
     """Add numbers of units to sums (before, units, after), in the type of the sums."""
     if not c.has(2):
         return
@@ -48,13 +48,13 @@ def _add_bias(c: Call, before: int, units: int, after: int) -> None:
     c.source.close(3)
 
 
-def _write_sum(c: Call, index: str, unit: str) -> None:
+def _write_sum(c: CCall, index: str, unit: str) -> None:
     """Write a sum t in double, with the bias of a unit, rounded once."""
     bias = f" + {converted(c.at(2, unit, c.dtype), c.dtype, 'f8')}" if c.has(2) else ""
     c.write(index, f"t{bias}", "f8")
 
 
-def _linear(c: Call) -> None:
+def _linear(c: CCall) -> None:
     _checked(c)
     source, out = c.source, c.out[0]
     units, inputs = c.known(1).shape
@@ -81,7 +81,7 @@ def _linear(c: Call) -> None:
     return source.close(2)
 
 
-def _gather(c: Call, x: Ref, column: Ref, channels: int) -> None:
+def _gather(c: CCall, x: Ref, column: Ref, channels: int) -> None:
     """Lay out the window at output o0, o1, ... of group g as a column, zeros for the padding."""
     source, window, sizes = c.source, c.known(1).shape[2:], c.shape[1:]
     own = strides_of(sizes)
@@ -101,7 +101,7 @@ def _gather(c: Call, x: Ref, column: Ref, channels: int) -> None:
     source.close(1 + len(sizes))
 
 
-def _conv(c: Call) -> None:
+def _conv(c: CCall) -> None:
     _checked(c)
     source, out, shape = c.source, c.out[0], c.known(1).shape
     groups, units, inputs = c["groups"], shape[0] // c["groups"], math.prod(shape[1:])
@@ -137,7 +137,7 @@ def _conv(c: Call) -> None:
     return source.close(2 + len(places))
 
 
-def _conv_transpose(c: Call) -> None:
+def _conv_transpose(c: CCall) -> None:
     _checked(c)
     source, out, shape = c.source, c.out[0], c.known(1).shape
     groups, units, window = c["groups"], shape[1], shape[2:]
@@ -172,7 +172,7 @@ def _conv_transpose(c: Call) -> None:
     source.close(1 + len(window))
 
 
-def _matmul(c: Call) -> None:
+def _matmul(c: CCall) -> None:
     source, out = c.source, c.out[0]
     a, b = c.known(0).shape, c.known(1).shape
     rows, inner, columns = a[-2], a[-1], b[-1]
@@ -198,7 +198,7 @@ def _matrices(shape: tuple[int, ...], lead: tuple[int, ...]) -> list[int]:
     return [stride * size for stride in aligned_strides(shape[:-2], lead)]
 
 
-def _attention(c: Call) -> None:
+def _attention(c: CCall) -> None:
     source, out = c.source, c.out[0]
     shapes = [c.known(place).shape for place in range(3)]
     (queries, width), keys, wide = shapes[0][-2:], shapes[1][-2], shapes[2][-1]
@@ -246,7 +246,7 @@ def _attention(c: Call) -> None:
     source.close(2 + depth)
 
 
-def _embedding(c: Call) -> None:
+def _embedding(c: CCall) -> None:
     source, out = c.source, c.out[0]
     count, width = c.known(1).shape
     tokens, table = c.ref(0), c.ref(1)
@@ -261,7 +261,7 @@ def _embedding(c: Call) -> None:
 # Recurrent layers
 
 
-def _lstm_cell(c: Call, hidden: Ref, cell: Ref, gates: Ref, own: Ref, size: int) -> None:
+def _lstm_cell(c: CCall, hidden: Ref, cell: Ref, gates: Ref, own: Ref, size: int) -> None:
     source, sigmoid = c.source, c.source.helper("sigmoid")
     a, b = gates.name, own.name
     for letter, place in zip("ifgo", range(4), strict=True):
@@ -271,7 +271,7 @@ def _lstm_cell(c: Call, hidden: Ref, cell: Ref, gates: Ref, own: Ref, size: int)
     source.line(f"{hidden.name}[n] = {sigmoid}(o) * tanh({cell.name}[n]);")
 
 
-def _gru_cell(c: Call, hidden: Ref, cell: Ref, gates: Ref, own: Ref, size: int) -> None:
+def _gru_cell(c: CCall, hidden: Ref, cell: Ref, gates: Ref, own: Ref, size: int) -> None:
     source, sigmoid = c.source, c.source.helper("sigmoid")
     a, b, h = gates.name, own.name, hidden.name
     source.line(f"const double r = {sigmoid}({a}[n] + {b}[n]);")
@@ -280,14 +280,14 @@ def _gru_cell(c: Call, hidden: Ref, cell: Ref, gates: Ref, own: Ref, size: int) 
     source.line(f"{h}[n] = (1 - z) * new + z * {h}[n];")
 
 
-def _rnn_cell(c: Call, hidden: Ref, cell: Ref, gates: Ref, own: Ref, size: int) -> None:
+def _rnn_cell(c: CCall, hidden: Ref, cell: Ref, gates: Ref, own: Ref, size: int) -> None:
     total = f"{gates.name}[n] + {own.name}[n]"
     c.source.line(f"const double v = {total};")
     bent = "tanh(v)" if c["activation"] == "tanh" else "v < 0 ? 0 : v"
     c.source.line(f"{hidden.name}[n] = {bent};")
 
 
-def _sums_into(c: Call, into: Ref, weight: int, bias: int, x: str, inputs: int) -> None:
+def _sums_into(c: CCall, into: Ref, weight: int, bias: int, x: str, inputs: int) -> None:
     """Gates from ``inputs`` numbers x of index k, with weights and a bias, into a buffer."""
     source = c.source
     source.open(f"for (int32_t n = 0; n < {into.size}; ++n)")
@@ -300,9 +300,9 @@ def _sums_into(c: Call, into: Ref, weight: int, bias: int, x: str, inputs: int) 
 
 
 def _recurrent(
-    cell: Callable[[Call, Ref, Ref, Ref, Ref, int], None], states: int, gates: int
+    cell: Callable[[CCall, Ref, Ref, Ref, Ref, int], None], states: int, gates: int
 ) -> Emit:
-    def emit(c: Call) -> None:
+    def emit(c: CCall) -> None:
         source, first = c.source, 1 + states
         (times, inputs), size = c.shape, c.known(1).shape[0]
         for place in range(len(c.used)):

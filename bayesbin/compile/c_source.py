@@ -18,9 +18,9 @@ from bayesbin.compile.c_writer import (
     FOREVER,
     TYPES,
     Buffer,
-    Call,
+    CCall,
+    CSection,
     Ref,
-    Section,
     Source,
     converted,
 )
@@ -103,13 +103,13 @@ class _Steps:
         self.refs = dict(refs)
         self.words: dict[str, Ref] = {}
 
-    def write_all(self, steps: Sequence[Step]) -> list[Section]:
+    def write_all(self, steps: Sequence[Step]) -> list[CSection]:
         """Write steps into functions of a size that compilers are quick with."""
-        sections = [Section()]
+        sections = [CSection()]
         self.source.section = sections[0]
         for place, step in enumerate(steps):
             if place and place % MOST_STEPS == 0:
-                sections.append(Section())
+                sections.append(CSection())
                 self.source.section = sections[-1]
             self.write(step)
         return sections
@@ -134,7 +134,7 @@ class _Steps:
             given.append(None if not name or packed else self.array(name))
         made = [source.buffer(step.dtype, values[n].shape, n) for n in step.outputs]
         used = [values[name] if name else None for name in step.inputs]
-        call = Call(
+        call = CCall(
             source, step, given, used, made, words, lambda place: self.array(step.inputs[place])
         )
         source.open()
@@ -252,7 +252,7 @@ class _Network:
             for name, value in self.inputs.items()
         }
         self.arguments = list(refs.values())
-        self.shared: list[Section] = []
+        self.shared: list[CSection] = []
         if before is not None:
             refs = self._preprocessed(before, refs)
         steps = _Steps(source, self.program, refs)
@@ -265,7 +265,7 @@ class _Network:
         self.drawn = steps.write_all([step for step, differs in pairs if differs])
         self.outputs = [self._output(steps, name) for name in self.program.outputs]
         source.now += 1
-        source.section = average = Section()
+        source.section = average = CSection()
         kind = model.head["kind"]
         if kind not in HEADS:
             raise ValueError(f"C source: expected a head of {', '.join(HEADS)}, got {kind!r}.")
@@ -435,7 +435,7 @@ int bayesbin_predict({given}, {self._result_parameters()}) {{
 """
 
     def _functions(
-        self, name: str, sections: Sequence[Section], parameters: str, names: str
+        self, name: str, sections: Sequence[CSection], parameters: str, names: str
     ) -> str:
         """Functions of some steps each, and one that calls all of them."""
         found, calls = [], []
@@ -449,7 +449,7 @@ int bayesbin_predict({given}, {self._result_parameters()}) {{
             + f"    return {' || '.join(calls)};\n}}"
         )
 
-    def _function(self, section: Section, names: str) -> str:
+    def _function(self, section: CSection, names: str) -> str:
         body = "\n".join(section.lines)
         code = (line for line in section.lines if not line.lstrip().startswith("/*"))
         used = set(re.findall(r"\w+", "\n".join(code)))

@@ -15,7 +15,7 @@ from bayesbin.compile.c_products import PRODUCTS
 from bayesbin.compile.c_windows import WINDOWS
 from bayesbin.compile.c_writer import (
     TYPES,
-    Call,
+    CCall,
     aligned_strides,
     channel_strides,
     converted,
@@ -25,13 +25,13 @@ from bayesbin.compile.c_writer import (
 from bayesbin.compile.windows import padded_places
 from bayesbin.runtime.reference_elementwise import in_range
 
-Emit = Callable[[Call], None]
-Formula = Callable[[Call, str], str]  # of a, b and c, in a type
+Emit = Callable[[CCall], None]
+Formula = Callable[[CCall, str], str]  # of a, b and c, in a type
 
 # One number from one, two or three
 
 
-def _computed_in(c: Call, mode: str) -> str:
+def _computed_in(c: CCall, mode: str) -> str:
     """The type that a formula is computed in."""
     if mode == "own":
         return c.dtype
@@ -44,7 +44,7 @@ def _each(mode: str, formula: Formula | str, strides: str = "aligned") -> Emit:
     :param strides: how inputs after the first are placed: "aligned" or "channels".
     """
 
-    def emit(c: Call) -> None:
+    def emit(c: CCall) -> None:
         out, dtype = c.out[0], _computed_in(c, mode)
         count = len(c.used)
         operands = [(strides_of(out.shape), 0)]
@@ -77,7 +77,7 @@ def _by_type(real: str, whole: str) -> Formula:
 def _function(name: str, whole: str = "a") -> Formula:
     """A function of <math.h> in the type of the numbers."""
 
-    def formula(c: Call, dtype: str) -> str:
+    def formula(c: CCall, dtype: str) -> str:
         if dtype not in ("f4", "f8"):
             return whole
         return f"{name}{'f' if dtype == 'f4' else ''}(a)"
@@ -85,7 +85,7 @@ def _function(name: str, whole: str = "a") -> Formula:
     return formula
 
 
-def _clamp(c: Call, dtype: str) -> str:
+def _clamp(c: CCall, dtype: str) -> str:
     low, high = c["low"], c["high"]
     if dtype == "i8":
         whole = np.iinfo(np.int64)
@@ -96,48 +96,48 @@ def _clamp(c: Call, dtype: str) -> str:
     return f"a < {least} ? {least} : a > {most} ? {most} : a"
 
 
-def _leaky_relu(c: Call, dtype: str) -> str:
+def _leaky_relu(c: CCall, dtype: str) -> str:
     return f"a > 0 ? a : a * {number(c['slope'], dtype)}"
 
 
-def _tanh(c: Call, dtype: str) -> str:
+def _tanh(c: CCall, dtype: str) -> str:
     return f"{c.source.helper('tanh_f4')}(a)" if dtype == "f4" else "tanh(a)"
 
 
-def _elu(c: Call, dtype: str) -> str:
+def _elu(c: CCall, dtype: str) -> str:
     alpha, scale, inner = (number(c[n], "f8") for n in ("alpha", "scale", "input_scale"))
     return f"{scale} * (a > 0 ? a : {alpha} * expm1(a * {inner}))"
 
 
-def _gelu(c: Call, dtype: str) -> str:
+def _gelu(c: CCall, dtype: str) -> str:
     if c["approximate"] == "tanh":
         root = number(float(np.sqrt(2 / np.pi)), "f8")
         return f"0.5 * a * (1 + tanh({root} * (a + 0.044715 * (a * a * a))))"
     return f"0.5 * a * (1 + erf(a * {number(float(np.sqrt(0.5)), 'f8')}))"
 
 
-def _sigmoid(c: Call, dtype: str) -> str:
+def _sigmoid(c: CCall, dtype: str) -> str:
     return f"{c.source.helper('sigmoid')}(a)"
 
 
-def _mish(c: Call, dtype: str) -> str:
+def _mish(c: CCall, dtype: str) -> str:
     return f"a * tanh({c.source.helper('softplus')}(a, 1, 20))"
 
 
-def _softplus(c: Call, dtype: str) -> str:
+def _softplus(c: CCall, dtype: str) -> str:
     beta, threshold = number(c["beta"], "f8"), number(c["threshold"], "f8")
     return f"{c.source.helper('softplus')}(a, {beta}, {threshold})"
 
 
-def _power(c: Call, dtype: str) -> str:
+def _power(c: CCall, dtype: str) -> str:
     return f"{c.source.helper('power')}(a, b)"
 
 
-def _hardshrink(c: Call, dtype: str) -> str:
+def _hardshrink(c: CCall, dtype: str) -> str:
     return f"fabs(a) <= {number(c['bound'], 'f8')} ? 0 : a"
 
 
-def _softshrink(c: Call, dtype: str) -> str:
+def _softshrink(c: CCall, dtype: str) -> str:
     bound = number(c["bound"], "f8")
     return f"fabs(a) <= {bound} ? 0 : a - copysign({bound}, a)"
 
@@ -201,7 +201,7 @@ EACH: dict[str, Emit] = {
 # Over axes
 
 
-def _over(c: Call, axes: Sequence[int]) -> tuple[list[int], list[int]]:
+def _over(c: CCall, axes: Sequence[int]) -> tuple[list[int], list[int]]:
     """The axes that stay and those that are reduced."""
     rank = len(c.shape)
     return [a for a in range(rank) if a not in axes], sorted(axes)
@@ -210,7 +210,7 @@ def _over(c: Call, axes: Sequence[int]) -> tuple[list[int], list[int]]:
 class _Lines:
     """Loops over what stays, with loops over what is reduced inside them."""
 
-    def __init__(self, c: Call, axes: Sequence[int]) -> None:
+    def __init__(self, c: CCall, axes: Sequence[int]) -> None:
         self.c, shape = c, c.shape
         self.x = c.ref(0)
         stays, goes = _over(c, axes)
@@ -252,7 +252,7 @@ class _Lines:
 def _reduced(first: str, more: str, last: str = "t", mode: str = "wide") -> Emit:
     """A total t over all numbers v of a line, and what becomes of it; n stands for their count."""
 
-    def emit(c: Call) -> None:
+    def emit(c: CCall) -> None:
         dtype = "i8" if c.dtype == "i8" else "f8" if mode == "wide" else c.dtype
         lines = _Lines(c, c["axes"])
         c.source.line(f"{TYPES[dtype]} t = {first};")
@@ -266,7 +266,7 @@ def _reduced(first: str, more: str, last: str = "t", mode: str = "wide") -> Emit
 def _picked(compare: str) -> Emit:
     """The largest or the smallest: the first of equals, NaN where there is one."""
 
-    def emit(c: Call) -> None:
+    def emit(c: CCall) -> None:
         dtype = c.dtype
         lines = _Lines(c, c["axes"])
         first = c.at(0, lines.base, dtype)
@@ -279,7 +279,7 @@ def _picked(compare: str) -> Emit:
     return emit
 
 
-def _variance(c: Call) -> None:
+def _variance(c: CCall) -> None:
     lines = _Lines(c, c["axes"])
     c.source.line("double m = 0, t = 0;")
     lines.each(["m += v;"])
@@ -289,7 +289,7 @@ def _variance(c: Call) -> None:
     lines.finish()
 
 
-def _norm(c: Call) -> None:
+def _norm(c: CCall) -> None:
     order = float(c["order"])
     if math.isinf(in_range(order)):
         better = "fabs(v) > t" if order > 0 else "fabs(v) < t"
@@ -310,7 +310,7 @@ def _largest(lines: _Lines) -> None:
     lines.each(["m = (v > m || isnan(v)) ? v : m;"])
 
 
-def _log_sum_exp(c: Call) -> None:
+def _log_sum_exp(c: CCall) -> None:
     lines = _Lines(c, c["axes"])
     _largest(lines)
     c.source.line("m = isfinite(m) ? m : 0;")
@@ -320,7 +320,7 @@ def _log_sum_exp(c: Call) -> None:
 
 
 def _softmax(log: bool) -> Emit:
-    def emit(c: Call) -> None:
+    def emit(c: CCall) -> None:
         lines = _Lines(c, [c["axis"]])
         out = c.out[0]
         _largest(lines)
@@ -332,7 +332,7 @@ def _softmax(log: bool) -> Emit:
     return emit
 
 
-def _cumsum(c: Call) -> None:
+def _cumsum(c: CCall) -> None:
     dtype, out = "i8" if c.dtype == "i8" else "f8", c.out[0]
     lines = _Lines(c, [c["axis"]])
     c.source.line(f"{TYPES[dtype]} t = 0;")
@@ -343,7 +343,7 @@ def _cumsum(c: Call) -> None:
 # Normalisation
 
 
-def _batch_norm(c: Call) -> None:
+def _batch_norm(c: CCall) -> None:
     out, rank = c.out[0], len(c.shape)
     places = [place for place in range(1, 5) if c.has(place)]
     operands = [(strides_of(c.shape), 0)]
@@ -364,7 +364,7 @@ def _batch_norm(c: Call) -> None:
     c.source.close(depth)
 
 
-def _standardised(c: Call, lines: _Lines, index: str, centred: bool = True) -> None:
+def _standardised(c: CCall, lines: _Lines, index: str, centred: bool = True) -> None:
     """Standardise a line, and scale and shift it by inputs 1 and 2 at ``index``."""
     out, count = c.out[0], lines.count
     c.source.line("double m = 0, t = 0;")
@@ -380,7 +380,7 @@ def _standardised(c: Call, lines: _Lines, index: str, centred: bool = True) -> N
     lines.finish()
 
 
-def _layer_norm(c: Call) -> None:
+def _layer_norm(c: CCall) -> None:
     for place in range(1, len(c.used)):  # before any loop is opened
         if c.has(place):
             c.ref(place)
@@ -389,7 +389,7 @@ def _layer_norm(c: Call) -> None:
     _standardised(c, lines, "j", centred=c.step.kind == "layer_norm")
 
 
-def _group_norm(c: Call) -> None:
+def _group_norm(c: CCall) -> None:
     for place in range(1, len(c.used)):
         if c.has(place):
             c.ref(place)
@@ -407,7 +407,7 @@ def _group_norm(c: Call) -> None:
 # Places
 
 
-def _copied(c: Call, sizes: Sequence[int], to: tuple, place: int, where: tuple) -> None:
+def _copied(c: CCall, sizes: Sequence[int], to: tuple, place: int, where: tuple) -> None:
     """Copy a part of an input into a part of the output."""
     ref, out = c.ref(place), c.out[0]
     depth, (into, at) = c.source.loops(sizes, [to, where])
@@ -416,19 +416,19 @@ def _copied(c: Call, sizes: Sequence[int], to: tuple, place: int, where: tuple) 
     c.source.close(depth)
 
 
-def _permute(c: Call) -> None:
+def _permute(c: CCall) -> None:
     own, out = strides_of(c.shape), c.out[0].shape
     _copied(c, out, (strides_of(out), 0), 0, ([own[axis] for axis in c["axes"]], 0))
 
 
-def _slice(c: Call) -> None:
+def _slice(c: CCall) -> None:
     own, out, axis = strides_of(c.shape), c.out[0].shape, c["axis"]
     start = own[axis] * c["start"]
     own[axis] *= c["step"]
     _copied(c, out, (strides_of(out), 0), 0, (own, start))
 
 
-def _flip(c: Call) -> None:
+def _flip(c: CCall) -> None:
     own, start = strides_of(c.shape), 0
     for axis in c["axes"]:
         start += own[axis] * (c.shape[axis] - 1)
@@ -436,16 +436,16 @@ def _flip(c: Call) -> None:
     _copied(c, c.shape, (strides_of(c.shape), 0), 0, (own, start))
 
 
-def _expand(c: Call) -> None:
+def _expand(c: CCall) -> None:
     out = c.out[0].shape
     _copied(c, out, (strides_of(out), 0), 0, (aligned_strides(c.shape, out), 0))
 
 
-def _reshape(c: Call) -> None:
+def _reshape(c: CCall) -> None:
     _copied(c, c.shape, (strides_of(c.shape), 0), 0, (strides_of(c.shape), 0))
 
 
-def _concat(c: Call) -> None:
+def _concat(c: CCall) -> None:
     own, start, axis = strides_of(c.out[0].shape), 0, c["axis"]
     for place in range(len(c.used)):
         shape = c.known(place).shape
@@ -453,7 +453,7 @@ def _concat(c: Call) -> None:
         start += own[axis] * shape[axis]
 
 
-def _pad(c: Call) -> None:
+def _pad(c: CCall) -> None:
     out, own = c.out[0], strides_of(c.shape)
     to = strides_of(out.shape)
     if c["mode"] == "constant":
@@ -480,7 +480,7 @@ def _pad(c: Call) -> None:
     return c.source.close(len(c.shape))
 
 
-def _take(c: Call) -> None:
+def _take(c: CCall) -> None:
     x, places, axis = c.ref(0), c.ref(1), c["axis"]
     before, size = math.prod(c.shape[:axis]), c.shape[axis]
     after, many, out = math.prod(c.shape[axis + 1 :]), places.size, c.out[0]

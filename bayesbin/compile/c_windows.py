@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bayesbin.compile.c_writer import TYPES, Call, converted, strides_of
+from bayesbin.compile.c_writer import TYPES, CCall, converted, strides_of
 from bayesbin.compile.windows import linear_places, pool_counts
 from bayesbin.runtime.reference_windows import nearest
 
-Emit = Callable[[Call], None]
+Emit = Callable[[CCall], None]
 
 
-def _open_places(c: Call) -> str:
+def _open_places(c: CCall) -> str:
     """Loops over channels and places of the output; where a place is."""
     out = c.out[0]
     c.source.open(f"for (int32_t ch = 0; ch < {out.shape[0]}; ++ch)")
@@ -23,7 +23,7 @@ def _open_places(c: Call) -> str:
     return " + ".join(f"o{axis} * {own}" for axis, own in enumerate(strides_of(out.shape[1:])))
 
 
-def _window(c: Call, dtype: str) -> None:
+def _window(c: CCall, dtype: str) -> None:
     """Open loops over the window at a place, and name its number v; what lies outside is passed over."""
     source, sizes, x = c.source, c.shape[1:], c.ref(0)
     spreads = c.step.attributes.get("dilation", (1,) * len(sizes))
@@ -46,7 +46,7 @@ def _least(dtype: str) -> str:
     return "-INFINITY" if dtype in ("f4", "f8") else "INT64_MIN" if dtype == "i8" else "0"
 
 
-def _max_pool(c: Call) -> None:
+def _max_pool(c: CCall) -> None:
     c.ref(0)
     area, rank = math.prod(c.out[0].shape[1:]), len(c.shape)
     place = _open_places(c)
@@ -58,7 +58,7 @@ def _max_pool(c: Call) -> None:
     c.source.close(rank)
 
 
-def _avg_pool(c: Call) -> None:
+def _avg_pool(c: CCall) -> None:
     c.ref(0)
     out, rank = c.out[0], len(c.shape)
     area = math.prod(out.shape[1:])
@@ -75,7 +75,7 @@ def _avg_pool(c: Call) -> None:
     c.source.close(rank)
 
 
-def _adaptive(c: Call, dtype: str, first: str, more: str, last: str) -> None:
+def _adaptive(c: CCall, dtype: str, first: str, more: str, last: str) -> None:
     x, sizes, rank = c.ref(0), c.shape[1:], len(c.shape)
     place = _open_places(c)
     c.source.line(f"{TYPES[dtype]} t = {first};")
@@ -96,15 +96,15 @@ def _adaptive(c: Call, dtype: str, first: str, more: str, last: str) -> None:
     c.source.close(rank)
 
 
-def _adaptive_max_pool(c: Call) -> None:
+def _adaptive_max_pool(c: CCall) -> None:
     _adaptive(c, c.dtype, _least(c.dtype), _larger(c.dtype), "t")
 
 
-def _adaptive_avg_pool(c: Call) -> None:
+def _adaptive_avg_pool(c: CCall) -> None:
     _adaptive(c, "f8", "0", "t += v;", "t / ({n})")
 
 
-def _resize(c: Call) -> None:
+def _resize(c: CCall) -> None:
     """One axis after another, in double in between."""
     source, x, shape = c.source, c.ref(0), list(c.shape)
     last = len(c["size"]) - 1
@@ -119,7 +119,7 @@ def _resize(c: Call) -> None:
 
 
 def _resized_axis(
-    c: Call, name: str, dtype: str, to: str, to_dtype: str, sizes: Sequence[int]
+    c: CCall, name: str, dtype: str, to: str, to_dtype: str, sizes: Sequence[int]
 ) -> None:
     before, have, wanted, after = sizes
     source = c.source

@@ -92,7 +92,7 @@ class Ref:
 
 
 @dataclass(eq=False)
-class Section:
+class CSection:
     """One function of C: its lines, and what it has to declare."""
 
     lines: list[str] = field(default_factory=list)
@@ -110,7 +110,7 @@ class Source:
         self.buffers: list[Buffer] = []
         self.now = 0
         self.drawn_from = FOREVER  # the time at which the loop over draws begins
-        self.section = Section()
+        self.section = CSection()
         self._names: set[str] = set()
         self._known: dict[Any, str] = {}
 
@@ -257,7 +257,7 @@ def _merged(sizes: list[int], strides: list[list[int]]) -> list[tuple[int, list[
 
 
 @dataclass(eq=False)
-class Call:
+class CCall:
     """One step that is being written.
 
     :param given: its inputs, None for one that is absent; a site is given where ``sites`` says so.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesbin.compile.onnx_graph import Call, Graph, import_onnx
+from bayesbin.compile.onnx_graph import Graph, OnnxCall, import_onnx
 from bayesbin.compile.onnx_heads import HEADS
 from bayesbin.compile.onnx_steps import EMIT
 from bayesbin.compile.shipped import model_of
@@ -138,7 +138,7 @@ def _output_names(count: int) -> set[str]:
 def _preprocessed(
     graph: Graph, before: Program, program: Program, inputs: dict[str, str]
 ) -> dict[str, str]:
-    writer = Writer(graph, before, inputs, Rows(graph, before, 0))
+    writer = Writer(graph, before, inputs, RowTables(graph, before, 0))
     for step in before.steps:
         writer.write(step)
     pairs = zip(program.inputs.items(), before.outputs, strict=True)
@@ -147,7 +147,7 @@ def _preprocessed(
 
 def _all_draws(graph: Graph, program: Program, inputs: Mapping[str, str]) -> list[str]:
     """The program's outputs of all draws, each (draws, batch, ...)."""
-    shared = Writer(graph, program, dict(inputs), Rows(graph, program, 0))
+    shared = Writer(graph, program, dict(inputs), RowTables(graph, program, 0))
     drawn = []
     for step in program.steps:
         if program.values[step.outputs[0]].drawn:
@@ -157,7 +157,7 @@ def _all_draws(graph: Graph, program: Program, inputs: Mapping[str, str]) -> lis
     count = program.num_draws
     if count <= MOST_UNROLLED:
         writers = [
-            Writer(graph, program, shared.found, Rows(graph, program, draw))
+            Writer(graph, program, shared.found, RowTables(graph, program, draw))
             for draw in range(count)
         ]
         for writer in writers:
@@ -208,7 +208,7 @@ def _loop(
     return dict(zip(outputs, found, strict=True))
 
 
-class Rows:
+class RowTables:
     """Constants and sites as one draw has them, written as initialisers."""
 
     def __init__(self, graph: Graph, program: Program, draw: int) -> None:
@@ -239,7 +239,7 @@ def _signs(site: Site, words: np.ndarray) -> np.ndarray:
     return np.where(unpack_words(words, site.shape), 1, -1).astype(np.int8)
 
 
-class ScannedRows(Rows):
+class ScannedRows(RowTables):
     """Constants and sites in the body of a Scan over draws: rows picked out of all of them."""
 
     def __init__(self, graph: Graph, program: Program) -> None:
@@ -292,7 +292,7 @@ class Writer:
     """
 
     def __init__(
-        self, graph: Graph, program: Program, found: Mapping[str, str], rows: Rows
+        self, graph: Graph, program: Program, found: Mapping[str, str], rows: RowTables
     ) -> None:
         self.graph, self.program, self.rows = graph, program, rows
         self.found = dict(found)
@@ -319,7 +319,7 @@ class Writer:
             keep = (step.kind, place) in AS_THEY_ARE
             return found if keep or own == dtype else self.graph.cast(found, dtype)
 
-        call = Call(self.graph, step, names, used, out, dtype, plain)
+        call = OnnxCall(self.graph, step, names, used, out, dtype, plain)
         for name, made in zip(step.outputs, EMIT[step.kind](call), strict=True):
             self.found[name] = made
 

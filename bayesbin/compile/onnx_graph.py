@@ -108,7 +108,7 @@ class Graph:
 
 
 @dataclass
-class Call:
+class OnnxCall:
     """One step that is being written.
 
     Every value has the batch as its first axis, of size 1 where it does not depend on the data.

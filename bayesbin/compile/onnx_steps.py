@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bayesbin.compile.onnx_graph import Call, Graph
+from bayesbin.compile.onnx_graph import Graph, OnnxCall
 from bayesbin.compile.windows import (
     adaptive_places,
     conv_places,
@@ -25,12 +25,12 @@ from bayesbin.runtime.kinds import window_sizes
 from bayesbin.runtime.reference_elementwise import in_range
 from bayesbin.runtime.reference_windows import nearest
 
-Emit = Callable[[Call], list[str]]
+Emit = Callable[[OnnxCall], list[str]]
 
 # Products
 
 
-def _linear(c: Call) -> list[str]:
+def _linear(c: OnnxCall) -> list[str]:
     weight, units = c.plain(1), c.known(1).shape[0]
     bias = [c.plain(2)] if c.has(2) else []
     if len(c.shape) == 1:
@@ -39,7 +39,7 @@ def _linear(c: Call) -> list[str]:
     return [c.reshape(c("Gemm", rows, weight, *bias, transB=1), [-1, *c.shape[:-1], units])]
 
 
-def gathered(c: Call, places: Sequence[np.ndarray], fill: float) -> str:
+def gathered(c: OnnxCall, places: Sequence[np.ndarray], fill: float) -> str:
     """Windows of an image (B, C, ...): (B, C, o1, k1, o2, k2, ...), outputs and places of the window.
 
     :param places: for each axis (o, k): which value it is; the size of the axis stands for ``fill``.
@@ -53,7 +53,7 @@ def gathered(c: Call, places: Sequence[np.ndarray], fill: float) -> str:
     return x
 
 
-def _by_windows(c: Call, places: Sequence[np.ndarray], weight: str, groups: int) -> str:
+def _by_windows(c: OnnxCall, places: Sequence[np.ndarray], weight: str, groups: int) -> str:
     """Products of windows and weights (groups, K, units), K in order (channels, window)."""
     channels, axes = c.shape[0], len(places)
     outs, taps = [len(p) for p in places], [p.shape[1] for p in places]
@@ -67,13 +67,13 @@ def _by_windows(c: Call, places: Sequence[np.ndarray], weight: str, groups: int)
     return c.reshape(x, [0, *c.out[0].shape])
 
 
-def _with_bias(c: Call, out: str) -> list[str]:
+def _with_bias(c: OnnxCall, out: str) -> list[str]:
     if not c.has(2):
         return [out]
     return [c("Add", out, c.reshape(c.plain(2), [-1, *[1] * (len(c.shape) - 1)]))]
 
 
-def _conv(c: Call) -> list[str]:
+def _conv(c: OnnxCall) -> list[str]:
     weight, shape, groups = c.plain(1), c.known(1).shape, c["groups"]
     if c.dtype == "f4":
         bias = [c.plain(2)] if c.has(2) else []
@@ -95,7 +95,7 @@ def _conv(c: Call) -> list[str]:
     return _with_bias(c, _by_windows(c, places, weight, groups))
 
 
-def _conv_transpose(c: Call) -> list[str]:
+def _conv_transpose(c: OnnxCall) -> list[str]:
     weight, shape, groups = c.plain(1), c.known(1).shape, c["groups"]
     if c.dtype == "f4":
         bias = [c.plain(2)] if c.has(2) else []
@@ -119,12 +119,12 @@ def _conv_transpose(c: Call) -> list[str]:
     return _with_bias(c, _by_windows(c, places, weight, groups))
 
 
-def _matmul(c: Call) -> list[str]:
+def _matmul(c: OnnxCall) -> list[str]:
     rank = max(len(c.known(place).shape) for place in (0, 1))
     return [c("MatMul", c.aligned(0, rank), c.aligned(1, rank))]
 
 
-def _attention(c: Call) -> list[str]:
+def _attention(c: OnnxCall) -> list[str]:
     rank = max(len(c.known(place).shape) for place in range(3))
     query, key, value = (c.aligned(place, rank) for place in range(3))
     axes = [*range(rank - 1), rank, rank - 1]
@@ -148,14 +148,14 @@ def _attention(c: Call) -> list[str]:
     return [c("MatMul", weights, value)]
 
 
-def _embedding(c: Call) -> list[str]:
+def _embedding(c: OnnxCall) -> list[str]:
     return [c("Gather", c.plain(1), c.x, axis=0)]
 
 
 # Recurrent layers: the products with the inputs in one go, the rest in a Scan over time
 
 
-def _lstm_cell(c: Call, g: Graph, gates: str, state: list[str], product: str) -> list[str]:
+def _lstm_cell(c: OnnxCall, g: Graph, gates: str, state: list[str], product: str) -> list[str]:
     hidden = c.known(1).shape[0]
     parts = g.nodes_of("Split", [g.node("Add", gates, product), c.whole([hidden] * 4)], 4, axis=1)
     i, f, o = (g.node("Sigmoid", parts[place]) for place in (0, 1, 3))
@@ -164,7 +164,7 @@ def _lstm_cell(c: Call, g: Graph, gates: str, state: list[str], product: str) ->
     return [g.node("Mul", o, g.node("Tanh", cell)), cell]
 
 
-def _gru_cell(c: Call, g: Graph, gates: str, state: list[str], product: str) -> list[str]:
+def _gru_cell(c: OnnxCall, g: Graph, gates: str, state: list[str], product: str) -> list[str]:
     thirds = c.whole([c.known(1).shape[0]] * 3)
     mine = g.nodes_of("Split", [gates, thirds], 3, axis=1)
     theirs = g.nodes_of("Split", [product, thirds], 3, axis=1)
@@ -176,15 +176,17 @@ def _gru_cell(c: Call, g: Graph, gates: str, state: list[str], product: str) -> 
     return [g.node("Add", new, old)]
 
 
-def _rnn_cell(c: Call, g: Graph, gates: str, state: list[str], product: str) -> list[str]:
+def _rnn_cell(c: OnnxCall, g: Graph, gates: str, state: list[str], product: str) -> list[str]:
     total = g.node("Add", gates, product)
     if c["activation"] == "tanh":
         return [g.node("Tanh", total)]
     return [g.node("Max", total, c.number(0))]
 
 
-def _recurrent(cell: Callable[[Call, Graph, str, list[str], str], list[str]], states: int) -> Emit:
-    def emit(c: Call) -> list[str]:
+def _recurrent(
+    cell: Callable[[OnnxCall, Graph, str, list[str], str], list[str]], states: int
+) -> Emit:
+    def emit(c: OnnxCall) -> list[str]:
         first, size = 1 + states, c.known(1).shape[0]
         gates = c("MatMul", c.x, c("Transpose", c.plain(first), perm=[1, 0]))
         if c.has(first + 2):
@@ -230,32 +232,32 @@ def _recurrent(cell: Callable[[Call, Graph, str, list[str], str], list[str]], st
 # Normalisation
 
 
-def _affine(c: Call) -> list[str]:
+def _affine(c: OnnxCall) -> list[str]:
     return [c("Add", c("Mul", c.x, c.per_channel(1)), c.per_channel(2))]
 
 
-def _scaled(c: Call, x: str, weight: str, bias: str) -> str:
+def _scaled(c: OnnxCall, x: str, weight: str, bias: str) -> str:
     """``x``, times ``weight`` and plus ``bias`` where they are there."""
     if weight:
         x = c("Mul", x, weight)
     return c("Add", x, bias) if bias else x
 
 
-def _batch_norm(c: Call) -> list[str]:
+def _batch_norm(c: OnnxCall) -> list[str]:
     deviation = c("Sqrt", c("Add", c.per_channel(2), c.number(c["eps"])))
     x = c("Div", c("Sub", c.x, c.per_channel(1)), deviation)
     weight, bias = (c.per_channel(place) if c.has(place) else "" for place in (3, 4))
     return [_scaled(c, x, weight, bias)]
 
 
-def _standard(c: Call, x: str, axes: Sequence[int]) -> str:
+def _standard(c: OnnxCall, x: str, axes: Sequence[int]) -> str:
     """(x - mean) / sqrt(variance + eps)."""
     x = c("Sub", x, c.reduce("ReduceMean", x, axes))
     variance = c.reduce("ReduceMean", c("Mul", x, x), axes)
     return c("Div", x, c("Sqrt", c("Add", variance, c.number(c["eps"]))))
 
 
-def _layer_norm(c: Call) -> list[str]:
+def _layer_norm(c: OnnxCall) -> list[str]:
     count = c["axes"]
     if c.dtype != "f4":  # eps as an attribute would be float32
         weight, bias = (c.plain(place) if c.has(place) else "" for place in (1, 2))
@@ -265,14 +267,14 @@ def _layer_norm(c: Call) -> list[str]:
     return [c("LayerNormalization", c.x, weight, *bias, axis=-count, epsilon=float(c["eps"]))]
 
 
-def _rms_norm(c: Call) -> list[str]:
+def _rms_norm(c: OnnxCall) -> list[str]:
     axes = list(range(-c["axes"], 0))
     square = c.reduce("ReduceMean", c("Mul", c.x, c.x), axes)
     x = c("Div", c.x, c("Sqrt", c("Add", square, c.number(c["eps"]))))
     return [_scaled(c, x, c.plain(1) if c.has(1) else "", "")]
 
 
-def _group_norm(c: Call) -> list[str]:
+def _group_norm(c: OnnxCall) -> list[str]:
     x = _standard(c, c.reshape(c.x, [0, c["groups"], -1]), [2])
     x = c.reshape(x, [0, *c.shape])
     weight, bias = (c.per_channel(place, 0) if c.has(place) else "" for place in (1, 2))
@@ -283,24 +285,24 @@ def _along(kind: str) -> Emit:
     return lambda c: [c(kind, c.x, axis=c["axis"] + 1)]
 
 
-def _cumsum(c: Call) -> list[str]:
+def _cumsum(c: OnnxCall) -> list[str]:
     return [c("CumSum", c.x, c.whole(c["axis"] + 1))]
 
 
 # Decisions: the inputs are in float64
 
 
-def _plus_or_minus(c: Call, decided: str) -> list[str]:
+def _plus_or_minus(c: OnnxCall, decided: str) -> list[str]:
     dtype = {"f4": np.float32, "f8": np.float64, "i8": np.int64}[c.step.dtype]
     plus, minus = (c.graph.constant(np.asarray(n, dtype=dtype)) for n in (1, -1))
     return [c("Where", decided, plus, minus)]
 
 
-def _sign(c: Call) -> list[str]:
+def _sign(c: OnnxCall) -> list[str]:
     return _plus_or_minus(c, c("GreaterOrEqual", c.x, c.number(0)))
 
 
-def _threshold(c: Call) -> list[str]:
+def _threshold(c: OnnxCall) -> list[str]:
     at, slope, zero = c.per_channel(1), c.per_channel(2), c.number(0)
     over = c("And", c("GreaterOrEqual", slope, zero), c("GreaterOrEqual", c.x, at))
     under = c("And", c("LessOrEqual", slope, zero), c("LessOrEqual", c.x, at))
@@ -319,11 +321,11 @@ def _whole(kind: str) -> Emit:
     return lambda c: [c("Identity" if c.dtype == "i8" else kind, c.x)]
 
 
-def _relu(c: Call) -> list[str]:
+def _relu(c: OnnxCall) -> list[str]:
     return [c("Relu", c.x) if c.dtype != "i8" else c("Max", c.x, c.number(0))]
 
 
-def _clamp(c: Call) -> list[str]:
+def _clamp(c: OnnxCall) -> list[str]:
     if c.dtype == "i8":
         most = np.iinfo(np.int64)
         low, high = max(int(c["low"]), most.min), min(int(c["high"]), most.max)
@@ -331,18 +333,18 @@ def _clamp(c: Call) -> list[str]:
     return [c("Clip", c.x, *(c.number(in_range(c[bound])) for bound in ("low", "high")))]
 
 
-def _leaky_relu(c: Call) -> list[str]:
+def _leaky_relu(c: OnnxCall) -> list[str]:
     if c.dtype == "f4":
         return [c("LeakyRelu", c.x, alpha=float(c["slope"]))]
     below = c("Mul", c.x, c.number(c["slope"]))  # an attribute would be float32
     return [c("Where", c("Greater", c.x, c.number(0)), c.x, below)]
 
 
-def _prelu(c: Call) -> list[str]:
+def _prelu(c: OnnxCall) -> list[str]:
     return [c("PRelu", c.x, c.per_channel(1))]
 
 
-def _elu(c: Call) -> list[str]:
+def _elu(c: OnnxCall) -> list[str]:
     below = c("Min", c.x, c.number(0))
     below = c("Sub", c("Exp", c("Mul", below, c.number(c["input_scale"]))), c.number(1))
     below = c("Mul", below, c.number(c["alpha"] * c["scale"]))
@@ -350,7 +352,7 @@ def _elu(c: Call) -> list[str]:
     return [c("Where", c("Greater", c.x, c.number(0)), above, below)]
 
 
-def _erf_of(c: Call, x: str) -> str:
+def _erf_of(c: OnnxCall, x: str) -> str:
     if c.dtype == "f4":
         return c("Erf", x)
     # Float64 has no Erf: a Chebyshev series on -6 .. 6, odd terms alone, by Clenshaw's recurrence in
@@ -368,7 +370,7 @@ def _erf_of(c: Call, x: str) -> str:
     return c("Mul", s, c("Sub", now, before))
 
 
-def _gelu(c: Call) -> list[str]:
+def _gelu(c: OnnxCall) -> list[str]:
     if c["approximate"] == "tanh":
         cubed = c("Mul", c("Mul", c.x, c.x), c.x)
         inner = c("Add", c.x, c("Mul", cubed, c.number(0.044715)))
@@ -378,29 +380,29 @@ def _gelu(c: Call) -> list[str]:
     return [c("Mul", c("Mul", c.x, c.number(0.5)), c("Add", bent, c.number(1)))]
 
 
-def _softplus_of(c: Call, x: str) -> str:
+def _softplus_of(c: OnnxCall, x: str) -> str:
     """log(1 + exp(x)), without overflow."""
     small = c("Exp", c("Neg", c("Abs", x)))
     return c("Add", c("Max", x, c.number(0)), c("Log", c("Add", small, c.number(1))))
 
 
-def _softplus(c: Call) -> list[str]:
+def _softplus(c: OnnxCall) -> list[str]:
     bent = c("Mul", c.x, c.number(c["beta"]))
     soft = c("Div", _softplus_of(c, bent), c.number(c["beta"]))
     return [c("Where", c("Greater", bent, c.number(c["threshold"])), c.x, soft)]
 
 
-def _hard(c: Call) -> str:
+def _hard(c: OnnxCall) -> str:
     sixth = c("Div", c("Add", c.x, c.number(3)), c.number(6))
     return c("Clip", sixth, c.number(0), c.number(1))
 
 
-def _hardshrink(c: Call) -> list[str]:
+def _hardshrink(c: OnnxCall) -> list[str]:
     far = c("Greater", c("Abs", c.x), c.number(c["bound"]))
     return [c("Where", far, c.x, c.number(0))]
 
 
-def _softshrink(c: Call) -> list[str]:
+def _softshrink(c: OnnxCall) -> list[str]:
     low, high = c.number(-c["bound"]), c.number(c["bound"])
     below = c("Where", c("Less", c.x, low), c("Sub", c.x, low), c.number(0))
     return [c("Where", c("Greater", c.x, high), c("Sub", c.x, high), below)]
@@ -410,7 +412,7 @@ def _softshrink(c: Call) -> list[str]:
 
 
 def _binary(kind: str) -> Emit:
-    def emit(c: Call) -> list[str]:
+    def emit(c: OnnxCall) -> list[str]:
         rank = len(c.out[0].shape)
         names = [c.aligned(place, rank) for place in (0, 1)]
         if c.dtype == "f8" and kind in ("Mul", "Div") and rank:
@@ -425,7 +427,7 @@ def _binary(kind: str) -> Emit:
     return emit
 
 
-def _where(c: Call) -> list[str]:
+def _where(c: OnnxCall) -> list[str]:
     rank = len(c.out[0].shape)
     return [c("Where", *(c.aligned(place, rank) for place in range(3)))]
 
@@ -434,13 +436,13 @@ def _where(c: Call) -> list[str]:
 
 
 def _reduced(kind: str) -> Emit:
-    def emit(c: Call) -> list[str]:
+    def emit(c: OnnxCall) -> list[str]:
         return [c.reduce(kind, c.x, [axis + 1 for axis in c["axes"]], c["keep"])]
 
     return emit
 
 
-def _variance(c: Call) -> list[str]:
+def _variance(c: OnnxCall) -> list[str]:
     axes = [axis + 1 for axis in c["axes"]]
     away = c("Sub", c.x, c.reduce("ReduceMean", c.x, axes))
     total = c.reduce("ReduceSum", c("Mul", away, away), axes, c["keep"])
@@ -448,7 +450,7 @@ def _variance(c: Call) -> list[str]:
     return [c("Div", total, c.number(max(count, 0)))]
 
 
-def _norm(c: Call) -> list[str]:
+def _norm(c: OnnxCall) -> list[str]:
     axes, order = [axis + 1 for axis in c["axes"]], float(c["order"])
     if math.isinf(in_range(order)):
         return [c.reduce("ReduceMax" if order > 0 else "ReduceMin", c("Abs", c.x), axes, c["keep"])]
@@ -465,22 +467,22 @@ def _norm(c: Call) -> list[str]:
 # Over windows
 
 
-def _least(c: Call) -> float | int:
+def _least(c: OnnxCall) -> float | int:
     return np.iinfo(np.int64).min if c.dtype == "i8" else -math.inf
 
 
-def _max_over(c: Call, places: Sequence[np.ndarray]) -> list[str]:
+def _max_over(c: OnnxCall, places: Sequence[np.ndarray]) -> list[str]:
     taps = [3 + 2 * axis for axis in range(len(places))]
     return [c.reduce("ReduceMax", gathered(c, places, _least(c)), taps, False)]
 
 
-def _mean_over(c: Call, places: Sequence[np.ndarray], counts: np.ndarray) -> list[str]:
+def _mean_over(c: OnnxCall, places: Sequence[np.ndarray], counts: np.ndarray) -> list[str]:
     taps = [3 + 2 * axis for axis in range(len(places))]
     total = c.reduce("ReduceSum", gathered(c, places, 0.0), taps, False)
     return [c("Div", total, c.number(counts))]
 
 
-def _is_plain_pool(c: Call) -> bool:
+def _is_plain_pool(c: OnnxCall) -> bool:
     """Whether the operators of ONNX have such windows: no window begins or ends beyond the padding."""
     pads = tuple((pad, pad) for pad in c["padding"])
     spread = c.step.attributes.get("dilation", (1,) * len(c["size"]))
@@ -488,7 +490,7 @@ def _is_plain_pool(c: Call) -> bool:
     return c.dtype == "f4" and len(c["size"]) <= 3 and sizes == c.out[0].shape[1:]
 
 
-def _max_pool(c: Call) -> list[str]:
+def _max_pool(c: OnnxCall) -> list[str]:
     if _is_plain_pool(c):
         out = c(
             "MaxPool",
@@ -502,7 +504,7 @@ def _max_pool(c: Call) -> list[str]:
     return _max_over(c, pool_places(c.shape[1:], c.out[0].shape[1:], c.step.attributes))
 
 
-def _avg_pool(c: Call) -> list[str]:
+def _avg_pool(c: OnnxCall) -> list[str]:
     if _is_plain_pool(c) and not c["divisor"]:
         out = c(
             "AveragePool",
@@ -518,11 +520,11 @@ def _avg_pool(c: Call) -> list[str]:
     return _mean_over(c, places, counts)
 
 
-def _adaptive_max_pool(c: Call) -> list[str]:
+def _adaptive_max_pool(c: OnnxCall) -> list[str]:
     return _max_over(c, adaptive_places(c.shape[1:], c["size"]))
 
 
-def _adaptive_avg_pool(c: Call) -> list[str]:
+def _adaptive_avg_pool(c: OnnxCall) -> list[str]:
     if math.prod(c["size"]) == 1:
         return [c.reduce("ReduceMean", c.x, range(2, 1 + len(c.shape)))]
     places = adaptive_places(c.shape[1:], c["size"])
@@ -532,7 +534,7 @@ def _adaptive_avg_pool(c: Call) -> list[str]:
     return _mean_over(c, places, counts)
 
 
-def _resize(c: Call) -> list[str]:
+def _resize(c: OnnxCall) -> list[str]:
     x = c.x
     for axis, (old, new) in enumerate(zip(c.shape[1:], c["size"], strict=True), 2):
         if c["mode"] == "nearest":
@@ -549,20 +551,20 @@ def _resize(c: Call) -> list[str]:
 # Places
 
 
-def _reshape(c: Call) -> list[str]:
+def _reshape(c: OnnxCall) -> list[str]:
     return [c.reshape(c.x, [0, *c["shape"]])]
 
 
-def _permute(c: Call) -> list[str]:
+def _permute(c: OnnxCall) -> list[str]:
     return [c("Transpose", c.x, perm=[0, *(axis + 1 for axis in c["axes"])])]
 
 
-def _slice(c: Call) -> list[str]:
+def _slice(c: OnnxCall) -> list[str]:
     numbers = (c[name] for name in ("start", "stop"))
     return [c("Slice", c.x, *(c.whole([n]) for n in (*numbers, c["axis"] + 1, c["step"])))]
 
 
-def _concat(c: Call) -> list[str]:
+def _concat(c: OnnxCall) -> list[str]:
     names = list(c.names)
     batched = [place for place, value in enumerate(c.used) if value is not None and value.batched]
     if batched and len(batched) < len(names):
@@ -573,7 +575,7 @@ def _concat(c: Call) -> list[str]:
     return [c("Concat", *names, axis=c["axis"] + 1)]
 
 
-def _pad(c: Call) -> list[str]:
+def _pad(c: OnnxCall) -> list[str]:
     widths, x = c["widths"], c.x
     if c["mode"] != "constant":
         for axis, (size, pair) in enumerate(zip(c.shape, widths, strict=True), 1):
@@ -588,11 +590,11 @@ def _pad(c: Call) -> list[str]:
     return [c("Pad", x, c.whole(pads), c.number(in_range(c["value"])))]
 
 
-def _expand(c: Call) -> list[str]:
+def _expand(c: OnnxCall) -> list[str]:
     return [c("Expand", c.aligned(0, len(c["shape"])), c.whole([1, *c["shape"]]))]
 
 
-def _flip(c: Call) -> list[str]:
+def _flip(c: OnnxCall) -> list[str]:
     count = len(c["axes"])
     if not count:
         return [c("Identity", c.x)]
@@ -601,7 +603,7 @@ def _flip(c: Call) -> list[str]:
     return [c("Slice", c.x, *map(c.whole, (starts, ends, axes, steps)))]
 
 
-def _take(c: Call) -> list[str]:
+def _take(c: OnnxCall) -> list[str]:
     return [c("Gather", c.x, c.plain(1), axis=c["axis"] + 1)]
 
 

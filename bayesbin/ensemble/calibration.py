@@ -13,10 +13,10 @@ import torch
 from tqdm import tqdm
 
 from bayesbin.ensemble.in_torch import statistics_of_draws
-from bayesbin.ensemble.inputs import Inputs
+from bayesbin.ensemble.inputs import NetworkInputs
 from bayesbin.ensemble.members import Draw, Member, Statistics
 from bayesbin.ensemble.programs import raw_program, runner
-from bayesbin.nn.batch_statistics import Buffers, Moments, in_buffers, require_several
+from bayesbin.nn.batch_statistics import Buffers, RunningMoments, in_buffers, require_several
 from bayesbin.runtime.program import Program, Step
 
 _SLOW = 2.0  # seconds after which a bar shows
@@ -29,7 +29,7 @@ Values = Mapping[str, torch.Tensor]
 
 def statistics(
     members: Sequence[Member],
-    inputs: Inputs,
+    inputs: NetworkInputs,
     buffers: Sequence[Buffers],
     progress: bool | None,
 ) -> list[Statistics]:
@@ -52,7 +52,7 @@ def statistics(
 
 
 def _of_member(
-    member: Member, inputs: Inputs, buffers: Sequence[Buffers], bar: Any
+    member: Member, inputs: NetworkInputs, buffers: Sequence[Buffers], bar: Any
 ) -> Iterator[tuple[Draw, Values]]:
     member = replace(member, statistics=None)
     numbers = list(dict.fromkeys(draw for draw in member.draws if draw is not None))
@@ -72,7 +72,7 @@ def _of_member(
             bar.update()
 
 
-def _blocks(program: Program, inputs: Inputs) -> list[list[np.ndarray]]:
+def _blocks(program: Program, inputs: NetworkInputs) -> list[list[np.ndarray]]:
     """Batches that fit the memory: a batch that does not is cut in equal parts."""
     rows = max(2, _MEMORY // (8 * max(value.size for value in program.values.values())))
     blocks = []
@@ -85,10 +85,10 @@ def _blocks(program: Program, inputs: Inputs) -> list[list[np.ndarray]]:
 
 def _by_program(
     program: Program, blocks: Sequence[list[np.ndarray]], buffers: Sequence[Buffers]
-) -> dict[int | None, dict[Buffers, Moments]]:
-    """Moments of what each normalisation sees, by draw; None: of those that come before any draw."""
+) -> dict[int | None, dict[Buffers, RunningMoments]]:
+    """RunningMoments of what each normalisation sees, by draw; None: of those that come before any draw."""
     places, run = range(program.num_draws), runner(program)
-    sums: dict[int | None, dict[Buffers, Moments]] = {place: {} for place in (None, *places)}
+    sums: dict[int | None, dict[Buffers, RunningMoments]] = {place: {} for place in (None, *places)}
 
     def observe(
         step: Step, draws: Sequence[int] | None, arrays: Sequence[Any]
@@ -102,7 +102,9 @@ def _by_program(
         def work(task: tuple[int, int | None]) -> None:
             place, draw = task
             own = [None if each is None else each[place % len(each)] for each in affine]
-            _take_in(sums[draw].setdefault(pair, Moments()), x[place], out[place], own, *norm)
+            _take_in(
+                sums[draw].setdefault(pair, RunningMoments()), x[place], out[place], own, *norm
+            )
 
         # numpy's loops run side by side; each draw's numbers are its own, whatever the threads.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -115,7 +117,7 @@ def _by_program(
 
 
 def _take_in(
-    moments: Moments,
+    moments: RunningMoments,
     x: np.ndarray,
     out: np.ndarray,
     affine: Sequence[np.ndarray | None],

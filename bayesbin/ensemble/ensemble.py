@@ -16,7 +16,7 @@ from bayesbin.core.checks import one_of, shown, whole_number, whole_numbers
 from bayesbin.ensemble import calibration, evaluation, file
 from bayesbin.ensemble.answers import averaged, in_tensors, log_probs_of
 from bayesbin.ensemble.in_torch import draw_outputs
-from bayesbin.ensemble.inputs import Inputs, Signature, inputs_of
+from bayesbin.ensemble.inputs import NetworkInputs, Signature, inputs_of
 from bayesbin.ensemble.members import Draw, Member, Statistics
 from bayesbin.ensemble.programs import Compiled, Programs
 from bayesbin.ensemble.state import described, require_same, tensors_of
@@ -285,13 +285,13 @@ class Ensemble:
         """Whether it was calibrated, with data or with None."""
         return self._members[0].statistics is not None
 
-    def _normalised(self, inputs: Inputs) -> tuple[tuple[str, str], ...]:
+    def _normalised(self, inputs: NetworkInputs) -> tuple[tuple[str, str], ...]:
         """The buffers of statistics that the network normalises by, found by what it computes."""
         if self._buffers is None:
             self._buffers = normalisations(self._members[0].net, inputs.batches[0])
         return self._buffers
 
-    def _require_settled(self, inputs: Inputs | None) -> None:
+    def _require_settled(self, inputs: NetworkInputs | None) -> None:
         if self.calibrated:
             return
         net = self._members[0].net
@@ -377,18 +377,18 @@ class Ensemble:
             _means(draws), _noise(self._members), _means(of_mode), _noise(mode._members), y
         )
 
-    def _ready(self, x: Any) -> Inputs:
+    def _ready(self, x: Any) -> NetworkInputs:
         inputs = self._inputs(x)
         self._require_settled(inputs)
         return inputs
 
-    def _inputs(self, x: Any) -> Inputs:
+    def _inputs(self, x: Any) -> NetworkInputs:
         inputs = inputs_of(self._members[0].net, x)
         if self._example is None:
             self._example = inputs.signature
         return inputs
 
-    def _outputs(self, inputs: Inputs) -> list[np.ndarray]:
+    def _outputs(self, inputs: NetworkInputs) -> list[np.ndarray]:
         predictor = self._programs.predictor(inputs.signature)
         if predictor is None:
             draws = list(draw_arrays(self._members, inputs))
@@ -472,20 +472,20 @@ class Ensemble:
         return cls._of(members, example)
 
 
-def draw_arrays(members: Sequence[Member], inputs: Inputs) -> Iterator[list[np.ndarray]]:
+def draw_arrays(members: Sequence[Member], inputs: NetworkInputs) -> Iterator[list[np.ndarray]]:
     """All outputs of the network in torch, draw after draw, as arrays."""
     for member in members:
         for outputs in draw_outputs(member, inputs.batches):
             yield [output.numpy() for output in outputs]
 
 
-def _given(inputs: Inputs) -> Any:
-    """Inputs as a predictor takes them: an array, or a tuple for several."""
+def _given(inputs: NetworkInputs) -> Any:
+    """NetworkInputs as a predictor takes them: an array, or a tuple for several."""
     arrays = inputs.arrays
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
-def _answer(inputs: Inputs, found: Any) -> Any:
+def _answer(inputs: NetworkInputs, found: Any) -> Any:
     if not isinstance(found, np.ndarray) and len(found) == 1:
         found = found[0]
     if inputs.in_numpy:

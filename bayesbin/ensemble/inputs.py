@@ -21,8 +21,8 @@ Signature = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
-    """Inputs of a network, checked, in batches.
+class NetworkInputs:
+    """NetworkInputs of a network, checked, in batches.
 
     :param batches: each a tuple with a tensor for each argument of the network.
     :param in_numpy: whether they came as numpy arrays, so that answers are to be such too.
@@ -46,7 +46,7 @@ class Inputs:
         return sum(len(batch[0]) for batch in self.batches)
 
 
-def inputs_of(net: nn.Module, x: Any) -> Inputs:
+def inputs_of(net: nn.Module, x: Any) -> NetworkInputs:
     """Check inputs and convert them to the type of a network.
 
     :param x: a tensor, an array, nested lists of numbers, a data set, or an iterable of batches, each x or
@@ -76,7 +76,7 @@ def inputs_of(net: nn.Module, x: Any) -> Inputs:
     # In equal parts: a last batch of one row would have no batch statistics.
     count = math.ceil(len(columns[0]) / ROWS)
     batches = list(zip(*(column.tensor_split(count) for column in columns), strict=True))
-    return Inputs(batches, isinstance(given[0], np.ndarray))
+    return NetworkInputs(batches, isinstance(given[0], np.ndarray))
 
 
 def _converted(net: nn.Module, given: list[Any]) -> list[Tensor]:

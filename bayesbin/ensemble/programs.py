@@ -100,7 +100,7 @@ class Programs:
     def _joined(self, signature: Signature) -> Program:
         return join([raw_program(member, signature, member.draws) for member in self._members])
 
-    # Inputs that were not seen yet
+    # NetworkInputs that were not seen yet
 
     @property
     def dtype(self) -> torch.dtype:
