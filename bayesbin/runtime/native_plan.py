@@ -59,10 +59,11 @@ def groups(program: Program, in_numpy: Collection[str] = ()) -> list[Group]:
     members: dict[tuple[bool, int, bool], list[int]] = {}
     for place, ((drawn, native), stage) in enumerate(zip(sorts, stages, strict=True)):
         members.setdefault((drawn, stage, native), []).append(place)
-    return [
+    found = [
         _group(program, made_by, native, drawn, places)
         for (drawn, _, native), places in sorted(members.items())
     ]
+    return [group for group in found if group.gives]  # the values of others are of no use
 
 
 def _group(

@@ -19,7 +19,7 @@ from model_examples import DRAWS, constant, convolution, perceptron, raw_inputs,
 
 from bayesbin.core.canonical import num_words
 from bayesbin.core.files import CorruptFileError
-from bayesbin.runtime import files
+from bayesbin.runtime import files, native_backend
 from bayesbin.runtime.effort import check_effort
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.predictor import Predictor
@@ -35,7 +35,7 @@ def model() -> Model:
     return Model(varied(), {"kind": "classes"}, labels, raw_inputs(), {"from": "µ", "n": [1, 0.1]})
 
 
-def predictor_of(found: Model) -> Predictor:
+def predictor_of(found: Model, backend: str = "numpy") -> Predictor:
     return Predictor(
         found.program,
         found.head,
@@ -43,7 +43,7 @@ def predictor_of(found: Model) -> Predictor:
         preprocessing=found.preprocessing,
         provenance=found.provenance,
         precision=found.precision,
-        backend="numpy",
+        backend=backend,
         threads=1,
     )
 
@@ -301,20 +301,14 @@ def damaged(raw: bytes, rng: np.random.Generator) -> bytes:
     return rebuilt(header_of(raw), chunks)
 
 
-def zeros_for(program: Program) -> tuple[np.ndarray, ...]:
-    types = {"f4": "f4", "f8": "f8", "i8": "i8", "b1": "?"}
-    return tuple(np.zeros((1, *v.shape), dtype=types[v.dtype]) for v in program.inputs.values())
-
-
 def use(path: Path) -> bool:
     """Read a file and predict one datum, in a second and 256 megabytes; whether it was accepted."""
     start, before = time.process_time(), largest_megabytes()
     try:
-        found = predictor_of(files.read(path).model)
-        x = zeros_for(found.program)
+        found = files.read(path).model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found.predict(x if len(x) > 1 else x[0], preprocess=None)
+            predict_zeros(found)
         accepted = True
     except CorruptFileError as error:
         assert str(error).startswith(str(path)) and "\n" not in str(error), error
@@ -323,6 +317,19 @@ def use(path: Path) -> bool:
     megabytes = largest_megabytes() - before
     assert seconds < 1.0 and megabytes < 256, f"{seconds} s, {megabytes} MB"
     return accepted
+
+
+def predict_zeros(found: Model) -> None:
+    """Predict one datum, also with the kernels: what passes the checks must not lead them astray."""
+    types = {"f4": "f4", "f8": "f8", "i8": "i8", "b1": "?"}
+    zeros = [np.zeros((1, *v.shape), types[v.dtype]) for v in found.program.inputs.values()]
+    x = tuple(zeros) if len(zeros) > 1 else zeros[0]
+    predictor_of(found).predict(x)
+    if native_backend.available():
+        outputs = [predictor_of(found, b).outputs(x, False) for b in ("numpy", "native")]
+        one, other = (each if isinstance(each, tuple) else (each,) for each in outputs)
+        for a, b in zip(one, other, strict=True):
+            assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def largest_megabytes() -> float:

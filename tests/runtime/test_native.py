@@ -18,7 +18,7 @@ from bayesbin.core.canonical import pack_words
 from bayesbin.runtime import native_backend, reference
 from bayesbin.runtime.native_backend import NativeProgram
 from bayesbin.runtime.native_plan import threshold_of
-from bayesbin.runtime.program import Constant, Program, Step, StoredSite
+from bayesbin.runtime.program import Constant, Program, Step, StoredSite, Value
 
 pytestmark = pytest.mark.skipif(
     not native_backend.available(), reason=str(native_backend.why_not())
@@ -143,6 +143,19 @@ def test_outputs_that_are_inputs_constants_or_the_same_for_all_draws():
     z = p.step("abs", (c,))
     program = p.program(x, y, c, z)
     check(program, data_for(program, 5), [1, 2, 0])
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_steps_whose_values_nobody_uses(drawn):
+    rows = np.arange(2) if drawn else None
+    numbers = Constant(np.ones((2, 2), dtype=np.float32), rows)
+    steps = (
+        Step("add", ("x", "c"), ("a",)),
+        Step("abs", ("a",), ("unused",)),
+        Step("neg", ("x",), ("y",)),
+    )
+    program = Program({"x": Value((2,), "f4")}, {"c": numbers}, {}, steps, ("y",), 2)
+    check(program, [np.ones((3, 2), dtype=np.float32)], [0, 1])
 
 
 def test_one_input_per_row_and_two_with_one_row_for_all():

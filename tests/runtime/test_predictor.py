@@ -15,7 +15,7 @@ from model_examples import (
     perceptron_outputs,
 )
 
-from bayesbin.runtime import backends, reference
+from bayesbin.runtime import backends, native_backend, reference
 from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction, OutputsPrediction
 from bayesbin.runtime.predictor import Predictor, load
 from bayesbin.runtime.preprocessing import bins_program, standardising_program
@@ -165,16 +165,19 @@ HEADS = [CLASSES, {"kind": "outputs"}, {"kind": "normal", "noise": 0.3}]
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head["kind"])
 @pytest.mark.parametrize("make", [perceptron, convolution])
-def test_blocks_chunks_batches_and_threads_change_no_bit(make, head):
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+def test_blocks_chunks_batches_threads_and_backends_change_no_bit(backend, make, head):
+    if backend == "native" and not native_backend.available():
+        pytest.skip(str(native_backend.why_not()))
     program = make(9)
     x = np.random.default_rng(1).standard_normal((13, *next(iter(program.inputs.values())).shape))
     whole = numpy_predictor(program, head, threads=2).predict(x)
     for rows, draws in ((1, 9), (4, 2), (13, 1), (5, 4)):
-        other = numpy_predictor(program, head, threads=1)
+        other = Predictor(program, head, threads=1, backend=backend)
         other._network.rows, other._network.draws = rows, draws
         assert_same(whole, other.predict(x))
         assert np.array_equal(other.outputs(x), numpy_predictor(program, head).outputs(x))
-    alone = numpy_predictor(program, head)
+    alone = Predictor(program, head, threads=3, backend=backend)
     for name in type(whole).__dataclass_fields__:
         if name != "num_samples":
             rows = [getattr(alone.predict(row[None]), name) for row in x]
