@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bayesbin.core.checks import one_of, shown, whole_number, whole_numbers
 from bayesbin.ensemble import calibration, evaluation, file
@@ -18,7 +19,7 @@ from bayesbin.ensemble.answers import averaged, in_tensors, log_probs_of
 from bayesbin.ensemble.in_torch import draw_outputs
 from bayesbin.ensemble.inputs import NetworkInputs, Signature, inputs_of
 from bayesbin.ensemble.members import Draw, Member, Statistics
-from bayesbin.ensemble.programs import Compiled, Programs
+from bayesbin.ensemble.programs import Compiled, Programs, zeros
 from bayesbin.ensemble.state import described, require_same, tensors_of
 from bayesbin.nn import binary_sites
 from bayesbin.nn.batch_statistics import normalisations
@@ -27,6 +28,10 @@ from bayesbin.runtime.predictor import Predictor
 
 PRECISIONS = ("exact", "fast")
 BACKENDS = ("auto", "native", "numpy")
+
+
+class _NotSettled(RuntimeError):
+    """Batch normalisation whose statistics are not settled."""
 
 
 class Ensemble:
@@ -221,7 +226,8 @@ class Ensemble:
         """
         member, index = self._place(whole_number("draw", draw))
         if member.statistics is None:
-            self._require_settled(None)
+            signature = self._example or self._programs.guessed()
+            self._require_settled(None if signature is None else zeros(signature))
         return member.network(index)
 
     def _place(self, draw: int) -> tuple[Member, Draw]:
@@ -253,10 +259,12 @@ class Ensemble:
                 _require_running(member)
             chosen = [_kept(member) for member in self._members]
         else:
-            inputs = self._inputs(x)
             net = self._members[0].net
-            buffers = normalisations(net, inputs.batches[0], by_batch=True)
+            inputs = inputs_of(net, x)
+            with in_a_sentence(inputs):
+                buffers = normalisations(net, inputs.batches[0], by_batch=True)
             chosen = calibration.statistics(self._members, inputs, buffers, progress)
+            self._example = self._example or inputs.signature
         members = [
             replace(member, statistics=statistics)
             for member, statistics in zip(self._members, chosen, strict=True)
@@ -272,11 +280,11 @@ class Ensemble:
         :raises ValueError: for a joined ensemble, for statistics of other draws or, unless ``foreign``, of
             another origin.
         """
-        if len(self._members) > 1:
+        member, *others = self._members
+        if others:
             raise ValueError(
                 "A joined ensemble has statistics of each part; give them to the parts."
             )
-        (member,) = self._members
         given = replace(statistics, origin=member.origin) if foreign else statistics
         return self._of([member.with_statistics(given)], self._example)
 
@@ -285,13 +293,17 @@ class Ensemble:
         """Whether it was calibrated, with data or with None."""
         return self._members[0].statistics is not None
 
-    def _normalised(self, inputs: NetworkInputs) -> tuple[tuple[str, str], ...]:
+    def _normalised(self, batch: tuple[Tensor, ...]) -> tuple[tuple[str, str], ...]:
         """The buffers of statistics that the network normalises by, found by what it computes."""
         if self._buffers is None:
-            self._buffers = normalisations(self._members[0].net, inputs.batches[0])
+            self._buffers = normalisations(self._members[0].net, batch)
         return self._buffers
 
-    def _require_settled(self, inputs: NetworkInputs | None) -> None:
+    def _require_settled(self, batch: tuple[Tensor, ...] | None) -> None:
+        """Refuse to use batch normalisation whose statistics are not settled.
+
+        :param batch: inputs to find it with, where no module says so; None: where none are known.
+        """
         if self.calibrated:
             return
         net = self._members[0].net
@@ -300,10 +312,11 @@ class Ensemble:
             for name, module in net.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
         ]
-        if not names and inputs is not None:
-            names = [mean.rpartition(".")[0] for mean, _ in self._normalised(inputs)]
+        if not names and batch is not None:
+            self._normalised(batch)
+        names = names or [mean for mean, _ in self._buffers or ()]
         if names:
-            raise RuntimeError(
+            raise _NotSettled(
                 f"The network normalises by batch statistics ({names[0]!r} first), which differ between "
                 "draws. Compute them with ensemble.calibrate(training inputs), or keep the network's running "
                 "statistics with ensemble.calibrate(None)."
@@ -331,6 +344,7 @@ class Ensemble:
             found = averaged(self._members, draw_arrays(self._members, inputs))
         else:
             found = predictor.predict(_given(inputs))
+        self._example = self._example or inputs.signature
         return found if inputs.in_numpy else in_tensors(found)
 
     def outputs(self, x: Any) -> Any:
@@ -378,22 +392,19 @@ class Ensemble:
         )
 
     def _ready(self, x: Any) -> NetworkInputs:
-        inputs = self._inputs(x)
-        self._require_settled(inputs)
-        return inputs
-
-    def _inputs(self, x: Any) -> NetworkInputs:
         inputs = inputs_of(self._members[0].net, x)
-        if self._example is None:
-            self._example = inputs.signature
+        with in_a_sentence(inputs):
+            self._require_settled(inputs.batches[0])
         return inputs
 
     def _outputs(self, inputs: NetworkInputs) -> list[np.ndarray]:
         predictor = self._programs.predictor(inputs.signature)
         if predictor is None:
             draws = list(draw_arrays(self._members, inputs))
-            return [np.stack(each) for each in zip(*draws, strict=True)]
-        found = predictor.outputs(_given(inputs))
+            found = tuple(np.stack(each) for each in zip(*draws, strict=True))
+        else:
+            found = predictor.outputs(_given(inputs))
+        self._example = self._example or inputs.signature
         return list(found) if isinstance(found, tuple) else [found]
 
     # Programs
@@ -421,8 +432,8 @@ class Ensemble:
         one_of("backend", backend, BACKENDS)
         if threads is not None:
             threads = whole_number("threads", threads, at_least=1)
-        self._require_settled(None)
         signature = self._signature(input_shape)
+        self._require_settled(zeros(signature))
         return self._programs.compiled(signature, precision, backend, threads)
 
     @property
@@ -475,12 +486,36 @@ class Ensemble:
 def draw_arrays(members: Sequence[Member], inputs: NetworkInputs) -> Iterator[list[np.ndarray]]:
     """All outputs of the network in torch, draw after draw, as arrays."""
     for member in members:
-        for outputs in draw_outputs(member, inputs.batches):
-            yield [output.numpy() for output in outputs]
+        with in_a_sentence(inputs):
+            for outputs in draw_outputs(member, inputs.batches):
+                yield [_widened(output).numpy() for output in outputs]
+
+
+def _widened(output: Tensor) -> Tensor:
+    """A tensor of a type that numpy has."""
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+
+
+@contextmanager
+def in_a_sentence(inputs: NetworkInputs) -> Iterator[None]:
+    """Say which inputs a network failed on.
+
+    :raises ValueError: for an error of the network's.
+    """
+    try:
+        yield
+    except _NotSettled:
+        raise
+    except RuntimeError as error:
+        shapes = ", ".join(f"{dtype} of shape (B, {str(s)[1:-1]})" for s, dtype in inputs.signature)
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(
+            f"The network fails on inputs {shapes}: {first}. Pass inputs as it was trained on."
+        ) from error
 
 
 def _given(inputs: NetworkInputs) -> Any:
-    """NetworkInputs as a predictor takes them: an array, or a tuple for several."""
+    """Inputs as a predictor takes them: an array, or a tuple for several."""
     arrays = inputs.arrays
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 

@@ -16,11 +16,17 @@ _TAILS = (0.025, 0.975)
 
 
 def class_scores(draws: np.ndarray, mode: np.ndarray, y: Any) -> dict[str, Any]:
-    """Accuracy, NLL in nats, ECE and Brier score.
+    """Accuracy, NLL in nats, ECE and Brier score; of several answers for each datum, over all of them.
 
-    :param draws: log-probabilities (S, N, C). :param mode: those of the mode, (N, C). :param y: labels (N,).
+    :param draws: log-probabilities (S, N, ..., C). :param mode: those of the mode, (N, ..., C).
+    :param y: labels (N, ...).
     """
-    labels = class_labels("labels", y).cpu()
+    given = as_tensor("labels", y)
+    if tuple(given.shape) != mode.shape[:-1]:
+        raise ValueError(f"expected labels of shape {mode.shape[:-1]}; got {tuple(given.shape)}.")
+    labels = class_labels("labels", given.reshape(-1)).cpu()
+    draws = draws.reshape(len(draws), -1, draws.shape[-1])
+    mode = mode.reshape(-1, mode.shape[-1])
 
     def of(log_probs: np.ndarray) -> dict[str, float]:
         given = torch.from_numpy(log_probs)

@@ -167,8 +167,13 @@ def _template(member: Member, signature: Signature) -> Program:
     return found
 
 
+def zeros(signature: Signature) -> tuple[torch.Tensor, ...]:
+    """Two rows of inputs of a shape and type."""
+    return tuple(torch.zeros((2, *shape), dtype=dtype) for shape, dtype in signature)
+
+
 def _exported(member: Member, signature: Signature) -> Program:
-    example = tuple(torch.zeros((2, *shape), dtype=dtype) for shape, dtype in signature)
+    example = zeros(signature)
     names = [name for pair in normalisations(member.net, example) for name in pair]
     # As if each draw had its own, so that nothing is computed of them in advance.
     statistics = {name: member.net.get_buffer(name)[None].numpy() for name in names}

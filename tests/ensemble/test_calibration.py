@@ -248,3 +248,12 @@ def test_calibration_takes_arrays_and_data_sets():
     for form in (x.numpy(), torch.utils.data.TensorDataset(x, x), x.tolist()):
         found = Ensemble(net, q, num_samples=2).calibrate(form).outputs(x)
         np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+
+
+def test_functional_normalisation_is_found_as_soon_as_inputs_are_known():
+    net = NETWORKS["functional"][0]()
+    ensemble = Ensemble(net, posterior_of(net), num_samples=2)
+    with pytest.raises(RuntimeError, match=r"'mean' first.*calibrate"):
+        ensemble.compile(input_shape=(3,))
+    with pytest.raises(RuntimeError, match="'mean' first"):
+        ensemble.network(0)

@@ -299,3 +299,37 @@ def test_whole_numbers_stay_such_where_the_network_takes_them(kind):
     features = torch.tensor([[1, 2], [0, 5]])
     ensemble = Ensemble(network(), posterior(), 2)
     torch.testing.assert_close(ensemble.outputs(features), ensemble.outputs(features.double()))
+
+
+def test_inputs_that_the_network_does_not_take_are_named():
+    ensemble = Ensemble(network(), posterior(), 2)
+    for ask in (ensemble.predict, ensemble.outputs, ensemble.calibrate):
+        with pytest.raises(ValueError, match=r"fails on inputs torch.float64 of shape \(B, 5,?\)"):
+            ask(torch.zeros(3, 5))
+    assert ensemble.compile().outputs(np.zeros((1, 2))).shape == (2, 1, 3)  # they left no trace
+
+
+def test_several_answers_for_each_datum_are_scored_together():
+    torch.manual_seed(4)
+    net = to_binary_(nn.Linear(2, 3))
+    ensemble = Ensemble(net, BinaryPosterior({"weight": torch.randn(3, 2)}), 4, head="classes")
+    x, y = torch.randn(5, 7, 2), torch.randint(3, (5, 7))
+    assert ensemble.predict(x).probs.shape == (5, 7, 3)
+    assert ensemble.predict(x).entropy.shape == (5, 7)
+    found = ensemble.evaluate(x, y)
+    flat = ensemble.evaluate(x.reshape(35, 2), y.reshape(35))
+    assert found["mean"] == pytest.approx(flat["mean"])
+    with pytest.raises(ValueError, match=r"labels of shape \(5, 7\); got \(5,\)"):
+        ensemble.evaluate(x, y[:, 0])
+
+
+def test_networks_in_few_bits_predict_in_torch():
+    net = to_binary_(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3))).to(torch.bfloat16)
+    q = BinaryPosterior({"0.weight": torch.randn(4, 2), "1.weight": torch.randn(3, 4)})
+    ensemble, x = Ensemble(net, q, 3, head="classes"), inputs()
+    found = ensemble.outputs(x)
+    with torch.no_grad():
+        wanted = torch.stack([ensemble.network(k)(x.bfloat16()) for k in range(3)])
+    torch.testing.assert_close(found, wanted.to(found.dtype), rtol=0.02, atol=0.02)
+    assert not ensemble.compiled
+    assert ensemble.predict(x).probs.dtype == torch.float64
