@@ -27,6 +27,12 @@ from bayesbin.experiments.cli.streams import (
 
 # Whatever takes time to import is imported by the verb that needs it: --help answers at once.
 
+# What warnings call the arguments of functions, as the command line has them.
+_OPTIONS = {
+    "preprocess=True if that is right, False if not": "--raw if that is right, --as-is if not",
+    "preprocess=True": "--raw",
+}
+
 # DataError, CorruptFileError and every refused argument are ValueErrors; the others are files that cannot
 # be read or written, training that diverged, and an optional package that is not installed.
 _KNOWN = (ValueError, OSError, FloatingPointError, ImportError)
@@ -73,7 +79,10 @@ def _own_warnings() -> Iterator[None]:
 
         def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
             if category is UserWarning:
-                say(f"bayesbin: warning: {message}")
+                text = str(message)
+                for argument, option in _OPTIONS.items():
+                    text = text.replace(argument, option)
+                say(f"bayesbin: warning: {text}")
             else:
                 before(message, category, *place, **more)
 
