@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -19,10 +20,10 @@ from bayesbin.ensemble.answers import averaged, in_tensors, log_probs_of
 from bayesbin.ensemble.in_torch import draw_outputs
 from bayesbin.ensemble.inputs import NetworkInputs, Signature, inputs_of
 from bayesbin.ensemble.members import Draw, Member, Statistics
-from bayesbin.ensemble.programs import Compiled, Programs, zeros
+from bayesbin.ensemble.programs import Compiled, Programs, normalisations_for
 from bayesbin.ensemble.state import described, require_same, tensors_of
 from bayesbin.nn import binary_sites
-from bayesbin.nn.batch_statistics import normalisations
+from bayesbin.nn.batch_statistics import Buffers, normalisations
 from bayesbin.posterior import Posterior
 from bayesbin.runtime.predictor import Predictor
 
@@ -227,7 +228,8 @@ class Ensemble:
         member, index = self._place(whole_number("draw", draw))
         if member.statistics is None:
             signature = self._example or self._programs.guessed()
-            self._require_settled(None if signature is None else zeros(signature))
+            known = None if signature is None else partial(normalisations_for, signature=signature)
+            self._require_settled(known)
         return member.network(index)
 
     def _place(self, draw: int) -> tuple[Member, Draw]:
@@ -293,16 +295,11 @@ class Ensemble:
         """Whether it was calibrated, with data or with None."""
         return self._members[0].statistics is not None
 
-    def _normalised(self, batch: tuple[Tensor, ...]) -> tuple[tuple[str, str], ...]:
-        """The buffers of statistics that the network normalises by, found by what it computes."""
-        if self._buffers is None:
-            self._buffers = normalisations(self._members[0].net, batch)
-        return self._buffers
-
-    def _require_settled(self, batch: tuple[Tensor, ...] | None) -> None:
+    def _require_settled(self, find: Callable[[nn.Module], tuple[Buffers, ...]] | None) -> None:
         """Refuse to use batch normalisation whose statistics are not settled.
 
-        :param batch: inputs to find it with, where no module says so; None: where none are known.
+        :param find: finds its buffers in the network, where no module says so; None: where no inputs
+            are known to find it with.
         """
         if self.calibrated:
             return
@@ -312,8 +309,8 @@ class Ensemble:
             for name, module in net.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
         ]
-        if not names and batch is not None:
-            self._normalised(batch)
+        if not names and self._buffers is None and find is not None:
+            self._buffers = find(net)
         names = names or [mean for mean, _ in self._buffers or ()]
         if names:
             raise _NotSettled(
@@ -394,7 +391,7 @@ class Ensemble:
     def _ready(self, x: Any) -> NetworkInputs:
         inputs = inputs_of(self._members[0].net, x)
         with in_a_sentence(inputs):
-            self._require_settled(inputs.batches[0])
+            self._require_settled(lambda net: normalisations(net, inputs.batches[0]))
         return inputs
 
     def _outputs(self, inputs: NetworkInputs) -> list[np.ndarray]:
@@ -433,7 +430,7 @@ class Ensemble:
         if threads is not None:
             threads = whole_number("threads", threads, at_least=1)
         signature = self._signature(input_shape)
-        self._require_settled(zeros(signature))
+        self._require_settled(partial(normalisations_for, signature=signature))
         return self._programs.compiled(signature, precision, backend, threads)
 
     @property

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bayesbin.compile.export import export_program
 from bayesbin.compile.folding import fold
 from bayesbin.compile.sites import drawn_sites
+from bayesbin.core.copies import copy_network
 from bayesbin.ensemble.answers import description
 from bayesbin.ensemble.inputs import Signature
 from bayesbin.ensemble.members import Draw, Member, Statistics
@@ -172,9 +174,21 @@ def zeros(signature: Signature) -> tuple[torch.Tensor, ...]:
     return tuple(torch.zeros((2, *shape), dtype=dtype) for shape, dtype in signature)
 
 
+def normalisations_for(net: nn.Module, signature: Signature) -> tuple[tuple[str, str], ...]:
+    """The buffers of statistics that a network normalises by, found without data."""
+    try:
+        return normalisations(net, zeros(signature))
+    except ValueError:
+        raise
+    except Exception:  # zeros are no inputs of this network: run it on tensors without numbers
+        copied = copy_network(net)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return normalisations(copied, zeros(signature))
+
+
 def _exported(member: Member, signature: Signature) -> Program:
     example = zeros(signature)
-    names = [name for pair in normalisations(member.net, example) for name in pair]
+    names = [name for pair in normalisations_for(member.net, signature) for name in pair]
     # As if each draw had its own, so that nothing is computed of them in advance.
     statistics = {name: member.net.get_buffer(name)[None].numpy() for name in names}
     program = export_program(member.net, example, member.posterior, 0, statistics=statistics)

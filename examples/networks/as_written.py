@@ -231,6 +231,22 @@ def branches_on_settings() -> Built:
     return Loops(), (vector(),)
 
 
+class LengthOfBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 16))
+        self.first, self.second = nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.token.expand(len(x), 16)
+        return self.second(torch.relu(self.first(x + token)))
+
+
+@network(GROUP, "len(x), which torch.export takes for a constant", where=nn.Linear)
+def length_of_batch() -> Built:
+    return LengthOfBatch(), (vector(),)
+
+
 @network(GROUP, "forward hooks that keep activations and change nothing")
 def recording_hook() -> Built:
     net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))

@@ -333,3 +333,28 @@ def test_networks_in_few_bits_predict_in_torch():
     torch.testing.assert_close(found, wanted.to(found.dtype), rtol=0.02, atol=0.02)
     assert not ensemble.compiled
     assert ensemble.predict(x).probs.dtype == torch.float64
+
+
+class LastStep(nn.Module):
+    """The step that an input names; there is no step before the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.body = nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x, length):
+        index = (length - 1).view(-1, 1, 1).expand(-1, 1, 4)
+        return self.body(self.norm(x.gather(1, index).squeeze(1)))
+
+
+def test_a_network_that_does_not_take_zeros_compiles_and_normalises_by_draws():
+    net = to_binary_(LastStep())
+    q = BinaryPosterior({"body.weight": torch.randn(3, 4)})
+    x = (2.0 + torch.randn(40, 5, 4), torch.randint(1, 6, (40,)))
+    with pytest.raises(RuntimeError, match="calibrate"):
+        Ensemble(net, q, 3).outputs(x)
+    ensemble = Ensemble(net, q, 3).calibrate(x)
+    assert ensemble.compile() and ensemble.compiled
+    right = torch.stack([ensemble.network(draw)(*x) for draw in range(3)])
+    torch.testing.assert_close(ensemble.outputs(x), right)
+    assert abs(float(ensemble.network(1).norm.running_mean.mean()) - 2.0) < 0.5
