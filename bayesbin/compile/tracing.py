@@ -84,7 +84,10 @@ def _functional(exported: ExportedProgram) -> ExportedProgram:
 
 
 def _is_unknown(node: torch.fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and function_of(node.target) is None
+    """Whether a node makes tensors by an operator that is not in the table."""
+    made = isinstance(node.meta.get("val"), (Tensor, tuple, list))
+    overload = isinstance(node.target, torch._ops.OpOverload)
+    return made and overload and function_of(node.target) is None
 
 
 def _by_two_sizes(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
