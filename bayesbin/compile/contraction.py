@@ -43,29 +43,37 @@ def contract(
     :param labels: of the axes of a and of b. :param bias: of the one label of b that a does not have.
     """
     parts, sides = _cut(t, a, b, labels)
-    flat = [(label, k) for label in out for k in range(len(parts[label]))]
     counts = {(label, k): size.count for label in parts for k, size in enumerate(parts[label])}
-    batch = {side.batch for side in sides if side.batch is not None}
-    if len(batch) > 1:
+    axes = [[(label, k) for k in range(len(parts[label]))] for label in out]
+    flat = [part for axis in axes for part in axis]
+    batch = _batch_of(t, sides, flat)
+    kept = [part for part in flat if part != batch]
+    name, order = _product(t, sides[0], sides[1], kept, bias)
+    named = [[BATCH if part == batch else part for part in axis] for axis in axes]
+    return Traced(name, Layout.made([(p, counts[p]) for p in order], named), t.dtype())
+
+
+def _batch_of(t: Translation, sides: Sequence[_Side], out: Sequence[Part]) -> Part | None:
+    """The part that is the batch, one and the same on both sides and in what comes out."""
+    found = {side.batch for side in sides if side.batch is not None}
+    if len(found) > 1:
         raise t.mixes("products of rows with each other")
-    if not batch <= set(flat):
+    if not found <= set(out):
         raise t.mixes("a sum over rows")
-    kept = [part for part in flat if part not in batch]
-    left, right = sides
+    return found.pop() if found else None
+
+
+def _product(
+    t: Translation, left: _Side, right: _Side, kept: Sequence[Part], bias: Held | None
+) -> tuple[str, list[Part]]:
+    """The steps of a product, and the order of the parts in what comes out."""
     shared = [p for p in left.atoms if p in right.atoms and p in kept]
     if not shared and not _batched(t, right):
-        made = _linear(t, left, right, kept, counts, bias)
-    elif not shared and not _batched(t, left) and bias is None:
-        made = _linear(t, right, left, kept, counts, bias)
-    else:
-        assert bias is None
-        made = _matrices(t, left, right, shared, kept, counts)
-    name, order = made
-    axes = [
-        [BATCH if (label, k) in batch else (label, k) for k in range(len(parts[label]))]
-        for label in out
-    ]
-    return Traced(name, Layout.made([(p, counts[p]) for p in order], axes), t.dtype())
+        return _linear(t, left, right, kept, bias)
+    if not shared and not _batched(t, left) and bias is None:
+        return _linear(t, right, left, kept, bias)
+    assert bias is None
+    return _matrices(t, left, right, shared, kept)
 
 
 def _batched(t: Translation, side: _Side) -> bool:
@@ -135,7 +143,6 @@ def _linear(
     x: _Side,
     w: _Side,
     kept: Sequence[Part],
-    counts: dict[Part, int],
     bias: Held | None,
 ) -> tuple[str, list[Part]]:
     """x times weights that all data share, and the order of the parts in what comes out."""
@@ -281,7 +288,6 @@ def _matrices(
     b: _Side,
     shared: Sequence[Part],
     kept: Sequence[Part],
-    counts: dict[Part, int],
 ) -> tuple[str, list[Part]]:
     """Products of matrices, those of each datum, one for each place in the shared parts."""
     _no_lone_sums(t, a, b, kept)

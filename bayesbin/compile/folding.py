@@ -295,5 +295,6 @@ def _keeps_signs(step: Step) -> bool:
     return step.kind in _ODD or (step.kind == "leaky_relu" and step.attributes["slope"] > 0.0)
 
 
-def _common(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    return tuple(np.broadcast_arrays(*arrays))
+def _common(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.broadcast_arrays(a, b)
+    return first, second

@@ -205,6 +205,37 @@ def exploded(layouts: Sequence[Layout], axes: Sequence[Sequence[int | None]]) ->
     return [_parts([layout for layout in _sides(layouts, places)]) for places in axes]
 
 
+def broadcast(layouts: Sequence[Layout], rank: int, behind: int = 0) -> list[list[Size]]:
+    """The axes of layouts that repeat to ``rank`` axes, cut as by :func:`exploded`.
+
+    :param behind: how many axes at the end are left out.
+    """
+    places = [
+        [None if axis < rank - each.rank else axis - rank + each.rank for each in layouts]
+        for axis in range(rank - behind)
+    ]
+    return exploded(layouts, places)
+
+
+def own_parts(layout: Layout, parts: Sequence[Sequence[Size]], behind: int = 0) -> list[Size]:
+    """The parts of shared axes as a layout has them: those of an axis that it lacks are of size 1."""
+    missing = len(parts) + behind - layout.rank
+    own: list[Size] = []
+    for axis, cuts in enumerate(parts):
+        lacks = axis < missing or not layout.axes[axis - missing]
+        own += [Size(1) for _ in cuts] if lacks else list(cuts)
+    return own
+
+
+def numbered(parts: Sequence[Sequence[Size]]) -> list[list[int]]:
+    """For each axis the numbers of its parts, counted over all axes; ``BATCH`` for that of the batch."""
+    numbers = itertools.count()
+    return [
+        [BATCH if part.batch else k for part, k in zip(axis, numbers, strict=False)]
+        for axis in parts
+    ]
+
+
 def _sides(layouts: Sequence[Layout], places: Sequence[int | None]) -> list[list[Size]]:
     sides = []
     for layout, place in zip(layouts, places, strict=True):

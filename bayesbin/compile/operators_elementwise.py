@@ -257,19 +257,25 @@ def scaled(x: Operand, factor: Operand) -> Traced | None:
     if not isinstance(x, Traced) or x.dtype not in ("f4", "f8"):
         return None
     if plain(factor):
-        if not math.isfinite(factor) or factor == 0:
-            return None
-        if x.weights and isinstance(x.factor, torch.Tensor):
-            return replace(x, factor=x.factor * factor)
-        exact = abs(math.frexp(factor)[0]) == 0.5 and abs(math.log2(abs(factor))) < 40
-        return replace(x, factor=x.factor * factor) if exact or x.weights else None
-    if not x.weights or not isinstance(factor, Fixed):
+        return _scaled_by_number(x, factor)
+    return _scaled_by_tensor(x, factor) if x.weights and isinstance(factor, Fixed) else None
+
+
+def _scaled_by_number(x: Traced, factor: float) -> Traced | None:
+    """Weights wait for any number but 0, everything else for a power of two that does not round."""
+    if not math.isfinite(factor) or factor == 0:
         return None
-    numbers, shape = factor.tensor.detach().double(), [size.count for size in x.layout.shape]
+    exact = abs(math.frexp(factor)[0]) == 0.5 and abs(math.log2(abs(factor))) < 40
+    return replace(x, factor=x.factor * factor) if exact or x.weights else None
+
+
+def _scaled_by_tensor(x: Traced, factor: Fixed) -> Traced | None:
+    """Weights wait for known floats that repeat to their shape."""
     if factor.dtype not in ("f4", "f8"):
         return None
+    numbers, shape = factor.tensor.detach().double(), [size.count for size in x.layout.shape]
     if numbers.numel() == 1 and numbers.dim() <= len(shape):
-        return scaled(x, numbers.item())
+        return _scaled_by_number(x, numbers.item())
     if torch.broadcast_shapes(numbers.shape, torch.Size(shape)) != torch.Size(shape):
         return None
     numbers = numbers.reshape((1,) * (len(shape) - numbers.dim()) + tuple(numbers.shape))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayesbin.compile.contraction import affine, contract, fixed_signs
-from bayesbin.compile.layout import BATCH, Layout, Size, Torn, exploded
+from bayesbin.compile.layout import BATCH, Layout, Size, Torn, broadcast, numbered, own_parts
 from bayesbin.compile.operators import operator
 from bayesbin.compile.operators_elementwise import _add
 from bayesbin.compile.operators_shape import reshape_to, taken
@@ -401,11 +401,7 @@ def _stacked(t: Translation, held: Sequence[Held]) -> tuple[list[str], list[Any]
     """Tensors (..., steps, width) with the axes in front in one order, and what comes out."""
     layouts = [x.layout for x in held]
     front = max(each.rank for each in layouts) - 2
-    places = [
-        [None if axis < front + 2 - each.rank else axis - front - 2 + each.rank for each in layouts]
-        for axis in range(front)
-    ]
-    parts = exploded(layouts, places)
+    parts = broadcast(layouts, front + 2, behind=2)
     flat = [part for axis in parts for part in axis]
     batched = [k for k, part in enumerate(flat) if part.batch]
     if len(batched) > 1:
@@ -413,23 +409,10 @@ def _stacked(t: Translation, held: Sequence[Held]) -> tuple[list[str], list[Any]
     kept = [k for k in range(len(flat)) if k not in batched]
     names = []
     for x in held:
-        own = _front_parts(x.layout, parts, front)
+        own = own_parts(x.layout, parts, behind=2)
         layout = x.layout.reshaped([*own, *x.layout.shape[-2:]])
         if any(layout.has_batch(axis) for axis in (layout.rank - 1, layout.rank - 2)):
             raise t.mixes("attention between rows")
         groups = [layout.axes[k] for k in kept]
         names.append(t.arrange(x, [*groups, layout.axes[-2], layout.axes[-1]], layout))
-    count = iter(range(len(flat)))
-    axes: list[list[Any]] = [
-        [BATCH if part.batch else k for part, k in zip(axis, count, strict=False)] for axis in parts
-    ]
-    return names, [*kept, "steps", "width"], [*axes, ["steps"], ["width"]]
-
-
-def _front_parts(layout: Layout, parts: Sequence[Sequence[Any]], front: int) -> list[Any]:
-    missing = front + 2 - layout.rank
-    own = []
-    for axis, cuts in enumerate(parts):
-        lacks = axis < missing or not layout.axes[axis - missing]
-        own += [Size(1) for _ in cuts] if lacks else list(cuts)
-    return own
+    return names, [*kept, "steps", "width"], [*numbered(parts), ["steps"], ["width"]]

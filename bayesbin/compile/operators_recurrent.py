@@ -52,34 +52,50 @@ def _layer(name: str) -> None:
     ) -> tuple[Traced, ...]:
         if train and dropout:
             raise t.refuse("expected a function of the inputs alone, got dropout while predicting")
-        states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
         x = t.settled(t.traced(input))
         time = 1 if batch_first else 0
-        if x.layout.has_batch(time) or x.layout.has_batch(2):
-            raise t.mixes(
-                "the batch as the axis of time" if x.layout.has_batch(time) else "rows as features"
-            )
+        if x.layout.has_batch(time):
+            raise t.mixes("the batch as the axis of time")
+        if x.layout.has_batch(2):
+            raise t.mixes("rows as features")
+        states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
         directions = 2 if bidirectional else 1
-        each = len(params) // (num_layers * directions)
-        ends: list[list[Traced]] = [[] for _ in range(cell.states)]
-        for number in range(num_layers):
-            outputs = []
-            for direction in range(directions):
-                place = number * directions + direction
-                own = params[place * each : (place + 1) * each]
-                start = [dropped(sliced(t, each, 0, place, place + 1), 0) for each in states]
-                made, last = _direction(
-                    t, cell, x, start, _Own.of(own, has_biases), time, direction
-                )
-                outputs.append(made)
-                for list_, end in zip(ends, last, strict=True):
-                    list_.append(with_axis(end, 0))
-            x = outputs[0] if directions == 1 else joined(t, outputs, 2)
-        return x, *[each[0] if len(each) == 1 else joined(t, each, 0) for each in ends]
+        own = _Own.each(params, num_layers * directions, has_biases)
+        return _layers(t, cell, x, states, own, time, directions)
 
 
 for _name in _CELLS:
     _layer(_name)
+
+
+def _layers(
+    t: Translation,
+    cell: _Cell,
+    x: Traced,
+    states: Sequence[Held],
+    own: Sequence[_Own],
+    time: int,
+    directions: int,
+) -> tuple[Traced, ...]:
+    """What layers one on another make of a sequence, and the last states of all of them.
+
+    :param own: the parameters of each layer and direction, which start in the states of the same place.
+    """
+    ends: list[list[Traced]] = [[] for _ in range(cell.states)]
+    outputs: list[Traced] = []
+    for place, parameters in enumerate(own):
+        start = [dropped(sliced(t, each, 0, place, place + 1), 0) for each in states]
+        made, last = _direction(t, cell, x, start, parameters, time, place % directions)
+        for found, end in zip(ends, last, strict=True):
+            found.append(with_axis(end, 0))
+        outputs.append(made)
+        if len(outputs) == directions:
+            x, outputs = _joined(t, outputs, 2), []
+    return x, *[_joined(t, each, 0) for each in ends]
+
+
+def _joined(t: Translation, parts: list[Traced], axis: int) -> Traced:
+    return parts[0] if len(parts) == 1 else joined(t, parts, axis)
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,13 @@ class _Own:
     states: Held
     biases: tuple[Held, ...]
     projection: Held | None
+
+    @classmethod
+    def each(cls, params: Sequence[Held], count: int, has_biases: bool) -> list[_Own]:
+        """Those of ``count`` layers and directions, one after another as torch has them."""
+        many = len(params) // count
+        starts = range(0, many * count, many)
+        return [cls.of(params[start : start + many], has_biases) for start in starts]
 
     @classmethod
     def of(cls, params: Sequence[Held], has_biases: bool) -> _Own:

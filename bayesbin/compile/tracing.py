@@ -103,7 +103,13 @@ def _by_two_sizes(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         _functional(_exported(net, tuple(x.new_empty(many, *x.shape[1:]) for x in inputs), None))
         for many in rows
     ]
-    first, second = ([node for node in each.graph.nodes] for each in found)
+    _check_alike(found, rows)
+    return Trace(found[0], rows[0])
+
+
+def _check_alike(found: list[ExportedProgram], rows: tuple[int, int]) -> None:
+    """Refuse a network whose graphs for two sizes of the batch differ in more than that size."""
+    first, second = (list(each.graph.nodes) for each in found)
     if len(first) != len(second):
         raise _depends(None)
     places = [{node: place for place, node in enumerate(nodes)} for nodes in (first, second)]
@@ -112,7 +118,6 @@ def _by_two_sizes(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
             raise _depends(a)
         if not _alike((a.args, a.kwargs), (b.args, b.kwargs), places, rows):
             raise _depends(a)
-    return Trace(found[0], rows[0])
 
 
 def _alike(a: Any, b: Any, places: list[dict[torch.fx.Node, int]], rows: tuple[int, int]) -> bool:
@@ -126,10 +131,15 @@ def _alike(a: Any, b: Any, places: list[dict[torch.fx.Node, int]], rows: tuple[i
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_alike(a[name], b[name], places, rows) for name in a)
     if type(a) is int and type(b) is int:
-        multiples = (divmod(a, rows[0]), divmod(b, rows[1]))
-        scales = multiples[0] == multiples[1] and not multiples[0][1]
-        return scales if a != b else a == 0 or all(rest for _, rest in multiples)
+        return _alike_numbers(a, b, rows)
     return bool(type(a) is type(b) and a == b)
+
+
+def _alike_numbers(a: int, b: int, rows: tuple[int, int]) -> bool:
+    """Whether two numbers are equal and no multiple of the batch, or the same multiple of it."""
+    multiples = (divmod(a, rows[0]), divmod(b, rows[1]))
+    scales = multiples[0] == multiples[1] and not multiples[0][1]
+    return scales if a != b else a == 0 or all(rest for _, rest in multiples)
 
 
 def _depends(node: torch.fx.Node | None) -> NotCompiled:

@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesbin.compile.layout import BATCH, Layout, Size, Torn, exploded, size_of
+from bayesbin.compile.layout import (
+    BATCH,
+    Layout,
+    Size,
+    Torn,
+    broadcast,
+    numbered,
+    own_parts,
+    size_of,
+)
 from bayesbin.compile.refusal import REMEDY, NotCompiled, line_of
 from bayesbin.core.canonical import pack_words
 from bayesbin.runtime.kinds import KINDS
@@ -451,19 +460,7 @@ class Translation:
         for axis in axes:
             if layout.has_batch(axis):
                 raise self.mixes(what)
-        own = {atom for axis in axes for atom in layout.axes[axis]}
-        rest = [(atom, (atom,)) for atom in range(len(layout.sizes)) if atom not in own]
-        mine = [(("axis", axis), layout.axes[axis]) for axis in axes]
-        order: list[tuple[Any, tuple[int, ...]]]
-        if straight:
-            order = []
-            for axis, atoms in enumerate(layout.axes):
-                kept = [(atom, (atom,)) for atom in atoms if atom != BATCH]
-                order += [(("axis", axis), atoms)] if axis in axes else kept
-        elif last or any(len(atoms) > 1 for _, atoms in mine):
-            order = [*rest, *mine]
-        else:  # in the order of memory, those of size 1 first
-            order = sorted([*rest, *mine], key=lambda each: each[1][:1])
+        order = _in_tensor(layout, axes) if straight else _in_memory(layout, axes, last)
         keys, groups = [key for key, _ in order], [group for _, group in order]
         moved = self.rearranged(value, groups)
         return Frame(
@@ -507,36 +504,24 @@ class Translation:
         ], layout
 
     def _aligned(self, held: Sequence[Held], shape: Sequence[Size]) -> tuple[list[str], Layout]:
-        rank = len(shape)
         layouts = [x.layout for x in held]
-        places = [
-            [None if axis < rank - each.rank else axis - rank + each.rank for each in layouts]
-            for axis in range(rank)
-        ]
-        parts = exploded(layouts, places)
+        parts = broadcast(layouts, len(shape))
         flat = [part for axis in parts for part in axis]
-        cut = [each.reshaped(_own_parts(each, parts)) for each in layouts]
+        cut = [each.reshaped(own_parts(each, parts)) for each in layouts]
         # For each part, the atom of each tensor, or none.
         rows = [[_atom(each, k) for each in cut] for k in range(len(flat)) if not flat[k].batch]
         lead = self._lead(held, rows)
         if lead is not None:
             rows.sort(key=lambda row: row[lead] or 0)
         groups = self._merged(rows, None if lead is None else held[lead].name, lead, cut)
-        names = []
-        for place, (x, each) in enumerate(zip(held, cut, strict=True)):
-            own = [tuple(a for row in group if (a := row[place]) is not None) for group in groups]
-            if place != lead:  # axes of size 1 in front are there by themselves
-                own = own[next((k for k, group in enumerate(own) if group), len(own)) :]
-            names.append(self.arrange(x, own, each))
+        names = [
+            self.arrange(x, _atoms_of(groups, place, every=place == lead), each)
+            for place, (x, each) in enumerate(zip(held, cut, strict=True))
+        ]
         if lead is not None:
             return names, layouts[lead]
-        numbers = iter(range(len(flat)))
-        keys = [
-            [BATCH if part.batch else k for part, k in zip(axis, numbers, strict=False)]
-            for axis in parts
-        ]
         order = [(k, part.count) for k, part in enumerate(flat) if not part.batch]
-        return names, Layout.made(order, keys)
+        return names, Layout.made(order, numbered(parts))
 
     @staticmethod
     def _lead(held: Sequence[Held], rows: Sequence[Sequence[int | None]]) -> int | None:
@@ -667,14 +652,39 @@ def in_order(tensor: Tensor, layout: Layout, groups: Sequence[Sequence[int]]) ->
     return numbers.transpose(order).reshape([layout.size(group) for group in groups])
 
 
-def _own_parts(layout: Layout, parts: Sequence[Sequence[Size]]) -> list[Size]:
-    """The parts of shared axes as a layout has them: those of an axis that it lacks are of size 1."""
-    missing = len(parts) - layout.rank
-    own: list[Size] = []
-    for axis, cuts in enumerate(parts):
-        lacks = axis < missing or not layout.axes[axis - missing]
-        own += [Size(1) for _ in cuts] if lacks else list(cuts)
-    return own
+_Keyed = list[tuple[Any, tuple[int, ...]]]  # the axes of a frame: the key of each, and its atoms
+
+
+def _in_tensor(layout: Layout, axes: Sequence[int]) -> _Keyed:
+    """Some axes, and each atom of the others by itself, in the order of the tensor's axes."""
+    order: _Keyed = []
+    for axis, atoms in enumerate(layout.axes):
+        if axis in axes:
+            order.append((("axis", axis), atoms))
+        else:
+            order += [(atom, (atom,)) for atom in atoms if atom != BATCH]
+    return order
+
+
+def _in_memory(layout: Layout, axes: Sequence[int], last: bool) -> _Keyed:
+    """The same in the order of memory, or with those axes last: if ``last``, or if one has several atoms."""
+    own = {atom for axis in axes for atom in layout.axes[axis]}
+    rest: _Keyed = [(atom, (atom,)) for atom in range(len(layout.sizes)) if atom not in own]
+    mine: _Keyed = [(("axis", axis), layout.axes[axis]) for axis in axes]
+    if last or any(len(atoms) > 1 for _, atoms in mine):
+        return [*rest, *mine]
+    return sorted([*rest, *mine], key=lambda each: each[1][:1])  # those of size 1 come first
+
+
+def _atoms_of(
+    groups: Sequence[Sequence[Sequence[int | None]]], place: int, every: bool
+) -> list[tuple[int, ...]]:
+    """The atoms of one tensor in each group; without empty groups in front unless ``every`` one counts."""
+    own = [tuple(a for row in group if (a := row[place]) is not None) for group in groups]
+    if every:
+        return own
+    # Axes of size 1 in front are there by themselves.
+    return own[next((k for k, group in enumerate(own) if group), len(own)) :]
 
 
 def _atom(layout: Layout, axis: int) -> int | None:

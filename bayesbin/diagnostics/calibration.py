@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error
 
 from bayesbin.core.checks import whole_number
 from bayesbin.diagnostics._accepted import hits_of, labelled
@@ -62,6 +61,9 @@ def ece(confidence: Tensor, correct: Tensor, num_bins: int = NUM_BINS) -> float:
 
 def equal_width(confidence: Tensor, correct: Tensor, num_bins: int = NUM_BINS) -> float:
     """:func:`ece` of what was checked."""
+    # Imported here: torchmetrics loads matplotlib, which prediction alone has no use for.
+    from torchmetrics.functional.classification import binary_calibration_error
+
     # torchmetrics has a bin of its own for 1, and takes what is above it for a logit.
     below_one = confidence.clamp(max=_BELOW_ONE)
     return binary_calibration_error(below_one, correct.long(), n_bins=num_bins, norm="l1").item()

@@ -16,7 +16,7 @@ from bayesbin.ensemble.in_torch import statistics_of_draws
 from bayesbin.ensemble.inputs import NetworkInputs
 from bayesbin.ensemble.members import Draw, Member, Statistics
 from bayesbin.ensemble.programs import raw_program, runner
-from bayesbin.nn.batch_statistics import Buffers, RunningMoments, in_buffers, require_several
+from bayesbin.nn.batch_statistics import Buffers, ChannelMoments, in_buffers, require_several
 from bayesbin.runtime.program import Program, Step
 
 _SLOW = 2.0  # seconds after which a bar shows
@@ -85,10 +85,10 @@ def _blocks(program: Program, inputs: NetworkInputs) -> list[list[np.ndarray]]:
 
 def _by_program(
     program: Program, blocks: Sequence[list[np.ndarray]], buffers: Sequence[Buffers]
-) -> dict[int | None, dict[Buffers, RunningMoments]]:
-    """RunningMoments of what each normalisation sees, by draw; None: of those that come before any draw."""
+) -> dict[int | None, dict[Buffers, ChannelMoments]]:
+    """Moments of what each normalisation sees, by draw; None: of those that come before any draw."""
     places, run = range(program.num_draws), runner(program)
-    sums: dict[int | None, dict[Buffers, RunningMoments]] = {place: {} for place in (None, *places)}
+    sums: dict[int | None, dict[Buffers, ChannelMoments]] = {place: {} for place in (None, *places)}
 
     def observe(
         step: Step, draws: Sequence[int] | None, arrays: Sequence[Any]
@@ -103,7 +103,7 @@ def _by_program(
             place, draw = task
             own = [None if each is None else each[place % len(each)] for each in affine]
             _take_in(
-                sums[draw].setdefault(pair, RunningMoments()), x[place], out[place], own, *norm
+                sums[draw].setdefault(pair, ChannelMoments()), x[place], out[place], own, *norm
             )
 
         # numpy's loops run side by side; each draw's numbers are its own, whatever the threads.
@@ -117,7 +117,7 @@ def _by_program(
 
 
 def _take_in(
-    moments: RunningMoments,
+    moments: ChannelMoments,
     x: np.ndarray,
     out: np.ndarray,
     affine: Sequence[np.ndarray | None],

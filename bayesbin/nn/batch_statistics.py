@@ -113,7 +113,7 @@ def batch_statistics(net: nn.Module, batches: Batches) -> dict[str, Tensor]:
     (4.0, 6.667)
     """
     names = {id(buffer): name for name, buffer in net.named_buffers()}
-    sums: dict[Buffers, RunningMoments] = {}
+    sums: dict[Buffers, ChannelMoments] = {}
 
     def by_batch(func: Any, given: dict[str, Any]) -> Tensor:
         x = given["x"]
@@ -122,7 +122,7 @@ def batch_statistics(net: nn.Module, batches: Batches) -> dict[str, Tensor]:
         mean = values.mean(1)
         squares = (values - mean[:, None]).square().sum(1)
         pair = (names[id(given["mean"])], names[id(given["variance"])])
-        sums.setdefault(pair, RunningMoments()).add(values.shape[1], mean, squares)
+        sums.setdefault(pair, ChannelMoments()).add(values.shape[1], mean, squares)
         return F.batch_norm(
             x, None, None, given["weight"], given["bias"], training=True, eps=given["eps"]
         )
@@ -151,7 +151,7 @@ def _awake(net: nn.Module) -> Iterator[None]:
             mean.copy_(old)
 
 
-class RunningMoments:
+class ChannelMoments:
     """Mean and variance of what a normalisation sees, of several blocks of data, by channel in float64.
 
     Blocks are put together by their means and sums of squares about them: no large numbers are subtracted.
@@ -187,8 +187,8 @@ def require_several(count: int) -> None:
         )
 
 
-def in_buffers(net: nn.Module, sums: Mapping[Buffers, RunningMoments]) -> dict[str, Tensor]:
-    """RunningMoments as the buffers that hold them, in their types."""
+def in_buffers(net: nn.Module, sums: Mapping[Buffers, ChannelMoments]) -> dict[str, Tensor]:
+    """Moments as the buffers that hold them, in their types."""
     found = {}
     for (mean, variance), moments in sums.items():
         for name, value in ((mean, moments.mean), (variance, moments.variance)):
