@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
-
 from bayesbin.predict import kernels
+from torch.nn import functional as F
 
 ROOT = Path(__file__).parents[2]
 # Channels, height and width of an image; units; the kernel's height and width; the padding
