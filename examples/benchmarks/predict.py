@@ -140,7 +140,7 @@ def by_network(net: nn.Module, posterior: bb.BinaryPosterior, num_samples: int) 
 
 
 def contenders(kind: str, width: int, batch: int, draws: int, threads: int) -> dict[str, Contender]:
-    net, posterior, (guide, _) = make(kind, width)
+    net, posterior, (guide, shape) = make(kind, width)
     found: dict[str, Contender] = {
         "naive torch": naive(net, posterior, draws),
         "best torch, float32": best_torch(net, posterior, draws, torch.float32),
@@ -153,7 +153,7 @@ def contenders(kind: str, width: int, batch: int, draws: int, threads: int) -> d
     ensemble = bb.Ensemble(Classifier(net, dataset_size=1), posterior, draws).calibrate(None)
     for precision in PRECISIONS:
         if kind != "conv" or precision == "exact":  # convolutions have no fast kernels
-            predictor = ensemble.compile(precision=precision, threads=threads)
+            predictor = ensemble.compile(precision, threads=threads, input_shape=shape)
             found[f"program, {precision}"] = lambda x, p=predictor: p.predict(x.numpy())
     return found
 

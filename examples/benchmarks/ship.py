@@ -65,7 +65,8 @@ def sizes(args: argparse.Namespace, widths: list[int], folder: Path) -> list[dic
     rows = []
     for draws in args.file_draws:
         ensemble = make(widths, draws)
-        net, weights = ensemble.network(0), ensemble.posterior.num_weights
+        weights = ensemble.posteriors[0].num_weights
+        net = ensemble.calibrate(x).network(0)
         state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
         checkpoint = len(safetensors.torch.save(state))
         for kind, data in (("running", None), ("per draw", x)):
