@@ -37,7 +37,29 @@ def in_float64(program: Program) -> Program:
         elif wanted & set(step.outputs):
             wanted |= set(step.inputs)  # a decision of float64 may hang on values of float32
         steps.append(step)
-    return replace(program, steps=tuple(reversed(steps)))
+    return replace(program, steps=tuple(_with_outputs_rounded(program, steps[::-1])))
+
+
+def _with_outputs_rounded(program: Program, steps: list[Step]) -> list[Step]:
+    """The steps, with outputs of the program that became float64 rounded to the type they had."""
+    exact: dict[str, str] = {}
+    found: list[Step] = []
+    for before, step in zip(program.steps, steps, strict=True):
+        step = replace(step, inputs=tuple(exact.get(name, name) for name in step.inputs))
+        if step.dtype == before.dtype or not set(step.outputs) & set(program.outputs):
+            found.append(step)
+            continue
+        names = {name: _new_name(f"{name}.exact", program) for name in step.outputs}
+        exact |= names
+        found.append(replace(step, outputs=tuple(names.values())))
+        found += [Step("cast", (other,), (name,), before.dtype) for name, other in names.items()]
+    return found
+
+
+def _new_name(name: str, program: Program) -> str:
+    while name in program.values:
+        name += "'"
+    return name
 
 
 def _whole_numbers(program: Program) -> dict[str, int]:

@@ -187,6 +187,22 @@ def test_what_a_decision_hangs_on_is_float64_back_to_exact_values():
                      "third": "f4", "y": "f4"}  # fmt: skip
 
 
+def test_an_output_that_a_decision_hangs_on_keeps_its_type():
+    steps = [
+        Step("linear", ("x", "w"), ("y",)),
+        Step("relu", ("y",), ("r",)),
+        Step("sign", ("r",), ("s",)),
+    ]
+    folded = fold(program(steps, {}, {"w": site(4, 8)}, outputs=("y", "s")))
+    assert [folded.values[name].dtype for name in folded.outputs] == ["f4", "f4"]
+    assert folded.values["r"].dtype == "f8"
+    x = rng.standard_normal((5, 8)).astype(np.float32)
+    y, s = reference.run(folded, [x], [0])
+    expected = x.astype(float) @ signs_of(folded.sites["w"], 0, float).T
+    np.testing.assert_array_equal(y[0], expected.astype(np.float32))
+    np.testing.assert_array_equal(s[0], 1.0)
+
+
 def test_what_nothing_needs_is_dropped():
     steps = [
         Step("linear", ("x", "w"), ("y",)),
