@@ -11,6 +11,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,12 @@ def test_one_class_of_a_name():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 assert node.name not in homes, f"{node.name}: {homes[node.name]} and {path}"
                 homes[node.name] = str(path)
+
+
+def test_one_test_file_of_a_name():
+    """pytest imports a test by the name of its file alone, and refuses a second of that name."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("*.py"))
+    assert not (twice := [name for name, count in names.items() if count > 1]), twice
 
 
 def loaded_by(statement: str) -> list[str]:
