@@ -1,8 +1,8 @@
 """The kernels one by one: how near they come to the processor's peak, and convolutions beside torch.
 
-The first part compiles csrc/peak.cpp (cmake and a C++ compiler are needed) and runs it: products, or drawn
+The first part compiles native/peak.cpp (cmake and a C++ compiler are needed) and runs it: products, or drawn
 weights, per nanosecond on a layer of 2048 x 2048 weights and 1024 rows, beside the rate of the instructions
-that each kernel is bound by. The second takes turns between kernels.conv2d and F.conv2d, float32 at
+that each kernel is bound by. The second takes turns between a program of one step and F.conv2d, float32 at
 set_float32_matmul_precision("medium"), both on one thread. Ratios are medians over the turns.
 
     python examples/benchmarks/kernels.py --out kernels.json
@@ -24,8 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from bayesbin.predict import kernels
 from torch.nn import functional as F
+
+from bayesbin.core.canonical import pack_words
+from bayesbin.runtime import native_backend
+from bayesbin.runtime.program import Program, Step, StoredSite, Value
 
 ROOT = Path(__file__).parents[2]
 # Channels, height and width of an image; units; the kernel's height and width; the padding
@@ -54,23 +57,41 @@ def seconds(run: Callable[[], Any], repeat: int) -> float:
     return (time.thread_time() - start) / repeat
 
 
+def program(
+    kind: str, shape: tuple[int, ...], plus: np.ndarray, kernel: Any, padding: Any
+) -> native_backend.NativeProgram:
+    """One convolution, of the images or of their signs."""
+    site = StoredSite((len(plus), shape[0], *kernel), pack_words(plus)[None])
+    attributes = {
+        "stride": (1, 1),
+        "padding": tuple((each, each) for each in padding),
+        "dilation": (1, 1),
+        "groups": 1,
+    }
+    steps = [Step("conv", ("x", "w"), ("y",), "f4", attributes)]
+    if kind == "sign":
+        steps = [
+            Step("sign", ("x",), ("s",)),
+            Step("conv", ("s", "w"), ("y",), "f4", attributes),
+        ]
+    made = Program({"x": Value(shape, "f4")}, {}, {"w": site}, tuple(steps), ("y",))
+    return native_backend.NativeProgram(made)
+
+
 def convolution(index: int, batch: int, turns: int) -> dict[str, Any]:
     """Seconds of every contender, taken in turns."""
     shape, units, kernel, padding = CONVOLUTIONS[index]
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, *shape)).astype(np.float32)
     plus = rng.random((units, shape[0] * kernel[0] * kernel[1])) < 0.5
-    words = kernels.num_words(plus.shape[1])
-    padded = np.zeros((units, words * 64), dtype=bool)
-    padded[:, : plus.shape[1]] = plus
-    bits = np.packbits(padded, axis=1, bitorder="little").view(np.uint64)
     weights = torch.from_numpy(np.where(plus, 1.0, -1.0).astype(np.float32))
     weights = weights.view(units, shape[0], *kernel)
     images = torch.from_numpy(x)
+    programs = {kind: program(kind, shape, plus, kernel, padding) for kind in ("real", "sign")}
     runs: dict[str, Callable[[], Any]] = {
         "torch": lambda: F.conv2d(images, weights, padding=padding),
-        "real": lambda: kernels.conv2d(x, bits, kernel, (1, 1), padding),
-        "sign": lambda: kernels.conv2d(x, bits, kernel, (1, 1), padding, "sign"),
+        "real": lambda: programs["real"].run([x], [0]),
+        "sign": lambda: programs["sign"].run([x], [0]),
     }
     repeat = max(1, 64 // batch)
     taken: dict[str, list[float]] = {name: [] for name in runs}
@@ -131,7 +152,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("medium")
     record: dict[str, Any] = {
         "benchmark": "kernels", "seed": 0, "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(), "isa": kernels.isa(),
+        "machine": platform.processor() or platform.machine(), "isa": native_backend.isa(),
         "turns": args.turns, "peaks": peaks(args.turns), "convolutions": [],
     }  # fmt: skip
     with torch.no_grad():

@@ -13,7 +13,7 @@ namespace {
 // result does not depend on the number of threads or segments.
 constexpr int64_t SEGMENT_ROWS = 1024;  // enough for the drawing of the bits to be small beside their use
 constexpr int64_t TILE = 16;  // numbers transposed at once: their lanes stay in the first-level cache
-constexpr size_t MOST_KEPT = size_t(64) << 20;  // bytes of a worker that is kept for the next call
+constexpr size_t MOST_KEPT = size_t(16) << 20;  // bytes of a worker that is kept for the next call
 
 // Rows of a segment: fewer than that where some threads would have nothing to do.
 int64_t segment_rows(int64_t rows, int64_t draws, int threads) {
