@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +16,11 @@ from bayesbin.ensemble.inputs import NetworkInputs
 from bayesbin.ensemble.members import Draw, Member, Statistics
 from bayesbin.ensemble.programs import raw_program, runner
 from bayesbin.nn.batch_statistics import Buffers, ChannelMoments, in_buffers, require_several
+from bayesbin.runtime.batch import normalise_by_batch
 from bayesbin.runtime.program import Program, Step
 
 _SLOW = 2.0  # seconds after which a bar shows
 _MEMORY = 1 << 28  # bytes of the values of a block of data, about
-_CHUNK = 1 << 15  # numbers whose moments are computed at a time
 _DRAWS = 16  # at a time: what does not depend on the draw is computed once for them
 
 Values = Mapping[str, torch.Tensor]
@@ -96,67 +95,27 @@ def _by_program(
         pair = (step.inputs[1], step.inputs[2]) if step.kind == "batch_norm" else ("", "")
         if pair not in buffers:
             return None
-        x, _, _, *affine = arrays
-        out, norm = np.empty_like(x, order="C"), (step.attributes["axis"], step.attributes["eps"])
-
-        def work(task: tuple[int, int | None]) -> None:
-            place, draw = task
-            own = [None if each is None else each[place % len(each)] for each in affine]
-            _take_in(
-                sums[draw].setdefault(pair, ChannelMoments()), x[place], out[place], own, *norm
-            )
-
-        # numpy's loops run side by side; each draw's numbers are its own, whatever the threads.
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(work, enumerate([None] if draws is None else draws)))
+        given, _, _, *affine = arrays
+        axis, eps = step.attributes["axis"], step.attributes["eps"]
+        channels = given.shape[axis + 2] if given.ndim > 2 else 1
+        require_several(given[0].size // channels)
+        weight, bias = (
+            None
+            if each is None
+            else np.broadcast_to(each.reshape(len(each), -1), (len(each), channels))
+            for each in (*affine, None, None)[:2]
+        )
+        # Values that another step reads as well stay as they are.
+        once = len(program.uses[step.inputs[0]]) == 1 and step.inputs[0] not in program.outputs
+        x = given if once and given.flags.writeable else given.copy()
+        out, mean, squares = normalise_by_batch(
+            np.ascontiguousarray(x), axis, weight, bias, eps, threads=torch.get_num_threads()
+        )
+        for place, draw in enumerate([None] if draws is None else draws):
+            moments = sums[draw].setdefault(pair, ChannelMoments())
+            moments.add(given[0].size // channels, mean[place], squares[place])
         return [out]
 
     for block in blocks:
         run(block, places, observe=observe)
     return sums
-
-
-def _take_in(
-    moments: ChannelMoments,
-    x: np.ndarray,
-    out: np.ndarray,
-    affine: Sequence[np.ndarray | None],
-    axis: int,
-    eps: float,
-) -> None:
-    """Take in a block of one draw, (B, *shape), and normalise it by its own mean and biased variance."""
-    cells, target = _cells(np.ascontiguousarray(x), axis), _cells(out, axis)
-    require_several(cells.shape[0] * cells.shape[2])
-    step = max(1, _CHUNK // max(1, math.prod(cells.shape[1:])))
-    chunks = [slice(first, first + step) for first in range(0, len(cells), step)]
-    # Deviations from a number near the mean: their squares lose no digits.
-    centre = cells[0].mean(axis=1, dtype=np.float64)
-    wide = np.empty((min(step, len(cells)), *cells.shape[1:]))
-    total, squares = np.zeros_like(centre), np.zeros_like(centre)
-    for rows in chunks:
-        part = wide[: len(cells[rows])]
-        np.subtract(cells[rows], centre[:, None], out=part)
-        total += np.einsum("rcp->rc", part).sum(axis=0)
-        squares += np.einsum("rcp,rcp->rc", part, part).sum(axis=0)
-    count = cells.shape[0] * cells.shape[2]
-    apart = total / count
-    squares -= total * apart
-    moments.add(count, centre + apart, squares)
-    weight, bias = (*affine, None, None)[:2]
-    slope = 1.0 / np.sqrt(squares / count + eps)
-    slope = slope if weight is None else slope * np.ravel(weight)
-    shift = np.zeros(1) if bias is None else np.ravel(bias)
-    numbers = [each.astype(x.dtype)[:, None] for each in (centre + apart, slope, shift)]
-    for rows in chunks:
-        part = target[rows]
-        np.subtract(cells[rows], numbers[0], out=part)
-        part *= numbers[1]
-        part += numbers[2]
-
-
-def _cells(x: np.ndarray, axis: int) -> np.ndarray:
-    """(rows, channels, places): the channels in the middle, as a view."""
-    shape = x.shape
-    if x.ndim == 1:
-        return x[:, None, None]
-    return x.reshape(math.prod(shape[: axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :]))

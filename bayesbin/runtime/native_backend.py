@@ -243,8 +243,12 @@ class _Call:
         if any(step.kind != "batch_norm" for step in steps):
             return False
         for step in steps:
-            given = [
-                self._stacked(name, found, shared, draws) if name else None for name in step.inputs
+            x = self._stacked(step.inputs[0], found, shared, draws)
+            if step.inputs[0] not in found:
+                x = np.broadcast_to(x, x.shape)  # not to be written to
+            given = [x] + [
+                self._stacked(name, found, shared, draws) if name else None
+                for name in step.inputs[1:]
             ]
             made = self.observe(step, draws, given)
             if made is None:
@@ -310,6 +314,21 @@ def draw_bits(
     arrays = np.ascontiguousarray(mode), np.ascontiguousarray(flip)
     _loaded().draw_bits(isa or "", *arrays, key % 2**64, out, threads)
     return out
+
+
+def normalise_by_batch(
+    cells: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    eps: float,
+    mean: np.ndarray,
+    squares: np.ndarray,
+    threads: int = 1,
+    isa: str | None = None,
+) -> None:
+    """:func:`bayesbin.runtime.batch.normalise_by_batch` of cells (draws, rows, channels, places)."""
+    threads = min(whole_number("threads", threads, at_least=1), 256)
+    _loaded().normalise_by_batch(isa or "", cells, weight, bias, eps, mean, squares, threads)
 
 
 def linear(

@@ -46,7 +46,8 @@ def run(
     :param inputs: an array (B, *shape) for each input. :param draws: which draws, each 0 to S - 1.
     :param observe: called before each step with the step, some draws (None for a step that all draws share)
         and its inputs, (len(draws) or 1, B or 1, *shape) each. The outputs that it returns, (len(draws) or
-        1, B, *shape), replace the step's own; None leaves them.
+        1, B, *shape), replace the step's own; None leaves them. Inputs that can be written to are nobody
+        else's, but for other steps.
     :param precision: "exact", or "fast": sums of real inputs under the signs of a ``linear`` step in float32
         are those of :func:`~bayesbin.runtime.reference_sums.fast_sums`.
     :returns: an array (len(draws), B, *shape) for each output, of its type.
@@ -125,6 +126,9 @@ def _observed(
     """What an observer returns for one draw."""
     arrays = [each.array() if isinstance(each, PackedSigns) else each for each in given]
     stacked = [None if each is None else each[None] for each in arrays]
+    for each in stacked:
+        if each is not None:  # it may be a part of something else, the inputs say
+            each.flags.writeable = False
     found = observe(step, None if draw is None else [draw], stacked)
     return None if found is None else [each[0] for each in found]
 

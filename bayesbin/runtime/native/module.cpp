@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "operations/batch.h"
 #include "operations/layers.h"
 #include "operations/plain.h"
 #include "operations/pool.h"
@@ -364,6 +365,35 @@ void draw_bits(const std::string& isa, nb::handle mode, nb::handle thresholds, u
     });
 }
 
+// Values (draws, outer, channels, inner), normalised where they are; see batch.h.
+void normalised_array(const std::string& isa, nb::handle x, nb::handle weight, nb::handle bias, double eps,
+                        nb::handle mean, nb::handle squares, int threads) {
+    const Isa& t = isa_named(isa);
+    const View values(x, "x", true), to(mean, "mean", true), more(squares, "squares", true);
+    const Type type = values.number_type();
+    values.check(type == Type::F4 ? "f" : "d", size_t(bytes_of(type)), {-1, -1, -1, -1});
+    const int64_t draws = values.size(0);
+    const Channels c{values.size(1), values.size(2), values.size(3)};
+    std::vector<std::unique_ptr<View>> views;
+    const auto numbers = [&](nb::handle array, const char* name) -> const double* {
+        if (array.is_none()) return nullptr;
+        views.push_back(std::make_unique<View>(array, name));
+        views.back()->check("d", 8, {draws, c.channels});
+        return static_cast<const double*>(views.back()->data());
+    };
+    to.check("d", 8, {draws, c.channels});
+    more.check("d", 8, {draws, c.channels});
+    if (values.count() == 0) throw nb::value_error("x has at least one number.");
+    const double *w = numbers(weight, "weight"), *b = numbers(bias, "bias");
+    interruptible([&](Watch& watch) {
+        with_type(type, [&](auto zero) {
+            normalise_by_batch(t, static_cast<decltype(zero)*>(values.data()), draws, c, w, b, eps,
+                                         static_cast<double*>(to.data()),
+                                         static_cast<double*>(more.data()), threads, watch);
+        });
+    });
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -376,6 +406,8 @@ NB_MODULE(_kernels, m) {
         return names;
     }, "The isas that this machine can run, best last.");
     m.def("draw_bits", &draw_bits);
+    m.def("normalise_by_batch", &normalised_array, nb::arg("isa"), nb::arg("x"), nb::arg("weight").none(),
+          nb::arg("bias").none(), nb::arg("eps"), nb::arg("mean"), nb::arg("squares"), nb::arg("threads"));
 
     nb::class_<Axis>(m, "Axis", "A window along one axis of an image.")
         .def("__init__",

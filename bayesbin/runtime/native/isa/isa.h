@@ -103,6 +103,10 @@ struct Arithmetic {
     void (*sign)(const T* x, int8_t* out, int64_t count);  // +1 at 0 and at -0
     void (*threshold)(const T* x, Thresholds thresholds, int8_t* out, Channels c);
     void (*widen)(const int8_t* x, T* out, int64_t count);
+
+    // Of each channel deviations from `centre` and their squares, added to what is there: see batch.inl.
+    void (*deviations)(const T* x, const double* centre, double* sums, double* squares, Channels c);
+    void (*standardise)(T* x, const T* mean, const T* slope, const T* shift, Channels c);
 };
 
 struct Isa {

@@ -17,12 +17,14 @@
 
 #include "../operations/elementwise.inl"
 
+#include "../operations/batch.inl"
+
 #include "../operations/draws.inl"
 
 template <class T>
 constexpr Arithmetic<T> make_arithmetic() {
-    return {sum_real<T>,     weigh<T>, unary<T>, binary<T>,    with_numbers<T>, affine<T>,
-            add_bias<T>, prelu<T>, sign<T>,  threshold<T>, widen<T>};
+    return {sum_real<T>, weigh<T>, unary<T>,     binary<T>, with_numbers<T>, affine<T>,     add_bias<T>,
+            prelu<T>,    sign<T>,  threshold<T>, widen<T>,  deviations<T>,   standardise<T>};
 }
 
 constexpr Isa make_isa(const char* name, bool (*runs_here)()) {
