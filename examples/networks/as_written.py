@@ -77,7 +77,7 @@ def replaced_forward() -> Built:
 def replaced_forward_closure() -> Built:
     net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     before = net.forward
-    net.forward = lambda x: before(x) + net[2](net[0](x).tanh())
+    net.forward = lambda input: before(input) + net[2](net[0](input).tanh())
     return net, (vector(),)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +171,10 @@ def _arrays(inputs: Inputs) -> list[np.ndarray]:
     return [each.astype(np.int64) if each.dtype.kind in "iu" else each for each in arrays]
 
 
-def _one_or_all(inputs: Inputs) -> Any:
-    return inputs if len(inputs) > 1 else inputs[0]
+def _one_or_all(inputs: Sequence[Any]) -> Any:
+    return inputs[0] if len(inputs) == 1 else inputs
 
 
 def _outputs(predictor: Predictor, inputs: Inputs) -> list[np.ndarray]:
-    found = predictor.outputs(_one_or_all(tuple(_arrays(inputs))))  # type: ignore[arg-type]
+    found = predictor.outputs(_one_or_all(tuple(_arrays(inputs))))
     return list(found) if isinstance(found, tuple) else [found]
