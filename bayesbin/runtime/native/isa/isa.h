@@ -133,6 +133,12 @@ struct Isa {
     void (*decide_sign)(const int8_t* const* inputs, int64_t count, int lanes, Bits bits,
                         WholeDecisions decisions, int8_t* out, int64_t step, int16_t* partial,
                         void* tables);
+    // The same for one row: sums of real inputs as Arithmetic<float>::sum (null where an isa has no faster way
+    // than that), and decisions about them.
+    void (*sum_row)(const float* x, int64_t count, Bits bits, float* out);
+    void (*decide_row)(const float* x, int64_t count, Bits bits, RealDecisions decisions, const float* sums,
+                       int8_t* out);
+    void (*decide_sign_row)(const float* sums, int64_t units, WholeDecisions decisions, int8_t* out);
     // Maxima, or minima, of signs: into[i] and x[i]. NOT_A_NUMBER is the largest.
     void (*extreme)(bool maximum, const int8_t* x, int8_t* into, int64_t count);
 

@@ -27,8 +27,10 @@ constexpr Arithmetic<T> make_arithmetic() {
             prelu<T>,    sign<T>,  threshold<T>, widen<T>,  deviations<T>,   standardise<T>};
 }
 
-constexpr Isa make_isa(const char* name, bool (*runs_here)()) {
-    return {name,     runs_here, draw,   make_arithmetic<float>(), make_arithmetic<double>(),
-            sum_sign, sum_fast,  decide, decide_sign,              extreme,
-            narrow,   extend};
+typedef void (*SumRow)(const float* x, int64_t count, Bits bits, float* out);
+
+constexpr Isa make_isa(const char* name, bool (*runs_here)(), SumRow sum_row = nullptr) {
+    return {name,       runs_here,       draw,    make_arithmetic<float>(), make_arithmetic<double>(),
+            sum_sign,   sum_fast,        decide,  decide_sign,              sum_row,
+            decide_row, decide_sign_row, extreme, narrow,                   extend};
 }

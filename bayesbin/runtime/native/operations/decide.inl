@@ -8,6 +8,12 @@
 //
 // Of signs the sums are whole numbers of 16 bits, and the thresholds are made such numbers.
 
+// What share of the sum of their sizes float32 sums may be off by. That sum may itself be short by count u.
+inline float share_of(int64_t count) {
+    const double unit = 1.0 / (1 << 24), additions = double(7 + ceil_div(count, PANEL));
+    return float(count < (1 << 22) ? 1.02 * additions * unit / (1.0 - double(count) * unit) : 1e30);
+}
+
 // Bounds of all lanes on what float32 may be off by: a little more than the formula, which leaves room for
 // the rounding of all that is compared with them.
 template <int LANES>
@@ -18,15 +24,13 @@ inline void error_bounds(const float* const* inputs, int64_t count, float* bound
         const L x = L::load(inputs[k]);
         for (int i = 0; i < L::COUNT; ++i) total.v[i] += x.v[i] < 0.0f ? -x.v[i] : x.v[i];
     }
-    // The total may itself be short by count u of it.
-    const double unit = 1.0 / (1 << 24), additions = double(7 + ceil_div(count, PANEL));
-    const double share = count < (1 << 22) ? 1.02 * additions * unit / (1.0 - double(count) * unit) : 1e30;
     total.store(bounds);
-    for (int r = 0; r < LANES; ++r) bounds[r] *= float(share);
+    for (int r = 0; r < LANES; ++r) bounds[r] *= share_of(count);
 }
 
-// One lane's sum of one unit, in float64.
-inline double sum_in_double(const float* const* inputs, int64_t count, int lane, Bits bits, int64_t unit) {
+// The sum of one unit, in float64, of inputs x(k).
+template <class Inputs>
+inline double sum_in_double(const Inputs& inputs, int64_t count, Bits bits, int64_t unit) {
     double total = 0.0;
     for (int64_t k = 0; k < count; k += PANEL) {
         const uint64_t word = bits.words[k / 64 * bits.stride + unit] >> k % 64;
@@ -35,7 +39,7 @@ inline double sum_in_double(const float* const* inputs, int64_t count, int lane,
             double x[4];
             for (int i = 0; i < 4; ++i) {
                 const int64_t at = 4 * g + i;
-                const double value = k + at < count ? double(inputs[k + at][lane]) : 0.0;
+                const double value = k + at < count ? double(inputs(k + at)) : 0.0;
                 x[i] = word >> at & 1 ? value : -value;
             }
             group[g] = (x[0] + x[1]) + (x[2] + x[3]);
@@ -47,11 +51,12 @@ inline double sum_in_double(const float* const* inputs, int64_t count, int lane,
     return total;
 }
 
-// Of a lane of a unit: +1 or -1, or what stands for a sum that is not a number.
-inline int8_t decided(const float* const* inputs, int64_t count, int lane, float bound, Bits bits, int64_t unit,
+// Of a unit: +1 or -1, or what stands for a sum that is not a number.
+template <class Inputs>
+inline int8_t decided(const Inputs& inputs, int64_t count, float bound, Bits bits, int64_t unit,
                       const RealDecisions& decisions) {
     // Inputs that are all 0 have the sum 0.
-    const double sum = bound == 0.0f ? 0.0 : sum_in_double(inputs, count, lane, bits, unit);
+    const double sum = bound == 0.0f ? 0.0 : sum_in_double(inputs, count, bits, unit);
     const double t = decisions.t[unit], d = decisions.d[unit];
     if (sum != sum) {
         const bool marked = decisions.marks == Marks::ALL || (decisions.marks == Marks::RISING && !(d < 0.0));
@@ -78,7 +83,8 @@ void decide_lanes(const float* const* inputs, int64_t count, Bits bits, RealDeci
         if (unsure)
             for (int r = 0; r < LANES; ++r)
                 if (!(__builtin_fabsf(sums[r] - t) > bounds[r] + margin))
-                    found[r] = decided(inputs, count, r, bounds[r], bits, n, decisions);
+                    found[r] = decided([=](int64_t k) { return inputs[k][r]; }, count, bounds[r], bits, n,
+                                       decisions);
         __builtin_memcpy(out, found, LANES);
     }
 }
@@ -92,6 +98,26 @@ void decide(const float* const* inputs, int64_t count, int lanes, Bits bits, Rea
             return decide_lanes<16>(inputs, count, bits, decisions, out, step, sums, partial, tables);
         default:
             return decide_lanes<32>(inputs, count, bits, decisions, out, step, sums, partial, tables);
+    }
+}
+
+// One row, of which the sums are there.
+void decide_row(const float* x, int64_t count, Bits bits, RealDecisions decisions, const float* sums,
+                int8_t* out) {
+    float total = 0.0f;  // in any order: the bound has room
+    for (int64_t k = 0; k < count; ++k) total += __builtin_fabsf(x[k]);
+    const float bound = total * share_of(count);
+    for (int64_t n = 0; n < bits.units; ++n)
+        out[n] = (sums[n] - decisions.near[n]) * decisions.toward[n] >= 0.0f ? 1 : -1;
+    for (int64_t n = 0; n < bits.units; ++n)
+        if (!(__builtin_fabsf(sums[n] - decisions.near[n]) > bound + decisions.margin[n]))
+            out[n] = decided([=](int64_t k) { return x[k]; }, count, bound, bits, n, decisions);
+}
+
+void decide_sign_row(const float* sums, int64_t units, WholeDecisions decisions, int8_t* out) {
+    for (int64_t n = 0; n < units; ++n) {
+        const int reached = sums[n] >= float(decisions.limit[n]) ? -1 : 0;
+        out[n] = int8_t(~(reached ^ decisions.turned[n]) | 1);
     }
 }
 

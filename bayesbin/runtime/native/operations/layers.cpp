@@ -174,7 +174,36 @@ void SignLayer::decide_sign(const Block& block) const {
              });
 }
 
+// One row by itself: the units are the lanes.
+void SignLayer::run_row(const Block& block) const {
+    const Isa& isa = block.context.isa;
+    const int64_t count = geometry_.channels, units = geometry_.units;
+    const Bits bits{block.state.words.get(), column_stride(units), units};
+    const bool signs = wanted[0] == Type::SIGN;
+    const float* x = block.input<float>();
+    if (signs) {
+        float* wide = block.scratch.take<float>(count);
+        isa.f4.widen(block.input<int8_t>(), wide, count);
+        x = wide;
+    }
+    if (value.type != Type::SIGN) return isa.sum_row(x, count, bits, block.output<float>());
+    float* sums = block.scratch.take<float>(units);
+    isa.sum_row(x, count, bits, sums);
+    if (signs) {
+        const int16_t* limits = block.state.limits.get();
+        return isa.decide_sign_row(sums, units, {limits, limits + units}, block.output<int8_t>());
+    }
+    const float* near = block.state.near.get();
+    const auto* t = static_cast<const double*>(block.context.at(decision_.t));
+    const auto* d = static_cast<const double*>(block.context.at(decision_.d));
+    isa.decide_row(x, count, bits, {t, d, near, near + units, near + 2 * units, decision_.marks}, sums,
+                   block.output<int8_t>());
+}
+
 void SignLayer::run(const Block& block) const {
+    const bool row = block.lanes == 1 && geometry_.positions == 1 && geometry_.linear();
+    if (row && block.context.isa.sum_row && kind_ != Kind::FAST && value.type != Type::F8)
+        return run_row(block);
     if (kind_ == Kind::DECIDE) return decide(block);
     if (kind_ == Kind::DECIDE_SIGN) return decide_sign(block);
     const Geometry& g = geometry_;

@@ -38,6 +38,7 @@ public:
 private:
     bool draw(const Context& context, State& state) const;
     void prepare_decisions(const Context& context, State& state) const;
+    void run_row(const Block& block) const;
     void decide(const Block& block) const;
     void decide_sign(const Block& block) const;
 
