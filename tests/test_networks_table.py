@@ -121,7 +121,7 @@ def test_what_cannot_become_a_program_is_refused_by_name(name):
     prepared = prepare(NETWORKS[name])
     with default_dtype(torch.float32), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(NotCompiled, match=r"(?s)expected|there is no step|numpy") as refused:
+        with pytest.raises(NotCompiled, match=r"expected|there is no step") as refused:
             BACKENDS["numpy"](prepared.net, prepared.posterior, prepared.inputs, 3)
     assert refused.value.operator
 

@@ -244,7 +244,15 @@ def _failure(net: nn.Module, example: tuple[Tensor, ...], error: Exception) -> E
             line=line_of_error(own),
             remedy="Pass inputs that the network takes.",
         )
-    return NotCompiled(f"torch.export: {type(error).__name__}", line=line)
+    if "numpy()" in text or "tolist" in text:
+        return NotCompiled(
+            "torch.export: expected a network of torch's operators, got one that leaves torch for numpy "
+            "or lists",
+            line=line,
+            remedy="Write it in torch, or keep it: an ensemble predicts with it in torch all the same.",
+        )
+    first = text.strip().splitlines()[0][:200] if text.strip() else ""
+    return NotCompiled(f"torch.export: {type(error).__name__}: {first}".rstrip(": "), line=line)
 
 
 def _changes_in_place(node: torch.fx.Node) -> bool:

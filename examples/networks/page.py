@@ -14,8 +14,8 @@ Networks as people write them, in every way from a posterior to a prediction. Ea
 converted by `to_binary_`, and given a posterior with random natural parameters. Three draws are predicted
 for five data and compared with the user's own network in torch, in float64, with the same draws
 substituted. The number is the largest difference of an output, relative to the largest output; a network
-*agrees* at 1e-6 with every label the same. `network` is the user's network in its own type: it shows what
-float32 itself does.
+*agrees* at 1e-6, of float64 at 1e-12, with every label the same. `network` is the user's network in its
+own type: it shows what float32 itself does.
 
 The definitions are in `examples/networks/`, and a script there prints this page:
 
@@ -81,7 +81,8 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     if "deviation" not in row:
         return row["status"]
     labels = "" if row["labels"] else ", other labels"
-    number = f"{row['deviation']:.0e}{labels}"
+    deviation = "infinite" if row["deviation"] is None else f"{row['deviation']:.0e}"
+    number = f"{deviation}{labels}"
     return number if row["status"] == "agrees" else f"**{number}**"
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from page import page
 from prepared import NUM_DRAWS, Prepared, catalogue, prepare
 from reference import Reference, compare, default_dtype, reference
 
-TOLERANCE = 1e-6
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # by the type of the network
 FEW = slice(1, 3)  # the data that are predicted once more, alone
 
 Row = dict[str, Any]
@@ -63,6 +64,7 @@ def main() -> None:
         again = arguments.only is not None
         wanted = [b for b in arguments.backends or BACKENDS if again or (name, b) not in rows]
         run(network, wanted, rows, arguments.out)
+    write(arguments.out, {(n, b): rows[n, b] for n in networks for b in BACKENDS if (n, b) in rows})
 
 
 def run(network: Network, backends: list[str], rows: dict[tuple[str, str], Row], out: Path) -> None:
@@ -104,17 +106,23 @@ def row(prepared: Prepared, name: str, right: Reference | None) -> Row:
         agreement = compare(found, right.outputs)
     except ValueError as error:
         return {"status": "wrong", "why": str(error)}
-    agrees = agreement.deviation <= TOLERANCE and agreement.labels
+    tolerance = TOLERANCE[next(prepared.net.parameters()).dtype]
+    agrees = agreement.deviation <= tolerance and agreement.labels
     same = [np.array_equal(a[:, FEW], b) for a, b in zip(found, few, strict=True)]
     return {
         "status": "agrees" if agrees else "differs",
-        "deviation": agreement.deviation,
+        "deviation": _short(agreement.deviation),
         "labels": agreement.labels,
         "same_bits_alone": all(same),
-        "nearest_decision": right.decisions.nearest if right.decisions.compared else None,
+        "nearest_decision": _short(right.decisions.nearest),
         "exact_ties": right.decisions.ties,
         "bits": digest(found),
     }
+
+
+def _short(number: float) -> float | None:
+    """A number to three digits; None if it is not finite."""
+    return float(f"{number:.3g}") if math.isfinite(number) else None
 
 
 def _right(prepared: Prepared) -> Reference | None:
@@ -143,7 +151,8 @@ def read(path: Path) -> dict[tuple[str, str], Row]:
 def write(path: Path, rows: dict[tuple[str, str], Row]) -> None:
     """Write the rows, all or none of them."""
     aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+    lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows.values())
+    aside.write_text(f"[\n{lines}\n]\n")
     aside.replace(path)
 
 
