@@ -136,6 +136,18 @@ def test_weights_that_are_computed():
     assert ("linear", "native", 2) in summary(native)
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_weights_of_a_few_levels(drawn):
+    p = RandomProgram(7)
+    rows = np.array([1, 0, 1]) if drawn else None
+    data = p.rng.integers(0, 3, (2 if drawn else 1, 5, 6)).astype(np.uint8)
+    p.constants["w"] = Constant(data, rows, (-1.5, 0.0, 0.75))
+    p.shapes["w"] = (5, 6)
+    program = p.program(p.step("linear", (p.input((6,)), "w", p.constant((5,)))))
+    native = check(program, data_for(program, 21), range(3))
+    assert summary(native)[0][:2] == ("linear", "native")
+
+
 def test_outputs_that_are_inputs_constants_or_the_same_for_all_draws():
     p = RandomProgram(1)
     x, c = p.input((3,)), p.constant((2,), drawn=True)

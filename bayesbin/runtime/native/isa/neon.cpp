@@ -1,4 +1,4 @@
-// NEON: vectors of 16 bytes. Compiled on 64-bit Arm only; not run or measured yet.
+// NEON: vectors of 16 bytes. Compiled on 64-bit Arm only; run under emulation, not measured yet.
 #include <arm_neon.h>
 
 #include "../canonical.h"
