@@ -28,6 +28,8 @@ from page import page
 from prepared import NUM_DRAWS, Prepared, catalogue, prepare
 from reference import Reference, compare, default_dtype, reference
 
+from bayesbin.nn import binary_sites
+
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # by the type of the network
 FEW = slice(1, 3)  # the data that are predicted once more, alone
 
@@ -106,7 +108,7 @@ def row(prepared: Prepared, name: str, right: Reference | None) -> Row:
         agreement = compare(found, right.outputs)
     except ValueError as error:
         return {"status": "wrong", "why": str(error)}
-    tolerance = TOLERANCE[next(prepared.net.parameters()).dtype]
+    tolerance = TOLERANCE[next(iter(binary_sites(prepared.net).values())).signs.dtype]
     agrees = agreement.deviation <= tolerance and agreement.labels
     same = [np.array_equal(a[:, FEW], b) for a, b in zip(found, few, strict=True)]
     return {
