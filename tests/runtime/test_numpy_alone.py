@@ -89,8 +89,12 @@ def test_numpy_is_all_that_prediction_needs(kernels, arguments, tmp_path):
     if kernels and not native_backend.available():
         pytest.skip(str(native_backend.why_not()))
     alone = tmp_path / "alone"
-    unwanted = ["__pycache__", "csrc", *([] if kernels else ["_kernels*"])]
-    shutil.copytree(ROOT, alone / "bayesbin", ignore=shutil.ignore_patterns(*unwanted))
+    unwanted = shutil.ignore_patterns("__pycache__", "native", "_kernels*")
+    shutil.copytree(ROOT, alone / "bayesbin", ignore=unwanted)
+    if kernels:  # in an installation for development they lie apart from the sources
+        from bayesbin.runtime import _kernels
+
+        shutil.copy(_kernels.__file__, alone / "bayesbin" / "runtime")
     put_numpy(alone)
     program = f"import sys; sys.path.insert(0, {str(alone)!r})\n{USE}"
     # Neither the environment nor any site-packages are seen.
