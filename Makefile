@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -c constraints.txt
 # Each process takes from the others' tests when it has done its own, so all end together.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 # What runs kernels, and what compares their sums with torch's.
-ON_EACH_ISA := tests/runtime tests/ensemble tests/core tests/nn/test_colour_networks.py tests/nn/test_residual.py
+ON_EACH_ISA := $(wildcard tests/runtime/test_native*.py) tests/runtime/test_reference_sums.py tests/runtime/test_batch.py tests/ensemble tests/core tests/nn/test_colour_networks.py tests/nn/test_residual.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-isas lint kernels sanitize clean

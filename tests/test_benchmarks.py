@@ -287,6 +287,14 @@ def test_ship(images, tmp_path, answers):
     assert blocks["images"] == 90 and len(blocks["seconds"]) == 3
 
 
+def test_compile(tmp_path):
+    table = run("compile.py", "--smoke", "--out", "c.json", cwd=tmp_path)
+    assert run("compile.py", "--report", "c.json", cwd=tmp_path) == table
+    record = json.loads((tmp_path / "c.json").read_text())
+    assert record["first"] > 0.0 and len(record["compile"]) == 1
+    assert set(record["calibrate"][0]["seconds"]) == {"in torch", "by the program"}
+
+
 def test_continual(images, tmp_path):
     # Data by name lie in subfolders; the foreign images are the same noise as the test images.
     folder = tmp_path / "data"

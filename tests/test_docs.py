@@ -44,6 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         ("priors", "priors"),
         ("predict", "predict.json"),
         ("kernels", "kernels.json"),
+        ("compile", "compile.json"),
         ("ship", "ship.json"),
         ("uncertainty", "uncertainty.json"),
         ("uncertainty_regression", "uncertainty_regression.json"),

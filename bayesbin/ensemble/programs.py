@@ -182,8 +182,18 @@ def normalisations_for(net: nn.Module, signature: Signature) -> tuple[tuple[str,
         raise
     except Exception:  # zeros are no inputs of this network: run it on tensors without numbers
         copied = copy_network(net)
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            return normalisations(copied, zeros(signature))
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                return normalisations(copied, zeros(signature))
+        except ValueError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(f"{shape} of {str(dtype)[6:]}" for shape, dtype in signature)
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"The network does not take inputs of the shape {shapes}: {reason} Let the ensemble see real "
+                "inputs first, with predict(x), and call compile() without a shape."
+            ) from error
 
 
 def _exported(member: Member, signature: Signature) -> Program:

@@ -1,9 +1,10 @@
 """From a network to a program: seconds to compile six networks, and to calibrate an ensemble.
 
-Compiling is the export of the network, its steps folded for all draws, and the kernels made ready. The first
-compilation of a process loads what torch exports with, and is reported by itself. Calibrating computes the
-statistics of batch normalisation for some draws and for the mode, over some images: draw by draw in torch, as
-for networks that do not compile, and by the compiled program, in turns. Ratios are medians over the turns.
+Compiling is the export of the network, its steps folded for all draws, the kernels made ready, and one input
+predicted. The first compilation of a process loads what torch exports with, and is reported by itself.
+Calibrating computes the statistics of batch normalisation for some draws and for the mode, over some images:
+draw by draw in torch, as for networks that do not compile, and by the compiled program, in turns. Ratios are
+medians over the turns.
 
     python examples/benchmarks/compile.py --out compile.json
     python examples/benchmarks/compile.py --report compile.json
@@ -87,12 +88,12 @@ def ensemble_of(name: str, draws: int) -> tuple[bb.Ensemble, Tensor]:
 
 
 def compile_block(name: str, draws: int, turns: int) -> dict[str, Any]:
-    """Seconds from an ensemble to its predictor, turn by turn."""
+    """Seconds from an ensemble to its first prediction, of one input, turn by turn."""
     seconds = []
     for _ in range(turns):
         ensemble, x = ensemble_of(name, draws)
         start = time.perf_counter()
-        ensemble.calibrate(None).compile(input_shape=tuple(x.shape[1:]))
+        ensemble.calibrate(None).predict(x)
         seconds.append(time.perf_counter() - start)
     return {"network": name, "draws": draws, "seconds": seconds}
 

@@ -12,7 +12,7 @@ from normalised_networks import NETWORKS, Images, normalised, posterior_of
 from torch import nn
 
 import bayesbin as bb
-from bayesbin import Ensemble
+from bayesbin import BinaryPosterior, Ensemble
 from bayesbin.distributions import LowBitCategorical
 from bayesbin.ensemble import programs
 from bayesbin.nn import Classifier, Regressor, Sign, binary_sites, to_binary_
@@ -300,3 +300,15 @@ def test_functions_that_refer_to_the_network_compute_with_the_drawn_weights(how,
     torch.testing.assert_close(ensemble.outputs(x), wanted, rtol=1e-5, atol=1e-5)
     assert ensemble.compiled
     torch.testing.assert_close(in_torch(ensemble, x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_shape_that_a_network_does_not_take_is_refused_in_a_sentence():
+    net = to_binary_(
+        nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2)), where=nn.Linear
+    )
+    posterior = BinaryPosterior({"2.weight": torch.randn(2, 12)})
+    ensemble = Ensemble(net, posterior, 2)
+    with pytest.raises(ValueError, match=r"does not take inputs of the shape .* with predict\(x\)"):
+        ensemble.compile(input_shape=(3,))
+    ensemble.predict(torch.zeros(4, 3, dtype=torch.int64))
+    assert ensemble.compile().predict(np.zeros((4, 3), np.int64)).mean.shape == (4, 2)
