@@ -20,7 +20,7 @@ sys.path.insert(0, str(EXAMPLES / "networks"))
 
 from backends import BACKENDS, SAME_BITS
 from page import page
-from prepared import Prepared, catalogue, prepare
+from prepared import catalogue, prepare
 from reference import compare, default_dtype, reference
 from table import digest, row
 
@@ -41,13 +41,6 @@ def some(names: list[str], every: int = QUICK) -> list[object]:
     ]
 
 
-def exported(prepared: Prepared) -> torch.export.ExportedProgram:
-    """The graph of a network, in which the first axis of every input has any size."""
-    batch = torch.export.Dim("batch", min=1)
-    shapes = tuple({0: batch} for _ in prepared.inputs)
-    return torch.export.export(prepared.net, prepared.inputs, dynamic_shapes=shapes)
-
-
 def test_the_catalogue_is_large_and_says_what_it_holds():
     assert len(RUNNING) >= 124
     assert all(network.line and network.group for network in NETWORKS.values())
@@ -56,17 +49,6 @@ def test_the_catalogue_is_large_and_says_what_it_holds():
     assert set(expected) == {"runs", "refused"}
     kinds = {network.posterior for network in NETWORKS.values()}
     assert kinds == {"binary", "point", "effects", "low-bit"}
-
-
-@pytest.mark.parametrize("name", some(RUNNING, 16))
-def test_a_network_becomes_a_graph_of_any_batch(name):
-    prepared = prepare(NETWORKS[name])
-    with default_dtype(torch.float32), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = exported(prepared)
-        few = tuple(x[1:3] for x in prepared.inputs)
-        found, right = program.module()(*few), prepared.net(*few)
-    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", some(RUNNING, 16))
