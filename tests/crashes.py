@@ -1,10 +1,11 @@
 """Kill a run around every file operation, and run it again: a program that forks after its imports.
 
     python tests/crashes.py FOLDER VERB [POINT ...]
+    python tests/crashes.py FOLDER VERB FIRST::STEP
 
 runs ``train``, ``compare`` or ``continual`` once to count the points before, within and after each operation
-that changes a file below FOLDER; then for each of them, or those named, a child
-that ends itself there with SIGKILL, and another that runs the verb again. One line of JSON says how many
+that changes a file below FOLDER; then for each of them, those named, or every STEP-th from FIRST on, a
+child that ends itself there with SIGKILL, and another that runs the verb again. One line of JSON says how many
 points there are, which operations they belong to, and where the second child did not get the files that a
 run without interruption gets.
 """
@@ -204,7 +205,17 @@ def result(folder: Path) -> dict[str, str]:
     return found
 
 
-def main(folder: Path, verb: str, named: list[int]) -> dict[str, Any]:
+def points_of(named: list[str], count: int) -> list[int]:
+    """The points that the command line names, of 1 .. count."""
+    if not named:
+        return list(range(1, count + 1))
+    if "::" in named[0]:
+        first, step = map(int, named[0].split("::"))
+        return list(range(first, count + 1, step))
+    return list(map(int, named))
+
+
+def main(folder: Path, verb: str, named: list[str]) -> dict[str, Any]:
     run, splits = VERBS[verb], tiny_digits()
     load = data.load
     data.load = lambda name, *args: splits if name == "digits" else load(name, *args)
@@ -233,7 +244,7 @@ def main(folder: Path, verb: str, named: list[int]) -> dict[str, Any]:
     assert seen >= whole["audited"], f"{whole['audited']} changes, of which {seen} have points"
     assert result(folder / "whole" / "run") == expected
     failures: list[dict[str, Any]] = []
-    chosen = named or range(1, len(whole["points"]) + 1)
+    chosen = points_of(named, len(whole["points"]))
     for last in chosen:
         place = folder / f"{last}"
         place.mkdir()
@@ -257,4 +268,4 @@ def main(folder: Path, verb: str, named: list[int]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], list(map(int, sys.argv[3:])))))
+    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])))

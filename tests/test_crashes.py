@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that fork")
+SEED = int(os.environ.get("BAYESBIN_TEST_SEED", "20"))
 PROGRAM = Path(__file__).with_name("crashes.py")
 
 
-def killed(verb: str, folder: Path, *points: int) -> dict[str, Any]:
+def killed(verb: str, folder: Path, *points: int | str) -> dict[str, Any]:
     """What the program of kills says; see there."""
     command = [sys.executable, str(PROGRAM), str(folder), verb, *map(str, points)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -32,7 +33,9 @@ def test_a_training_that_is_killed_early_or_late_resumes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["train", "compare", "continual"])
-def test_killed_at_any_point_a_run_resumes(verb, tmp_path):
-    found = killed(verb, tmp_path)
-    assert found["failures"] == [] and found["tried"] == found["points"] > 80
+@pytest.mark.parametrize(("verb", "step"), [("train", 1), ("compare", 4), ("continual", 4)])
+def test_killed_at_any_point_a_run_resumes(verb, step, tmp_path):
+    """At every point of a training, and at every fourth of longer runs; the seed chooses which."""
+    found = killed(verb, tmp_path, f"{1 + SEED % step}::{step}")
+    assert found["failures"] == [] and found["points"] > 80
+    assert found["tried"] >= found["points"] // step
