@@ -5,9 +5,9 @@
 
 runs ``train``, ``compare`` or ``continual`` once to count the points before, within and after each operation
 that changes a file below FOLDER; then for each of them, those named, or every STEP-th from FIRST on, a
-child that ends itself there with SIGKILL, and another that runs the verb again. One line of JSON says how many
-points there are, which operations they belong to, and where the second child did not get the files that a
-run without interruption gets.
+child that ends itself there with SIGKILL, and another that runs the verb again. One line of JSON says how
+many points there are, which operations they belong to, and where the second child did not get the files
+that a run without interruption gets.
 """
 
 from __future__ import annotations
