@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bayesbin.core import networks
 from bayesbin.core.checks import is_number, shown
 
 _KINDS = "a tensor, a numpy array or a list of numbers"
@@ -83,6 +84,70 @@ def network_inputs(net: nn.Module, x: Any, name: str = "inputs") -> Tensor:
             f"{float(x.abs().max()):g}. Scale them, or use another type for the network."
         )
     return converted
+
+
+def network_arguments(net: nn.Module, x: Any) -> tuple[Any, int]:
+    """Return a batch of inputs as :func:`bayesbin.core.networks.apply` takes it, and its number of rows.
+
+    :param x: a tensor, an array or nested lists of numbers; for a network of several inputs a tuple or list
+        of tensors or arrays, or a mapping from the names of its arguments. Of several inputs, whole numbers
+        and truth values keep their types.
+    :raises ValueError: for inputs of other numbers, names or rows, no rows, NaN or infinity, and as
+        :func:`network_inputs`.
+
+    >>> x, rows = network_arguments(nn.Bilinear(2, 3, 1), (torch.zeros(4, 2), torch.zeros(4, 3)))
+    >>> len(x), rows
+    (2, 4)
+    """
+    names, required, any_number = networks.inputs_of(net)
+    several = isinstance(x, (tuple, list)) and all(map(_has_rows, x)) and len(x) > 0
+    if isinstance(x, Mapping):
+        if unknown := [name for name in x if name not in names]:
+            raise ValueError(
+                f"expected inputs by the names {', '.join(names)}, the network's; got {shown(unknown)}."
+            )
+        inputs: Any = {name: _argument(net, name, each) for name, each in x.items()}
+        columns = list(inputs.values())
+    elif several and (len(names) > 1 or any_number):
+        inputs = tuple(_argument(net, f"input {k}", each) for k, each in enumerate(x))
+        columns = list(inputs)
+    else:
+        inputs = network_inputs(net, x)
+        columns = [inputs]
+    if len(columns) < required or (len(columns) > len(names) and not any_number):
+        raise ValueError(
+            f"expected {required} inputs, {', '.join(names)}, which the network takes; got {len(columns)}. "
+            "Pass a tuple of tensors, or a mapping from these names."
+        )
+    _check_rows(columns)
+    return inputs, len(columns[0])
+
+
+def _argument(net: nn.Module, name: str, values: Any) -> Tensor:
+    """One of several inputs: floating-point numbers in the type of the network, others in their own."""
+    values = as_tensor(name, values)
+    if values.is_floating_point():
+        return network_inputs(net, values, name)
+    own = next(_numbers_of(net), None)
+    return values if own is None else values.to(own.device)
+
+
+def _check_rows(columns: list[Tensor]) -> None:
+    for x in columns:
+        if x.dim() == 0 or len(x) == 0:
+            raise ValueError(
+                f"Expected a batch of inputs with at least one row; got {tuple(x.shape)}. Leave empty "
+                "batches out: they say nothing about the posterior."
+            )
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
+    if len({len(x) for x in columns}) > 1:
+        shapes = ", ".join(str(tuple(x.shape)) for x in columns)
+        raise ValueError(f"expected as many rows (B, ...) of each input; got {shapes}.")
+
+
+def _has_rows(values: Any) -> bool:
+    return isinstance(values, (Tensor, np.ndarray)) and values.ndim > 0
 
 
 def network_batches(net: nn.Module, data: Any, batch_size: int = 1000) -> list[Tensor]:

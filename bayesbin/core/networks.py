@@ -9,6 +9,7 @@ own state and stay changed.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ def call(
     """``net(x)`` with the signs of each site replaced for this one call; the network stays what it is.
 
     :param values: site name -> signs (relaxed signs and moments of weights are welcome too).
+    :param x: a tuple is the arguments of the network, a mapping its keywords; anything else the one argument.
     :param state: further buffers or parameters to replace, by state-dict name: normalisation statistics.
     :raises KeyError: for a site or a state-dict name that the network does not have.
     """
@@ -55,11 +57,34 @@ def call(
         try:
             for place, leaf, value in replaced:
                 place[leaf] = value
-            return net(x)
+            return apply(net, x)
         finally:
             # Backwards: where a tensor was replaced twice, the first entry has the one that was there.
             for place, leaf, value in reversed(before):
                 place[leaf] = value
+
+
+def apply(net: nn.Module, x: Any) -> Any:
+    """``net(x)``: a tuple is the arguments, a mapping the keywords, anything else the one argument."""
+    if isinstance(x, tuple):
+        return net(*x)
+    return net(**x) if isinstance(x, Mapping) else net(x)
+
+
+def inputs_of(net: nn.Module) -> tuple[list[str], int, bool]:
+    """The names of a network's inputs, how many it cannot be called without, and whether it takes any number.
+
+    >>> inputs_of(nn.Linear(2, 1)), inputs_of(nn.Bilinear(2, 2, 1))[:2]
+    ((['input'], 1, False), (['input1', 'input2'], 2))
+    """
+    try:
+        found = inspect.signature(net.forward).parameters.values()
+    except (ValueError, TypeError):
+        return [], 0, True
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = [each for each in found if each.kind in positional]
+    several = any(each.kind is each.VAR_POSITIONAL for each in found)
+    return [each.name for each in named], sum(p.default is p.empty for p in named), several
 
 
 def write_(

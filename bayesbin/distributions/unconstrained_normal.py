@@ -7,6 +7,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.constraints import ordered_vector
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import biject_to, constraints
@@ -17,6 +18,7 @@ _FIXED: dict[str, Any] = {
     "positive": constraints.positive,
     "nonnegative": constraints.nonnegative,
     "unit_interval": constraints.unit_interval,
+    "ordered_vector": ordered_vector,
 }
 _BOUNDED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "interval": (constraints.interval, ("lower_bound", "upper_bound")),
@@ -28,10 +30,10 @@ _BOUNDED: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Support:
-    """An elementwise support by name and bounds: what can be written to a file and read back.
+    """A support by name and bounds, elementwise or of increasing vectors: it can be written to a file.
 
-    :param kind: "real", "positive", "nonnegative", "unit_interval", "interval", "greater_than",
-        "greater_than_eq" or "less_than". :param bounds: the numbers that belong to it.
+    :param kind: "real", "positive", "nonnegative", "unit_interval", "ordered_vector", "interval",
+        "greater_than", "greater_than_eq" or "less_than". :param bounds: the numbers that belong to it.
     """
 
     kind: str
@@ -51,9 +53,9 @@ class Support:
                 if all(bound.numel() == 1 for bound in bounds):
                     return cls(kind, tuple(bound.item() for bound in bounds))
         raise ValueError(
-            f"The latent site {site!r} has support {constraint}; real-valued sites are real, positive, "
-            "or in an interval with fixed bounds. Give that site a guide of its own: block it here "
-            "(pyro.poutine.block) and combine with pyro.infer.autoguide.AutoGuideList."
+            f"The latent site {site!r} has support {constraint}; real-valued sites are real, positive, in an "
+            "interval with fixed bounds, or increasing vectors. Give that site a guide of its own: block it "
+            "here (pyro.poutine.block) and combine with pyro.infer.autoguide.AutoGuideList."
         )
 
     @property
@@ -88,4 +90,5 @@ def unconstrained_normal(
     distribution = (
         base if support.kind == "real" else dist.TransformedDistribution(base, [support.transform])
     )
-    return distribution.to_event(event_dim) if event_dim else distribution
+    own = distribution.event_dim  # 1 of a vector whose elements are ordered
+    return distribution.to_event(event_dim - own) if event_dim > own else distribution

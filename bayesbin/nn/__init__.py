@@ -7,8 +7,15 @@ from bayesbin.nn.binarizers import binarize_, latents
 from bayesbin.nn.convert import conversion, to_binary_
 from bayesbin.nn.effective import BinarySite, binary_sites
 from bayesbin.nn.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, Scale
-from bayesbin.nn.likelihoods import Classifier, Regressor
-from bayesbin.nn.moment_propagation import Moments, propagate_moments
+from bayesbin.nn.likelihoods import (
+    Classifier,
+    Likelihood,
+    MultiLabel,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    Regressor,
+)
 from bayesbin.nn.residual import Residual
 from bayesbin.nn.state_norm import StateBatchNorm, to_state_batch_norm_
 
@@ -18,7 +25,11 @@ __all__ = [
     "BinaryLinear",
     "BinarySite",
     "Classifier",
-    "Moments",
+    "Likelihood",
+    "MultiLabel",
+    "NegativeBinomial",
+    "Ordinal",
+    "Poisson",
     "Regressor",
     "Residual",
     "Scale",
@@ -30,7 +41,6 @@ __all__ = [
     "conversion",
     "latents",
     "mlp",
-    "propagate_moments",
     "resnet20",
     "to_binary_",
     "to_state_batch_norm_",

@@ -66,7 +66,8 @@ def propagate_moments(net: nn.Module, posterior: Mapping[str, Any], x: Tensor) -
     Example::
 
         >>> import torch
-        >>> from bayesbin.nn import BinaryLinear, Sign, propagate_moments
+        >>> from bayesbin.nn import BinaryLinear, Sign
+        >>> from bayesbin.nn.moment_propagation import propagate_moments
         >>> from bayesbin.posterior import BinaryPosterior
         >>> net = torch.nn.Sequential(BinaryLinear(4, 8), Sign(), BinaryLinear(8, 3))
         >>> posterior = BinaryPosterior({"0.weight": torch.zeros(8, 4), "2.weight": torch.ones(3, 8)})

@@ -13,7 +13,8 @@ from torch import nn
 
 from bayesbin.distributions import LowBitCategorical
 from bayesbin.ensemble import Ensemble
-from bayesbin.nn import BinaryLinear, Scale, Sign, conv_net, mlp, propagate_moments, to_binary_
+from bayesbin.nn import BinaryLinear, Scale, Sign, conv_net, mlp, to_binary_
+from bayesbin.nn.moment_propagation import propagate_moments
 from bayesbin.posterior import BinaryPosterior, LowBitPosterior
 
 
