@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bayesbin.distributions import SignBernoulli, Support, unconstrained_normal
 from bayesbin.distributions.wrappers import sign_distribution
-from bayesbin.guides.announcing import announce
+from bayesbin.guides.announcing import announce, collected, loaded, register
 from bayesbin.guides.prototype import run_once
 from bayesbin.optim.assembly import DEFAULTS, TrainingGroup
 from bayesbin.posterior import BinaryPosterior, RealPosterior
@@ -65,7 +65,8 @@ class SignGuide(AutoGuide):
     A subclass says what distribution a binary site gets (:meth:`sign_distribution`); real-valued
     sites get a Normal in unconstrained space. Parameters are plain ``nn.Parameter``, announced to
     Pyro by value, so that two guides of one process never share them, in Pyro's global and in its
-    local parameter mode.
+    local parameter mode. While ``pyro.infer.SVI`` trains them they stand in Pyro's store; a store that
+    is loaded from a file gives the guide of its names their values.
     """
 
     def __init__(
@@ -266,6 +267,14 @@ class SignGuide(AutoGuide):
                 result[name] = pyro.sample(name, distribution)
         return result
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().__call__(*args, **kwargs)
+        if (
+            collected()
+        ):  # after the call: in Pyro's local mode a module has a store of its own within it
+            register(self, ((f"{self._pyro_name}.{n}", p) for n, p in self.named_parameters()))
+        return result
+
     def _announced(self, tree: str, name: str) -> Tensor:
         # Reading self.natural in a Pyro context would register the parameter in the global store and
         # might hand back another guide's; going to the module directly, and announcing the value to
@@ -275,7 +284,9 @@ class SignGuide(AutoGuide):
     def _parameter(self, tree: str, name: str) -> nn.Parameter:
         module = self._modules[tree]
         assert module is not None
-        return module.get_parameter(name)
+        parameter = module.get_parameter(name)
+        loaded(f"{self._pyro_name}.{tree}.{name}", parameter)
+        return parameter
 
     def _without_effects(self, tree: str, name: str) -> Tensor:
         parameter = self._parameter(tree, name)
@@ -291,6 +302,8 @@ class SignGuide(AutoGuide):
     def __getstate__(self) -> dict[str, Any]:
         # AutoGuide clears the *original's* model here. A pickled guide goes without its model (often
         # a local function); a copy in memory keeps it.
+        for parameter in self.parameters():  # on which Pyro's store leaves a mark when it is read
+            vars(parameter).pop("unconstrained", None)
         state = self.__dict__.copy()
         state["_model"] = (None,)
         state["master"] = None
