@@ -108,6 +108,14 @@ static double added_logs(double a, double b) {
     return a > b ? a + log1p(exp(b - a)) : b + log1p(exp(a - b));
 }"""
 
+LOG_SIGMOID = """\
+/* log(1 / (1 + exp(-x))) */
+static double log_sigmoid(double x) { return (x < 0 ? x : 0) - log1p(exp(-fabs(x))); }"""
+
+RATE = """\
+/* exp(x), and its tangent beyond 40 */
+static double rate(double x) { return x > 40 ? exp(40) * (x - 39) : exp(x); }"""
+
 HELPERS: dict[str, str] = {
     "signed_sums_f4": SIGNED_SUMS.replace("signed_sums_T", "signed_sums_f4").replace(
         "T ", "float "
@@ -122,4 +130,6 @@ HELPERS: dict[str, str] = {
     "softplus": SOFTPLUS,
     "power": POWER,
     "added_logs": ADDED_LOGS,
+    "log_sigmoid": LOG_SIGMOID,
+    "rate": RATE,
 }

@@ -13,7 +13,9 @@ from torch import Tensor
 from bayesbin.compile.devices import program_on
 from bayesbin.compile.torch_backend import NUMBERS
 from bayesbin.compile.torch_kinds import TYPES
-from bayesbin.runtime.heads import Head, NormalHead
+from bayesbin.runtime.class_heads import ClassesHead
+from bayesbin.runtime.head import Head
+from bayesbin.runtime.heads import NormalHead
 from bayesbin.runtime.meaning import Inputs
 from bayesbin.runtime.model import Model
 from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction, OutputsPrediction
@@ -100,7 +102,8 @@ class DeviceModel:
 
 
 def _classes(head: Head, outputs: Sequence[Tensor]) -> ClassPrediction:
-    log_probs = torch.log_softmax(outputs[0].double(), -1)
+    assert isinstance(head, ClassesHead)
+    log_probs = torch.log_softmax(outputs[0].double().movedim(head.axis + 1, -1), -1)
     probs = log_probs.exp()
     count = len(probs)
     return ClassPrediction(
@@ -113,9 +116,11 @@ def _classes(head: Head, outputs: Sequence[Tensor]) -> ClassPrediction:
 
 def _normal(head: Head, outputs: Sequence[Tensor]) -> NormalPrediction:
     assert isinstance(head, NormalHead)
-    values = outputs[0].reshape(*outputs[0].shape[:2], *head.targets)
+    if head.heteroscedastic:
+        return _in_numpy(head, outputs)
+    values, _ = head.parts(outputs)
     mean, variance = (_array(each) for each in _moments(values))
-    noise = np.square(head.noise).mean(axis=0)
+    noise = np.square(head.numbers["noise"]).mean(axis=0)
     return NormalPrediction(mean, np.broadcast_to(noise, mean.shape).copy(), variance, len(values))
 
 

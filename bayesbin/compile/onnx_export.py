@@ -43,8 +43,9 @@ def export_onnx(
     (draws, batch, ...), and over the draws,
 
     - of a classifier ``probs``, ``log_probs`` (batch, ..., classes), ``entropy`` and
-      ``mutual_information`` (batch, ...), in nats;
-    - of a regressor ``mean``, ``aleatoric_variance`` and ``epistemic_variance`` (batch, [targets]);
+      ``mutual_information`` (batch, ...), in nats; of labels the same, each (batch, labels, ...);
+    - of a regressor and of counts ``mean``, ``aleatoric_variance`` and ``epistemic_variance``
+      (batch, [targets]);
     - otherwise ``mean`` and ``variance`` of the outputs; of several outputs, the names end in _0, _1, ...
 
     What no draw changes is computed once. Up to 8 draws are written one after another, with weights as

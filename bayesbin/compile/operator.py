@@ -7,6 +7,7 @@ is one node under ``torch.compile`` and ``torch.export``.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import json
 import threading
 from collections.abc import Sequence
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from bayesbin.compile.device_model import DeviceModel
 from bayesbin.runtime import files
 from bayesbin.runtime.model import Model
-from bayesbin.runtime.predictions import ClassPrediction, NormalPrediction
 from bayesbin.runtime.predictor import Predictor
 from bayesbin.runtime.program import DrawnSite
 
@@ -31,8 +31,10 @@ _BATCH = -1  # in the shapes of results
 def predict(inputs: Sequence[Tensor], model: Tensor, results: str) -> list[Tensor]:
     """The averages over draws that the model's head has, or the outputs of each draw.
 
-    A classifier gives ``log_probs``, ``expected_entropy`` and ``probs_std``; a regressor ``mean``,
-    ``aleatoric_variance`` and ``epistemic_variance``; any other model its outputs (S, B, ...). On a CPU they
+    A classifier gives ``log_probs``, ``expected_entropy`` and ``probs_std``; labels ``log_probs``,
+    ``log_probs_absent``, ``expected_entropy`` and ``probs_std``; a regressor and counts ``mean``,
+    ``aleatoric_variance`` and ``epistemic_variance``; a model of the head "outputs" its outputs of each draw,
+    (S, B, ...). On a CPU they
     are those of :class:`bayesbin.runtime.predictor.Predictor`, to the bit; on other devices the network runs
     there. Nothing is differentiated.
 
@@ -65,10 +67,11 @@ class PredictModule(nn.Module):
     """A predictor as one operator, for torch.compile, torch.export and other people's modules.
 
     Made by :func:`module`. It returns a tuple of tensors: of a classifier ``log_probs`` (B, ..., C),
-    ``expected_entropy`` (B, ...) and ``probs_std`` (B, ..., C), float64; of a regressor ``mean``,
-    ``aleatoric_variance`` and ``epistemic_variance``, float64; of any other network its outputs for each
-    draw, (S, B, ...). On CPUs they are the predictor's, to the bit. All that it knows is in its buffer, the
-    bytes of a model file. Nothing is differentiated.
+    ``expected_entropy`` (B, ...) and ``probs_std`` (B, ..., C), float64; of labels ``log_probs``,
+    ``log_probs_absent``, ``expected_entropy`` and ``probs_std``; of a regressor and of counts ``mean``,
+    ``aleatoric_variance`` and ``epistemic_variance``, float64; of a network of the head "outputs" its
+    outputs for each draw, (S, B, ...). On CPUs they are the predictor's, to the bit. All that it knows is in
+    its buffer, the bytes of a model file. Nothing is differentiated.
 
     An exported program holds the operator by name: ``import bayesbin.compile.operator`` before it is loaded.
 
@@ -120,19 +123,24 @@ def results_of(model: Model) -> str:
 
     A tensor of bytes has no contents while torch traces a program, so that shapes cannot be read from it.
     """
-    program, head = model.program, model.head["kind"]
+    program = model.program
     values = [program.values[name] for name in program.outputs]
-    shape = [_BATCH, *values[0].shape]
-    if head == "classes":
-        shapes = [("float64", each) for each in (shape, shape[:-1], shape)]
-    elif head == "normal":
-        shapes = [("float64", shape[:1] if values[0].shape == (1,) else shape)] * 3
-    else:
+    if model.averaging.kind == "outputs":
         shapes = [
             (np.dtype(value.dtype).name, [program.num_draws, _BATCH, *value.shape])
             for value in values
         ]
+    else:  # those of a prediction for no rows
+        head, sums = model.averaging, model.averaging.start()
+        head.add(sums, [np.zeros((1, 0, *value.shape)) for value in values])
+        shapes = [("float64", [_BATCH, *each.shape[1:]]) for each in _averages(head.finish(sums))]
     return json.dumps(shapes)
+
+
+def _averages(prediction: Any) -> list[np.ndarray]:
+    """The arrays that a prediction is made of."""
+    names = [each.name for each in dataclasses.fields(prediction) if each.name != "num_samples"]
+    return [getattr(prediction, name) for name in names]
 
 
 class _Loaded:
@@ -159,17 +167,11 @@ class _Loaded:
         device = inputs[0].device
         x = inputs[0] if len(inputs) == 1 else tuple(inputs)
         runner = self._runner(device)
-        if self.model.head["kind"] in ("classes", "normal"):
-            found = runner.predict(x)
-            names: tuple[str, ...] = ("mean", "aleatoric_variance", "epistemic_variance")
-            if isinstance(found, ClassPrediction):
-                names = ("log_probs", "expected_entropy", "probs_std")
-            else:
-                assert isinstance(found, NormalPrediction)
-            arrays: Any = [getattr(found, name) for name in names]
-        else:
+        if self.model.averaging.kind == "outputs":
             arrays = runner.outputs(x)
             arrays = arrays if isinstance(arrays, tuple) else (arrays,)
+        else:
+            arrays = _averages(runner.predict(x))
         return [torch.tensor(array, device=device) for array in arrays]
 
     def _runner(self, device: torch.device) -> Predictor | DeviceModel:

@@ -11,18 +11,21 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from bayesbin.ensemble.members import HEADS, Member
-from bayesbin.runtime.heads import Head, head_of
+from bayesbin.ensemble.members import Member
+from bayesbin.runtime.head import Head
+from bayesbin.runtime.heads import HEADS, head_of
 
 Prediction = TypeVar("Prediction")
 
 
 def description(members: Sequence[Member]) -> dict[str, Any]:
     """The head as a predictor takes it: its parameters in each of the draws."""
-    kind = members[0].head["kind"]
-    return {"kind": kind} | {
+    head = members[0].head
+    parameters = HEADS[head["kind"]].parameters_of(head)
+    settings = {name: value for name, value in head.items() if name not in parameters}
+    return settings | {
         name: [value for member in members for value in member.parameter(name)]
-        for name in HEADS[kind]
+        for name in parameters
     }
 
 

@@ -13,16 +13,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from bayesbin.core import networks
-from bayesbin.core.checks import one_of, real_number, real_numbers, shown
+from bayesbin.core.checks import is_number, one_of, real_number, real_numbers, shown, whole_number
 from bayesbin.ensemble.state import network_digest, own_copy, require_sites
 from bayesbin.nn.likelihoods import Likelihood
 from bayesbin.posterior import Posterior
+from bayesbin.runtime.head import Parameter
+from bayesbin.runtime.heads import HEADS
 
 Draw = int | None  # the number of a draw; None: the mode
 Head = Mapping[str, Any]
-
-# Kinds of heads and their parameters: what the network's outputs are the parameters of.
-HEADS: dict[str, tuple[str, ...]] = {"classes": (), "normal": ("noise",), "outputs": ()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +151,7 @@ class Member:
         return networks.copy_with(self.net, self.weights(draw), self.state(draw))
 
     def parameter(self, name: str) -> list[Any]:
-        """A parameter of the head in each draw: a number, or one for each target."""
+        """A parameter of the head in each draw: a number, or several."""
         value = self.head[name]
         if not isinstance(value, Mapping):
             return [value] * len(self.draws)
@@ -198,23 +197,30 @@ def checked_head(head: Any, posterior: Posterior[Any]) -> Head:
             f"expected head to be one of {', '.join(HEADS)}, or a mapping with a kind and its parameters; "
             f"got {shown(head)}."
         )
-    kind = one_of("head", head["kind"], HEADS)
-    if set(head) != {"kind", *HEADS[kind]}:
-        raise ValueError(
-            f"expected a head of kind {kind!r} to have the parameters {', '.join(HEADS[kind]) or 'none'}; "
-            f"got {', '.join(sorted(set(head) - {'kind'})) or 'none'}."
-        )
-    return {"kind": kind} | {
-        name: _checked_parameter(name, head[name], posterior) for name in HEADS[kind]
+    kind = HEADS[one_of("head", head["kind"], HEADS)]
+    parameters = kind.parameters_of(head)
+    settings = {name: _plain(head[name]) for name in kind.settings if name in head}
+    return {"kind": kind.kind, **settings} | {
+        name: _checked_parameter(name, each, head[name], posterior)
+        for name, each in parameters.items()
     }
 
 
-def _checked_parameter(name: str, value: Any, posterior: Posterior[Any]) -> Any:
+def _plain(value: Any) -> Any:
+    """A setting as JSON can hold it; what it may be is checked with the outputs."""
+    if isinstance(value, bool):
+        return value
+    return whole_number("a setting of the head", value, -8) if is_number(value) else value
+
+
+def _checked_parameter(
+    name: str, parameter: Parameter, value: Any, posterior: Posterior[Any]
+) -> Any:
     if not isinstance(value, Mapping):
         many = isinstance(value, (list, tuple)) or getattr(value, "ndim", 0)
-        if many:
-            return list(real_numbers(name, value, above=0.0))
-        return real_number(name, value, above=0.0)
+        if many or parameter.ascending:
+            return list(real_numbers(name, value, above=parameter.above))
+        return real_number(name, value, above=parameter.above)
     site = value.get("site")
     if not isinstance(site, str) or site not in posterior.real:
         raise ValueError(
@@ -223,7 +229,7 @@ def _checked_parameter(name: str, value: Any, posterior: Posterior[Any]) -> Any:
         )
     if posterior.real[site].loc.dim() > 1:
         raise ValueError(
-            f"expected the site {site!r} of the {name} to hold one number, or one for each target; got shape "
+            f"expected the site {site!r} of the {name} to hold one number, or a list of them; got shape "
             f"{tuple(posterior.real[site].loc.shape)}."
         )
     return {"site": site}

@@ -18,12 +18,6 @@ from bayesbin.runtime.predictor import Predictor, load
 
 MANIFEST = "manifest.json"
 _FORMAT, _VERSION = "bayesbin predictions", 2
-# The quantities that are written, by the kind of head.
-QUANTITIES: dict[str, tuple[str, ...]] = {
-    "classes": ("probs", "entropy", "expected_entropy", "mutual_information"),
-    "normal": ("mean", "aleatoric_variance", "epistemic_variance"),
-    "outputs": ("mean", "variance"),
-}
 _LOOKED_AT = 4096  # rows by which it is found out whether inputs are raw, whatever the blocks
 
 
@@ -59,12 +53,12 @@ def predict_blocks(
 ) -> BlockPredictions:
     """Predict every row of an ``.npy`` file with a model file; memory holds one block at a time.
 
-    The folder gets an array for each quantity: ``probs.npy`` (N, ..., C), ``entropy.npy``,
-    ``expected_entropy.npy`` and ``mutual_information.npy`` (N, ...), in nats; of a regressor ``mean.npy``,
-    ``aleatoric_variance.npy`` and ``epistemic_variance.npy``; of other outputs ``mean.npy`` and
-    ``variance.npy``. A finished block leaves a file with the digests of what went in and came out. The
-    same call again goes on with the others, and computes anew a block whose results were damaged.
-    Several processes with parts of their own write the same bytes as one.
+    The folder gets an array for each quantity of the prediction: ``probs.npy`` (N, ..., C), ``entropy.npy``,
+    ``expected_entropy.npy`` and ``mutual_information.npy`` (N, ...), in nats, of classes and labels;
+    ``mean.npy``, ``aleatoric_variance.npy`` and ``epistemic_variance.npy`` of a regressor and of counts; of
+    other outputs ``mean.npy`` and ``variance.npy``. A finished block leaves a file with the digests of what
+    went in and came out. The same call again goes on with the others, and computes anew a block whose results
+    were damaged. Several processes with parts of their own write the same bytes as one.
 
     :param model: a file that :meth:`bayesbin.runtime.predictor.Predictor.save` wrote, of a network with
         one input and one output. :param inputs: (N, ...), as :meth:`Predictor.predict` takes them.
@@ -141,14 +135,14 @@ def open_array(path: Path, mode: Any = "r") -> np.ndarray:
 
 def _shapes_of(predictor: Predictor, rows: int) -> dict[str, tuple[int, ...]]:
     """The quantities that a model has, with their shapes for all rows."""
-    program, kind = predictor.program, predictor.head["kind"]
-    if len(program.inputs) != 1 or len(program.outputs) != 1 or kind not in QUANTITIES:
+    program = predictor.program
+    if len(program.inputs) != 1 or len(program.outputs) != 1:
         raise ValueError(
-            f"expected a model with one input, one output and a head of {', '.join(QUANTITIES)}, got "
-            f"{len(program.inputs)} inputs, {len(program.outputs)} outputs and a head of {kind!r}."
+            f"expected a model with one input and one output, got {len(program.inputs)} inputs and "
+            f"{len(program.outputs)} outputs."
         )
     nothing = predictor.predict(np.zeros((0, *_input_shape(predictor))), preprocess=False)
-    return {name: (rows, *getattr(nothing, name).shape[1:]) for name in QUANTITIES[kind]}
+    return {name: (rows, *getattr(nothing, name).shape[1:]) for name in nothing.quantities}
 
 
 def _input_shape(predictor: Predictor) -> tuple[int, ...]:

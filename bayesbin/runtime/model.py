@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bayesbin.core.checks import one_of, shown
-from bayesbin.runtime.heads import Head, head_of
+from bayesbin.runtime.head import Head
+from bayesbin.runtime.heads import head_of
 from bayesbin.runtime.program import Program
 
 PRECISIONS = ("exact", "fast")
@@ -71,7 +72,7 @@ def _labels(given: Any, classes: int | None) -> tuple[str, ...] | None:
     if given is None:
         return None
     if classes is None:
-        raise ValueError("expected labels for a head of classes alone; leave them out.")
+        raise ValueError("expected labels for a head of classes or labels alone; leave them out.")
     named = isinstance(given, Sequence) and not isinstance(given, str)
     if not named or any(not isinstance(label, str) for label in given):
         raise ValueError(f"expected labels that are text, got {shown(given)}.")

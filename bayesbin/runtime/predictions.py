@@ -1,6 +1,7 @@
-"""Predictions averaged over draws: of classes, of normal targets, and of outputs as they are.
+"""Predictions averaged over draws: of classes, labels, normal targets, counts, and outputs as they are.
 
-All quantities are float64 arrays; the batch, of B inputs, is their first axis.
+All quantities are float64 arrays; the batch, of B inputs, is their first axis. ``quantities`` of a class are
+those that are written to files.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class ClassPrediction:
     expected_entropy: np.ndarray
     probs_std: np.ndarray
     num_samples: int
+    quantities = ("probs", "entropy", "expected_entropy", "mutual_information")
 
     @cached_property
     def probs(self) -> np.ndarray:
@@ -49,12 +51,51 @@ class ClassPrediction:
 
 
 @dataclass(frozen=True, eq=False)
-class NormalPrediction:
-    """A regressor's prediction: a mixture of normal distributions, one for each draw.
+class LabelsPrediction:
+    """A prediction of labels that are independent of one another given a draw, each present or absent.
 
-    :param mean: mean of the draws' outputs, (B,) or (B, T) for T targets.
-    :param aleatoric_variance: noise variance, averaged over draws, of the same shape.
-    :param epistemic_variance: variance of the draws' outputs, of the same shape.
+    :param log_probs: log of the averaged probability that a label is present, (B, L) or (B, L, ...).
+    :param log_probs_absent: log of the averaged probability that it is absent, of the same shape.
+    :param expected_entropy: mean entropy of the single draws' predictions, in nats, of each label.
+    :param probs_std: standard deviation of the probability over draws, of each label.
+    :param num_samples: how many draws were averaged.
+    """
+
+    log_probs: np.ndarray
+    log_probs_absent: np.ndarray
+    expected_entropy: np.ndarray
+    probs_std: np.ndarray
+    num_samples: int
+    quantities = ("probs", "entropy", "expected_entropy", "mutual_information")
+
+    @cached_property
+    def probs(self) -> np.ndarray:
+        """The averaged probability that a label is present, (B, L, ...)."""
+        return np.exp(self.log_probs)
+
+    @cached_property
+    def entropy(self) -> np.ndarray:
+        """Entropy of the averaged probability of each label, in nats: the total uncertainty."""
+        return entropy_of(np.stack([self.log_probs, self.log_probs_absent], axis=-1))
+
+    @cached_property
+    def mutual_information(self) -> np.ndarray:
+        """entropy - expected_entropy of each label, in nats, at least 0: what the draws disagree about."""
+        return np.maximum(self.entropy - self.expected_entropy, 0.0)
+
+    @cached_property
+    def std(self) -> np.ndarray:
+        """The same as ``probs_std``."""
+        return self.probs_std
+
+
+@dataclass(frozen=True, eq=False)
+class MomentsPrediction:
+    """Mean and variance of a mixture of distributions of the targets, one for each draw.
+
+    :param mean: mean over draws of the distributions' means, (B, ...).
+    :param aleatoric_variance: mean over draws of their variances, of the same shape.
+    :param epistemic_variance: variance over draws of their means, of the same shape.
     :param num_samples: how many draws were averaged.
     """
 
@@ -62,6 +103,7 @@ class NormalPrediction:
     aleatoric_variance: np.ndarray
     epistemic_variance: np.ndarray
     num_samples: int
+    quantities = ("mean", "aleatoric_variance", "epistemic_variance")
 
     @cached_property
     def variance(self) -> np.ndarray:
@@ -72,6 +114,14 @@ class NormalPrediction:
     def std(self) -> np.ndarray:
         """The predictive standard deviation."""
         return np.sqrt(self.variance)
+
+
+class NormalPrediction(MomentsPrediction):
+    """A regressor's prediction: a mixture of normal distributions; quantities are (B,) or (B, T)."""
+
+
+class CountPrediction(MomentsPrediction):
+    """A prediction of counts: a mixture of Poisson or negative binomial distributions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +135,7 @@ class OutputsPrediction:
     mean: Any
     variance: Any
     num_samples: int
+    quantities = ("mean", "variance")
 
     @cached_property
     def std(self) -> Any:
@@ -122,3 +173,12 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
         shifted -= shifted.max(axis=-1, keepdims=True)
         shifted -= np.log(sum_last(np.exp(shifted)))[..., None]
     return shifted
+
+
+def log_sigmoid(logits: np.ndarray) -> np.ndarray:
+    """log(1 / (1 + exp(-logits))), without loss where it is near 0 or far below.
+
+    >>> log_sigmoid(np.array([0.0, -800.0])).round(6).tolist()
+    [-0.693147, -800.0]
+    """
+    return -np.logaddexp(0.0, -logits)

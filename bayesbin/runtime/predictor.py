@@ -25,8 +25,11 @@ class Predictor:
     block and number of threads.
 
     :param program: the network. :param head: what its outputs mean, a dictionary with a ``kind``:
-        "classes" (logits along the last axis), "normal" (with ``noise``, a standard deviation or one for
-        each draw) or "outputs".
+        "classes" (logits along the last axis, or along ``class_dim``), "labels" (logits of independent
+        labels), "ordinal" (scores, with ``cutpoints``), "normal" (means, with ``noise``, a standard
+        deviation, or ``heteroscedastic`` where half of the outputs is its logarithm), "poisson" (log rates),
+        "negative_binomial" (log means, with ``concentration``) or "outputs". A parameter is the same for all
+        draws, or a list of one for each draw.
     :param labels: a name for each class. :param preprocessing: a program from raw inputs to the network's.
     :param provenance: whatever JSON can hold, by name; kept and written to the file.
     :param threads: None: as many as the process may use. :param precision: "exact", or
@@ -110,8 +113,8 @@ class Predictor:
             flattening, or by axes of size 1, are reshaped.
         :param preprocess: whether ``x`` is raw. None: whole numbers are (pixels, say), and all inputs of
             preprocessing that does not begin with pixels; see :meth:`bayesbin.runtime.meaning.Inputs.is_raw`.
-        :returns: a :class:`~bayesbin.runtime.predictions.ClassPrediction`, ``NormalPrediction`` or
-            ``OutputsPrediction``, as the head says.
+        :returns: a :class:`~bayesbin.runtime.predictions.ClassPrediction`, ``LabelsPrediction``,
+            ``NormalPrediction``, ``CountPrediction`` or ``OutputsPrediction``, as the head says.
         :raises ValueError: for inputs of another shape or type, without a batch, or with NaN or infinity;
             for ``preprocess=True`` where there is no preprocessing.
         """
@@ -131,15 +134,19 @@ class Predictor:
         return self._inputs.read(x, None)[1]
 
     def log_probs(self, x: Any, preprocess: bool | None = None) -> np.ndarray:
-        """Log-probabilities of each draw, (S, B, ..., C), float64. Arguments as :meth:`predict`.
+        """Log-probabilities of each draw, (S, B, ..., C), float64; classes come last.
+
+        Arguments as :meth:`predict`.
 
         :raises ValueError: as :meth:`predict`, and for a head that has no classes.
         """
-        self.model.averaging.log_probs([np.zeros((1, 1, 1))])  # refused before the work
-        parts = [
-            np.concatenate([self.model.averaging.log_probs(y) for y in self._network.chunks(rows)])
-            for rows in self._blocks(x, preprocess)
-        ]
+        head, parts = self.model.averaging, []
+        head.require_classes()  # before the work
+        for rows in self._blocks(x, preprocess):
+            found: list[np.ndarray] = []
+            for outputs in self._network.chunks(rows):
+                found.append(head.log_probs(outputs, sum(map(len, found))))
+            parts.append(np.concatenate(found))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def outputs(self, x: Any, preprocess: bool | None = None) -> Any:

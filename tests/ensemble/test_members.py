@@ -133,8 +133,8 @@ def test_real_sites_of_another_model_are_refused():
     ("head", "words"),
     [
         ("class", "Did you mean 'classes'"),
-        ({"kind": "normal"}, "the parameters noise; got none"),
-        ({"kind": "classes", "noise": 1.0}, "the parameters none; got noise"),
+        ({"kind": "normal"}, "exactly kind, noise .*got kind"),
+        ({"kind": "classes", "noise": 1.0}, "exactly kind .*got kind, noise"),
         ({"kind": "normal", "noise": 0.0}, "above 0"),
         ({"kind": "normal", "noise": {"site": "s"}}, "no real-valued site 's'"),
         (3, "expected head"),

@@ -227,10 +227,16 @@ def test_what_does_not_fit_is_refused():
     for arguments, message in [
         (dict(head={"kind": "clases"}), "Did you mean 'classes'"),
         (dict(head={}), "a head with a kind"),
-        (dict(head={"kind": "classes", "noise": 1}), "exactly kind; got kind, noise"),
-        (dict(head={"kind": "normal"}), "exactly kind, noise; got kind"),
-        (dict(head={"kind": "normal", "noise": -1.0}), "noise to be a finite number|at least 0"),
-        (dict(head={"kind": "normal", "noise": float("nan")}), "at least 0"),
+        (
+            dict(head={"kind": "classes", "noise": 1}),
+            r"exactly kind \(and class_dim if wanted\); got kind, noise",
+        ),
+        (
+            dict(head={"kind": "normal"}),
+            r"exactly kind, noise \(and heteroscedastic if wanted\); got kind",
+        ),
+        (dict(head={"kind": "normal", "noise": -1.0}), "noise to be a number above 0"),
+        (dict(head={"kind": "normal", "noise": float("nan")}), "above 0"),
         (dict(head={"kind": "normal", "noise": [1.0, 2.0]}), "one for each of 5 draws"),
         (dict(head={"kind": "normal", "noise": "x"}), "standard deviation"),
         (dict(labels=["a", "b"]), "each of 3 classes, got 2"),
