@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +20,13 @@ class GibbsWithGradients(SignKernel):
     .. math:: r(i | w) = \frac{e^{h_i}}{\sum_j e^{h_j}}, \qquad
         h_i = -w_i \frac{\partial}{\partial w_i} \log p(y, w)
 
-    With ``num_flips`` = k, k different weights are chosen one after another, each from those left; the
-    reverse move chooses them in the opposite order. Nothing is to be tuned. A kernel for
-    ``pyro.infer.mcmc.MCMC``.
+    With ``num_flips`` = k, a move first draws how many weights to flip, from 1 to k with equal
+    probability, and chooses them one after another, each from those left; the reverse move chooses them in
+    the opposite order. A move that always flipped an even number would never change the product of all
+    signs. Nothing is to be tuned. A kernel for ``pyro.infer.mcmc.MCMC``.
 
     :param model: a Pyro model whose latent sites are signs; for others see :class:`MixedKernel`.
-    :param num_flips: k, at least 1 and at most the number of weights.
+    :param num_flips: k, the most weights that a move flips; from 1 to the number of weights.
     :raises ValueError: for k out of range; at setup, for a model that :class:`LogJoint` refuses.
 
     Example::
@@ -56,17 +58,18 @@ class GibbsWithGradients(SignKernel):
 
     def draw_move(self, slopes: Tensor) -> Tensor:
         # The k largest of slopes with Gumbel noise are k draws without replacement, in order.
+        number = 1 if self.num_flips == 1 else 1 + int(torch.randint(self.num_flips, ()))
         gumbel = -torch.log(-torch.log(numerics.uniform_noise(slopes)))
-        return (slopes + gumbel.to(slopes)).topk(self.num_flips).indices
+        return (slopes + gumbel.to(slopes)).topk(number).indices
 
     def log_prob_of_move(self, move: Tensor, slopes: Tensor) -> Tensor:
-        """Each choice has softmax probability among the weights that were left."""
+        """Each number of flips has probability 1/k, each choice softmax probability among those left."""
         chosen = slopes[move]
         taken = torch.zeros_like(slopes, dtype=torch.bool).index_fill_(0, move, True)
         others = slopes.masked_fill(taken, -torch.inf).logsumexp(0)
         # Left at choice c: the others and the chosen from c on.
         later = chosen.flip(0).logcumsumexp(0).flip(0)
-        return (chosen - torch.logaddexp(later, others)).sum()
+        return (chosen - torch.logaddexp(later, others)).sum() - math.log(self.num_flips)
 
     def flipped(self, move: Tensor, signs: Tensor) -> Tensor:
         return signs.index_copy(0, move, -signs[move])

@@ -27,11 +27,15 @@ class SignKernel(MCMCKernel):
     where r is the probability of a move m, which leads to w', and of its reverse, which leads back. The
     log joint is the model's own at signs; gradients only propose.
 
+    One step of the chain makes one move or two, with equal probability. If P is the transition matrix of a
+    move, that of a step is (P + P^2) / 2: it is reversible as P is, and its eigenvalues are l (1 + l) / 2
+    for the eigenvalues l of P, so none is below -1/8. A chain of single moves can alternate: between
+    two equally likely states every flip is accepted, l is -1, and every second draw is the same.
+
     :param model: a Pyro model whose latent sites are signs.
     """
 
     transforms: Mapping[str, Any]
-    tuned = False  # whether warm-up tunes a step
 
     def __init__(self, model: Callable[..., Any]) -> None:
         if not callable(model):
@@ -43,7 +47,8 @@ class SignKernel(MCMCKernel):
         self.transforms = {}
         self._given: dict[str, Tensor] | None = None
         self._joint: LogJoint | None = None
-        self._clear_counts(0)
+        self._warmup_left = 0
+        self._clear_counts()
 
     # The proposal
 
@@ -84,7 +89,8 @@ class SignKernel(MCMCKernel):
     def attach(self, joint: LogJoint, warmup_steps: int) -> None:
         """Take up a log joint, with counts and step as at the start of a chain."""
         self._joint = joint
-        self._clear_counts(warmup_steps)
+        self._warmup_left = warmup_steps
+        self._clear_counts()
         self.check(joint.size)
 
     def check(self, size: int) -> None:
@@ -125,15 +131,27 @@ class SignKernel(MCMCKernel):
         assert self._joint is not None, "setup comes first"
         if self._joint.flat(params).ne(self._signs).any():
             self.move_to(self._joint.flat(params), self._real)
-        self.step_once()
+        for _ in range(self.draw_num_moves()):
+            self.make_move()
+        if self._warmup_left:
+            self._warmup_left -= 1
+            if not self._warmup_left:
+                self.end_tuning()
+                self._clear_counts()
         return self._joint.by_site(self._signs)
 
-    def step_once(self) -> None:
-        """One proposal from the current state, accepted or not."""
+    def draw_num_moves(self) -> int:
+        """1 or 2, with equal probability."""
+        return 1 + int(torch.rand(()).item() < 0.5)
+
+    def make_move(self) -> None:
+        """Make one proposal from the current state, and accept it or not."""
         assert self._joint is not None
         slopes = -self._signs * self._gradient
         move = self.draw_move(slopes)
         signs = self.flipped(move, self._signs)
+        if torch.equal(signs, self._signs):  # nothing to evaluate: the ratio is 1
+            return self._count(1.0, True)
         log_joint, gradient = self._joint.value_and_gradient(signs, self._real)
         forward = self.log_prob_of_move(move, slopes)
         backward = self.log_prob_of_move(self.reverse(move), -signs * gradient)
@@ -155,30 +173,23 @@ class SignKernel(MCMCKernel):
     def end_tuning(self) -> None:
         """Settle for what was learned in warm-up."""
 
-    def _clear_counts(self, warmup_steps: int) -> None:
-        self._warmup_steps, self._steps = warmup_steps, 0
-        self._probabilities, self._accepted = 0.0, 0
+    def _clear_counts(self) -> None:
+        self._proposals, self._probabilities, self._accepted = 0, 0.0, 0
 
     def _count(self, probability: float, accepted: bool) -> None:
-        self._steps += 1
-        if self._steps <= self._warmup_steps:
-            self.tune(probability)
-            if self._steps == self._warmup_steps:
-                self.end_tuning()
-                self._probabilities, self._accepted = 0.0, 0
-                return
+        self._proposals += 1
         self._probabilities += probability
         self._accepted += accepted
+        if self._warmup_left:
+            self.tune(probability)
 
     @property
     def acceptance_rate(self) -> float:
-        """Of the proposals since the end of warm-up, or during it."""
-        since = self._steps - self._warmup_steps
-        return self._accepted / max(1, since if since > 0 else self._steps)
+        """The share of proposals accepted since the end of warm-up, or during it."""
+        return self._accepted / max(1, self._proposals)
 
     def logging(self) -> OrderedDict[str, str]:
-        since = self._steps - self._warmup_steps
-        mean = self._probabilities / max(1, since if since > 0 else self._steps)
+        mean = self._probabilities / max(1, self._proposals)
         return OrderedDict([("acc. prob", f"{mean:.3f}")])
 
     def diagnostics(self) -> dict[str, Any]:
