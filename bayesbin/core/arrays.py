@@ -86,8 +86,8 @@ def network_inputs(net: nn.Module, x: Any, name: str = "inputs") -> Tensor:
     return converted
 
 
-def network_arguments(net: nn.Module, x: Any) -> tuple[Any, int]:
-    """Return a batch of inputs as :func:`bayesbin.core.networks.apply` takes it, and its number of rows.
+def network_arguments(net: nn.Module, x: Any) -> tuple[Tensor, ...]:
+    """Return a batch of inputs as the arguments of a network: tensors with one number of rows.
 
     :param x: a tensor, an array or nested lists of numbers; for a network of several inputs a tuple or list
         of tensors or arrays, or a mapping from the names of its arguments. Of several inputs, whole numbers
@@ -95,32 +95,30 @@ def network_arguments(net: nn.Module, x: Any) -> tuple[Any, int]:
     :raises ValueError: for inputs of other numbers, names or rows, no rows, NaN or infinity, and as
         :func:`network_inputs`.
 
-    >>> x, rows = network_arguments(nn.Bilinear(2, 3, 1), (torch.zeros(4, 2), torch.zeros(4, 3)))
-    >>> len(x), rows
-    (2, 4)
+    >>> [a.shape[1] for a in network_arguments(nn.Bilinear(2, 3, 1), (torch.zeros(4, 2), torch.zeros(4, 3)))]
+    [2, 3]
     """
     names, required, any_number = networks.inputs_of(net)
-    several = isinstance(x, (tuple, list)) and all(map(_has_rows, x)) and len(x) > 0
+    several = isinstance(x, (tuple, list)) and len(x) > 0 and all(map(_has_rows, x))
     if isinstance(x, Mapping):
-        if unknown := [name for name in x if name not in names]:
+        given = [name for name in names if name in x]
+        if len(given) < len(x) or given != names[: len(given)]:
             raise ValueError(
-                f"expected inputs by the names {', '.join(names)}, the network's; got {shown(unknown)}."
+                f"expected inputs by the first names, or all, of {', '.join(names)}, the network's; got "
+                f"{', '.join(map(str, x))}."
             )
-        inputs: Any = {name: _argument(net, name, each) for name, each in x.items()}
-        columns = list(inputs.values())
+        columns = tuple(_argument(net, name, x[name]) for name in given)
     elif several and (len(names) > 1 or any_number):
-        inputs = tuple(_argument(net, f"input {k}", each) for k, each in enumerate(x))
-        columns = list(inputs)
+        columns = tuple(_argument(net, f"input {k}", each) for k, each in enumerate(x))
     else:
-        inputs = network_inputs(net, x)
-        columns = [inputs]
+        columns = (network_inputs(net, x),)
     if len(columns) < required or (len(columns) > len(names) and not any_number):
         raise ValueError(
-            f"expected {required} inputs, {', '.join(names)}, which the network takes; got {len(columns)}. "
-            "Pass a tuple of tensors, or a mapping from these names."
+            f"expected inputs {', '.join(names)}, which the network takes; got {len(columns)}. Pass a tuple "
+            "of tensors, or a mapping from these names."
         )
     _check_rows(columns)
-    return inputs, len(columns[0])
+    return columns
 
 
 def _argument(net: nn.Module, name: str, values: Any) -> Tensor:
@@ -132,7 +130,7 @@ def _argument(net: nn.Module, name: str, values: Any) -> Tensor:
     return values if own is None else values.to(own.device)
 
 
-def _check_rows(columns: list[Tensor]) -> None:
+def _check_rows(columns: tuple[Tensor, ...]) -> None:
     for x in columns:
         if x.dim() == 0 or len(x) == 0:
             raise ValueError(

@@ -42,7 +42,7 @@ def call(
     """``net(x)`` with the signs of each site replaced for this one call; the network stays what it is.
 
     :param values: site name -> signs (relaxed signs and moments of weights are welcome too).
-    :param x: a tuple is the arguments of the network, a mapping its keywords; anything else the one argument.
+    :param x: a tuple is the arguments of the network, anything else the one argument.
     :param state: further buffers or parameters to replace, by state-dict name: normalisation statistics.
     :raises KeyError: for a site or a state-dict name that the network does not have.
     """
@@ -57,18 +57,11 @@ def call(
         try:
             for place, leaf, value in replaced:
                 place[leaf] = value
-            return apply(net, x)
+            return net(*x) if isinstance(x, tuple) else net(x)
         finally:
             # Backwards: where a tensor was replaced twice, the first entry has the one that was there.
             for place, leaf, value in reversed(before):
                 place[leaf] = value
-
-
-def apply(net: nn.Module, x: Any) -> Any:
-    """``net(x)``: a tuple is the arguments, a mapping the keywords, anything else the one argument."""
-    if isinstance(x, tuple):
-        return net(*x)
-    return net(**x) if isinstance(x, Mapping) else net(x)
 
 
 def inputs_of(net: nn.Module) -> tuple[list[str], int, bool]:

@@ -1,5 +1,6 @@
 """What a posterior's predictions are worth: scores, calibration, what they know and do not know."""
 
+from bayesbin.diagnostics.by_likelihood import likelihood_scores
 from bayesbin.diagnostics.calibration import ece, ece_equal_mass, top_label
 from bayesbin.diagnostics.held_out import Estimate
 from bayesbin.diagnostics.out_of_distribution import ood_scores
@@ -27,6 +28,7 @@ __all__ = [
     "classification_scores",
     "ece",
     "ece_equal_mass",
+    "likelihood_scores",
     "ood_scores",
     "regression_scores",
     "regression_uncertainty",

@@ -48,11 +48,18 @@ def require_batches(data: Any) -> None:
 
 
 def arguments(batch: Any, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
-    """A batch as (arguments, keywords) of the model: arrays as tensors, and tensors on ``device``."""
+    """A batch as (arguments, keywords) of the model: arrays as tensors, and tensors on ``device``.
+
+    An argument may itself be a tuple, list or dict of arrays: the inputs of a network that has several.
+    """
 
     def placed(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             value = as_tensor("a batch", value)
+        if isinstance(value, Mapping):
+            return {name: placed(each) for name, each in value.items()}
+        if type(value) in (tuple, list) and any(isinstance(v, (Tensor, np.ndarray)) for v in value):
+            return type(value)(map(placed, value))
         return value.to(device) if isinstance(value, Tensor) else value
 
     if isinstance(batch, (Tensor, np.ndarray)):
@@ -130,13 +137,13 @@ def _gives_single(data: Any) -> bool:
             count % sampler.batch_size == 1 and not sampler.drop_last
         )
     if isinstance(data, Sequence):
-        return any(_size(batch) == 1 for batch in data)
+        return any(rows_of(batch) == 1 for batch in data)
     return False
 
 
-def _size(batch: Any) -> int | None:
+def rows_of(batch: Any) -> int | None:
     """The number of examples in a batch: the length of its first array."""
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    first = batch
+    while isinstance(first, (Mapping, tuple, list)) and first:
+        first = next(iter(first.values() if isinstance(first, Mapping) else first))
     return len(first) if isinstance(first, (Tensor, np.ndarray)) and first.ndim else None

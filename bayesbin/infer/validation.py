@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from bayesbin.core import networks
-from bayesbin.core.arrays import network_batches
-from bayesbin.core.checks import is_number
+from bayesbin.core.arrays import network_arguments
+from bayesbin.core.checks import shown
 from bayesbin.core.copies import copy_network
-from bayesbin.diagnostics import regression_scores, scores
+from bayesbin.diagnostics import likelihood_scores
 from bayesbin.estimators import StraightThrough
-from bayesbin.infer.batches import arguments
+from bayesbin.infer.batches import arguments, rows_of
 from bayesbin.infer.elbo import TraceBinary_ELBO
-from bayesbin.nn import Classifier, Regressor
+from bayesbin.nn import Likelihood
 from bayesbin.nn.batch_statistics import batch_statistics, normalisations
 from bayesbin.posterior import Posterior
 
 NUM_SAMPLES = 8
-CALIBRATION_DATA = 2000
+CALIBRATION_DATA, CALIBRATION_ROWS = 2000, 1000
 
 
 def validation_metrics(
@@ -33,10 +35,12 @@ def validation_metrics(
     dataset_size: int,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Scores per datum on held-out data with the mean of 8 draws of the current posterior.
+    """Scores on held-out data with the mean of 8 draws of the current posterior.
 
-    A ``Classifier`` gives accuracy, nll and ece; a ``Regressor`` nll and rmse, in the units of its
-    targets; any other model the expected negative log-likelihood at hard draws, as nll, all in nats.
+    A model with a likelihood gives nll, in nats per datum, and what :func:`likelihood_scores` knows of its
+    kind: accuracy and ece of classes, accuracy of labels, accuracy and mae of ordered levels, and rmse of
+    numbers and counts, in the units of the targets. Masks apply; data of weight 0 are left out, and other
+    weights do not enter. Any other model gives the expected negative log-likelihood at hard draws, as nll.
 
     :param data: held-out batches, as for training.
     :param calibration: training batches, from whose first 2000 inputs normalisation statistics of each
@@ -44,54 +48,159 @@ def validation_metrics(
     :param dataset_size: N, to which the plate of a model scales the likelihood of a batch.
     """
     device = next(guide.parameters()).device
-    if not isinstance(model, (Classifier, Regressor)):
+    if not isinstance(model, Likelihood):
         return {"nll": _expected_nll(model, guide, data, seed, device) / dataset_size}
-    posterior, pairs = guide.posterior(), [(x, y) for x, y in data]
-    y = torch.cat([torch.as_tensor(part) for _, part in pairs]).to(device)
-    outputs = torch.stack(list(_outputs(model.net, posterior, pairs, calibration, seed)))
-    if isinstance(model, Classifier):
-        log_probs = outputs.double().log_softmax(-1)
-        return scores(log_probs.logsumexp(0) - math.log(NUM_SAMPLES), y)
-    stds = [
-        torch.as_tensor(
-            model.noise if is_number(model.noise) else posterior.sample_real("noise", k, seed=seed)
-        )
-        for k in range(NUM_SAMPLES)
-    ]
-    variances = torch.stack([std.detach().double().square() for std in stds])[:, None]
-    found = regression_scores(outputs.reshape(NUM_SAMPLES, len(y)), variances, y)
-    return {"nll": found["nll"], "rmse": found["rmse"]}
+    posterior, batches = guide.posterior(), [_Batch.of(batch, device) for batch in data]
+    if not batches:
+        raise ValueError("expected at least one batch of validation data; got none.")
+    kind = model.prediction_head["kind"]
+    found = [_Averages(kind) for _ in batches]
+    drawn = _networks(model.net, posterior, batches, calibration, seed, device)
+    for draw, network in enumerate(drawn):
+        latents = {
+            name: posterior.sample_real(name, draw, seed=seed).detach().double()
+            for name in model.latents()
+        }
+        for batch, averages in zip(batches, found, strict=True):
+            averages.add(model, network, latents, batch)
+    log_likelihood = torch.cat([torch.stack(each.log_likelihood) for each in found], 1)
+    averages = [each.average() for each in found]
+    known = [each for each in averages if each is not None]
+    return likelihood_scores(
+        kind,
+        log_likelihood,
+        torch.cat(known) if len(known) == len(found) else None,
+        torch.cat([each.value for each in found]),
+        torch.cat([each.kept for each in found]),
+    )
 
 
-def _outputs(
+@dataclass(frozen=True)
+class _Batch:
+    """A batch by the names of a likelihood's arguments."""
+
+    x: Any
+    y: Any
+    weight: Any = None
+    mask: Any = None
+
+    @classmethod
+    def of(cls, batch: Any, device: torch.device) -> _Batch:
+        args, kwargs = arguments(batch, device)
+        try:
+            return cls(*args, **kwargs)
+        except TypeError:
+            raise ValueError(
+                "expected batches (x, y), (x, y, weight) or (x, y, weight, mask), or dicts with "
+                f"these names; got {len(args)} parts{' and ' if kwargs else ''}{', '.join(kwargs)}."
+            ) from None
+
+
+class _Averages:
+    """Of one batch: the log-likelihood of each draw, and the average of what is predicted."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.log_likelihood = kind, []
+        self.total: Tensor | None = None
+        self.known = True
+        self.value: Any = None
+        self.kept: Any = None
+
+    def add(
+        self, model: Likelihood, net: nn.Module, latents: Mapping[str, Tensor], batch: _Batch
+    ) -> None:
+        x = network_arguments(net, batch.x)
+        with torch.no_grad():
+            outputs = tree_map(_in_float64, net(*x))
+            observed = model.observed(outputs, batch.y, batch.mask, **latents)
+            self.log_likelihood.append(
+                model.log_prob(outputs, batch.y, batch.mask, **latents).detach()
+            )
+            self._add(_predicted(self.kind, observed.distribution))
+        if self.value is None:
+            self.value, self.kept = observed.value, _kept(observed, batch.weight, len(x[0]))
+
+    def _add(self, predicted: Tensor | None) -> None:
+        if predicted is None:
+            self.known = False
+        elif self.total is None:
+            self.total = predicted
+        elif self.kind in _LOGARITHMS:
+            self.total = torch.logaddexp(self.total, predicted)
+        else:
+            self.total = self.total + predicted
+
+    def average(self) -> Tensor | None:
+        """The average over draws; None where the distribution has nothing to average."""
+        if self.total is None or not self.known:
+            return None
+        count = len(self.log_likelihood)
+        return self.total - math.log(count) if self.kind in _LOGARITHMS else self.total / count
+
+
+_LOGARITHMS = ("classes", "ordinal")
+
+
+def _predicted(kind: str, distribution: Any) -> Tensor | None:
+    """What is averaged over draws: log-probabilities of classes, probabilities of labels, means of others."""
+    if kind in _LOGARITHMS:
+        return distribution.logits
+    try:
+        return distribution.mean
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _kept(observed: Any, weight: Any, rows: int) -> Tensor:
+    """Which targets count: those of the mask, in data of a weight above 0."""
+    shape = observed.distribution.batch_shape
+    like = observed.value
+    kept = observed.kept
+    if kept is None:
+        kept = torch.ones(shape, dtype=torch.bool, device=like.device)
+    if weight is not None:
+        weight = torch.as_tensor(weight, device=like.device)
+        kept = kept & (weight > 0).reshape(rows, *[1] * (len(shape) - 1))
+    extra = like.dim() - kept.dim()
+    return kept.reshape(kept.shape + (1,) * extra).expand(like.shape)
+
+
+def _in_float64(values: Any) -> Any:
+    return values.double() if isinstance(values, Tensor) and values.is_floating_point() else values
+
+
+def _networks(
     net: nn.Module,
     posterior: Posterior[Any],
-    pairs: list[tuple[Any, Any]],
+    held_out: list[_Batch],
     calibration: Iterable[Any],
     seed: int,
-) -> Iterator[Tensor]:
-    """The outputs of each draw for all held-out inputs, normalised by the draw's own statistics."""
+    device: torch.device,
+) -> Iterator[nn.Module]:
+    """The network of each draw, normalised by the draw's own statistics."""
     worker = copy_network(net).eval()
-    batches = network_batches(worker, pairs)
-    by_batch = normalisations(worker, (batches[0],))
-    known = [(x,) for x in _first(worker, calibration)] if by_batch else []
+    by_batch = normalisations(worker, network_arguments(worker, held_out[0].x))
+    known = _first(worker, calibration, device) if by_batch else []
     for draw in range(NUM_SAMPLES):
         signs = posterior.signs(draw, seed=seed)
         networks.write_(worker, signs)
         if by_batch:
             networks.write_(worker, {}, batch_statistics(worker, known))
-        with torch.no_grad():
-            yield torch.cat([worker(x) for x in batches])
+        yield worker
 
 
-def _first(net: nn.Module, batches: Iterable[Any]) -> list[Tensor]:
+def _first(
+    net: nn.Module, batches: Iterable[Any], device: torch.device
+) -> list[tuple[Tensor, ...]]:
     """The first few thousand inputs of an iterable of batches, in parts of equal size."""
-    inputs: list[Tensor] = []
+    rows: list[tuple[Tensor, ...]] = []
     for batch in batches:
-        inputs += network_batches(net, [batch])
-        if sum(map(len, inputs)) >= CALIBRATION_DATA:
+        rows.append(network_arguments(net, _Batch.of(batch, device).x))
+        if sum(len(x[0]) for x in rows) >= CALIBRATION_DATA:
             break
-    return network_batches(net, torch.cat(inputs)[:CALIBRATION_DATA])
+    columns = [torch.cat(column)[:CALIBRATION_DATA] for column in zip(*rows, strict=True)]
+    parts = math.ceil(len(columns[0]) / CALIBRATION_ROWS)
+    return list(zip(*(column.tensor_split(parts) for column in columns), strict=True))
 
 
 def _expected_nll(
@@ -106,7 +215,9 @@ def _expected_nll(
         torch.manual_seed(seed)
         for batch in data:
             args, kwargs = arguments(batch, device)
-            size = len(next(iter([*args, *kwargs.values()])))
+            size = rows_of(batch)
+            if size is None:
+                raise ValueError(f"expected a batch of arrays (B, ...); got {shown(batch)}.")
             terms = elbo.hard_terms(model, guide, *args, **kwargs)
             total += terms.negative_log_likelihood.item() * size
             count += size

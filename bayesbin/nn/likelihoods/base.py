@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -144,8 +145,39 @@ class Likelihood(PyroModule):
         :param outputs: of the network, (B, ...). :param y: targets. :param mask: which of them count.
         :param latents: a value for each of :meth:`latents`, by name.
         """
-        observed = self._observed(outputs, y, mask, latents)
-        return _of_rows(observed.distribution).log_prob(observed.value)
+        observed = self.observed(outputs, y, mask, **latents)
+        return _of_rows(observed.masked()).log_prob(observed.value)
+
+    def observed(self, outputs: Any, y: Any, mask: Any = None, **latents: Tensor) -> Observed:
+        """Return the distribution of a batch with its targets, checked, and which of them count."""
+        like = _first(outputs)
+        distribution = self._distribution(outputs, latents)
+        shape = distribution.shape()
+        y = as_tensor("targets", y).to(like.device)
+        if y.shape[:1] != shape[:1]:
+            raise ValueError(
+                f"Expected one target for each of the {shape[0]} inputs; got shape {tuple(y.shape)}."
+            )
+        y = _in_shape(y, shape)
+        if y.shape != shape:
+            raise ValueError(
+                f"expected targets of shape {tuple(shape)}, as many as the network has outputs for; got "
+                f"{y.dtype} of shape {tuple(y.shape)}.{self.shape_hint}"
+            )
+        kept = self.target_mask(y)
+        if mask is not None:
+            given = _checked_mask(mask, distribution.batch_shape, like.device)
+            kept = given if kept is None else kept & given
+        if kept is None:
+            return Observed(distribution, self.targets(y, outputs), None)
+        chosen = y[kept]
+        # What does not count may be NaN or out of range; it is replaced by what has a density.
+        if len(chosen):
+            by_event = kept.reshape(kept.shape + (1,) * (y.dim() - kept.dim()))
+            value = self.targets(torch.where(by_event, y, chosen[0]), outputs)
+        else:
+            value = distribution.sample().detach()
+        return Observed(distribution, value, kept)
 
     def forward(self, x: Any = None, y: Any = None, weight: Any = None, mask: Any = None) -> Any:
         """Declare the weights and, with x, draw targets or condition on y.
@@ -159,19 +191,26 @@ class Likelihood(PyroModule):
         latents = self.sample_latents()
         if x is None:
             return None
-        x, rows = network_arguments(self.net, x)
+        x = network_arguments(self.net, x)
+        rows = len(x[0])
         outputs = networks.call(self.net, values, x)
-        if y is None:
-            if weight is not None or mask is not None:
-                raise ValueError("expected targets y with a weight or a mask; got none.")
-            observed = _Observed(self._distribution(outputs, latents, rows), None, None)
-            scale = None
+        if len(first := _first(outputs)) != rows:
+            raise ValueError(
+                f"expected outputs with a first axis of {rows}, the batch, from the network; got "
+                f"{tuple(first.shape)}."
+            )
+        scale = None
+        if y is not None:
+            observed = self.observed(outputs, y, mask, **latents)
+            scale = None if weight is None else _checked_weight(weight, rows, first)
+            distribution, scale = self._weighted(observed, scale, first.dtype)
+        elif weight is None and mask is None:
+            observed = Observed(self._distribution(outputs, latents), None, None)
+            distribution = observed.distribution
         else:
-            observed = self._observed(outputs, y, mask, latents, rows)
-            scale = None if weight is None else _checked_weight(weight, rows, outputs)
-            observed, scale = self._weighted(observed, scale, _first(outputs).dtype)
+            raise ValueError("expected targets y with a weight or a mask; got none.")
         with ExitStack() as stack:
-            stack.enter_context(self.batch_plate(rows, _first(outputs).device))
+            stack.enter_context(self.batch_plate(rows, first.device))
             kept: Any = None if observed.kept is None else observed.kept.reshape(rows, -1).any(1)
             if scale is not None:
                 # Pyro takes no scale of 0: what has one is masked.
@@ -179,7 +218,7 @@ class Likelihood(PyroModule):
                 stack.enter_context(poutine.scale(scale=torch.where(scale > 0, scale, 1.0)))
             if kept is not None:
                 stack.enter_context(poutine.mask(mask=kept))
-            return pyro.sample("y", _of_rows(observed.distribution), obs=observed.value)
+            return pyro.sample("y", _of_rows(distribution), obs=observed.value)
 
     def sample_weights(self) -> dict[str, Tensor]:
         """One sample statement per binary weight tensor, after that of its prior's hyperparameter."""
@@ -208,9 +247,14 @@ class Likelihood(PyroModule):
             )
         return pyro.plate("data", self.dataset_size, subsample=torch.arange(rows, device=device))
 
-    def _distribution(self, outputs: Any, latents: Mapping[str, Tensor], rows: int) -> Any:
+    def _distribution(self, outputs: Any, latents: Mapping[str, Tensor]) -> Any:
         """The distribution of a batch, checked to have an axis of the batch."""
-        found = self.distribution(outputs, **latents)
+        found, rows = self.distribution(outputs, **latents), len(_first(outputs))
+        if not isinstance(found, TorchDistributionMixin):
+            raise ValueError(
+                f"expected a distribution of pyro.distributions from {type(self).__name__}.distribution; got "
+                f"{type(found).__module__}.{type(found).__name__}."
+            )
         if found.batch_shape[:1] != (rows,):
             raise ValueError(
                 f"expected a distribution of batch shape ({rows}, ...), with one target or more for each "
@@ -219,64 +263,33 @@ class Likelihood(PyroModule):
             )
         return found
 
-    def _observed(
-        self,
-        outputs: Any,
-        y: Any,
-        mask: Any,
-        latents: Mapping[str, Tensor],
-        rows: int | None = None,
-    ) -> _Observed:
-        """The distribution of a batch, masked, and targets that it takes."""
-        like = _first(outputs)
-        rows = len(like) if rows is None else rows
-        distribution = self._distribution(outputs, latents, rows)
-        batch_shape, shape = distribution.batch_shape, distribution.shape()
-        y = as_tensor("targets", y).to(like.device)
-        if y.shape[:1] != (rows,):
-            raise ValueError(
-                f"Expected one target for each of the {rows} inputs; got shape {tuple(y.shape)}."
-            )
-        y = _in_shape(y, shape)
-        if y.shape != shape:
-            raise ValueError(
-                f"expected targets of shape {tuple(shape)}, as many as the network has outputs for; got "
-                f"{y.dtype} of shape {tuple(y.shape)}.{self.shape_hint}"
-            )
-        kept = self.target_mask(y)
-        if mask is not None:
-            given = _checked_mask(mask, batch_shape, like.device)
-            kept = given if kept is None else kept & given
-        if kept is None:
-            return _Observed(distribution, self.targets(y, outputs), None)
-        chosen = y[kept]
-        # What does not count may be NaN or out of range; it is replaced by what has a density.
-        if len(chosen):
-            by_event = kept.reshape(kept.shape + (1,) * (y.dim() - kept.dim()))
-            value = self.targets(torch.where(by_event, y, chosen[0]), outputs)
-        else:
-            value = distribution.sample().detach()
-        return _Observed(distribution.mask(kept), value, kept)
-
     def _weighted(
-        self, observed: _Observed, scale: Tensor | None, dtype: torch.dtype
-    ) -> tuple[_Observed, Tensor | None]:
-        """Put the weights of targets into the scale of a datum, or of each of its targets."""
+        self, observed: Observed, scale: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Any, Tensor | None]:
+        """The masked distribution and the scale of a datum, with the weights of targets in one of them."""
         by_target = self.target_weight(observed.value)
         if by_target is None:
-            return observed, scale
+            return observed.masked(), scale
         by_target = by_target.to(dtype)
         if by_target.dim() == 1:
-            return observed, by_target if scale is None else scale * by_target
-        return observed._replace(distribution=_Weighted(observed.distribution, by_target)), scale
+            return observed.masked(), by_target if scale is None else scale * by_target
+        return _Weighted(observed.masked(), by_target), scale
 
 
-class _Observed(NamedTuple):
-    """The distribution of a batch, the targets, and which of them count (None: all)."""
+class Observed(NamedTuple):
+    """Targets of a batch, and what is said of them.
+
+    :param distribution: of the targets, unmasked. :param value: the targets, those that do not count
+        replaced. :param kept: which targets count, of the distribution's batch shape; None: all.
+    """
 
     distribution: Any
     value: Any
     kept: Tensor | None
+
+    def masked(self) -> Any:
+        """The distribution with a log-probability of 0 where targets do not count."""
+        return self.distribution if self.kept is None else self.distribution.mask(self.kept)
 
 
 class _Weighted(dist.TorchDistribution):
@@ -342,8 +355,7 @@ def _checked_mask(mask: Any, shape: torch.Size, device: torch.device) -> Tensor:
     return mask
 
 
-def _checked_weight(weight: Any, rows: int, outputs: Any) -> Tensor:
-    like = _first(outputs)
+def _checked_weight(weight: Any, rows: int, like: Tensor) -> Tensor:
     weight = as_tensor("weights", weight).to(like.device)
     if weight.shape != (rows,) or weight.dtype is torch.bool:
         raise ValueError(
