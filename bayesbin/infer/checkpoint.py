@@ -20,7 +20,7 @@ from bayesbin.core.checks import whole_number
 from bayesbin.core.files import CorruptFileError, remove_temporaries, sha256, write_atomically
 
 FORMAT = "bayesbin checkpoint"
-SCHEMA = 1
+SCHEMA = 2
 
 _NAME = re.compile(r"epoch-(\d{6,})(?:-step-(\d{6,}))?\.ckpt")
 _REMEDY = "Delete it to continue from an earlier one, or start anew in another folder."

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
@@ -18,12 +17,12 @@ from bayesbin.core.checks import real_number, whole_number
 from bayesbin.estimators import Estimator, named_estimator
 from bayesbin.infer.batches import joined, length, require_batches, single_refused
 from bayesbin.infer.checkpoint import checkpoints, load_latest
+from bayesbin.infer.declared import DeclaredParameters, made_at_first_call
 from bayesbin.infer.elbo import TraceBinary_ELBO
 from bayesbin.infer.interruption import deferred_interrupt
 from bayesbin.infer.noise import ordered_batches
 from bayesbin.infer.setup import (
     checked_optimizers,
-    declared_parameters,
     default_training,
     describe,
     resolve_dataset_size,
@@ -106,8 +105,9 @@ def fit(
         :class:`bayesbin.data.Batches` joins the batch before; other data with one are refused.
     Without ``optimizers`` it trains as ``recipe("bayesbin", model, epochs=epochs)`` does, to the bit, with
     any guide: the Bayesian learning rule in relative steps for what the guide's ``training_groups()`` give
-    it, Adam for every other parameter, and a cosine for both. The ``pyro.param`` of a model or guide that
-    is a function are found by running it once, and go to Adam as well.
+    it, Adam for every other parameter, and a cosine for both. What model and guide declare while they run
+    (``pyro.param``, constrained or not, also in a branch that is first taken in a later epoch) goes to Adam
+    as well, and into checkpoints; with ``optimizers`` a warning names what none of them trains.
 
     :param estimator: of the gradient; LocalReparameterization() by default.
     :param epochs: passes over ``data``, the ones before a resume included.
@@ -155,8 +155,7 @@ def fit(
     size = resolve_dataset_size(dataset_size, model)
     schedules = [schedulers] if isinstance(schedulers, LRScheduler) else list(schedulers)
     if optimizers is None:
-        declared = _declared(model, guide, data, seed)
-        stepped, cosines = default_training(model, guide, estimator, epochs, declared)
+        stepped, cosines = default_training(model, guide, estimator, epochs)
         schedules = [*cosines, *schedules]
     else:
         stepped = checked_optimizers(optimizers, module)
@@ -171,6 +170,9 @@ def fit(
         kl_weight=weight,
         optimizers=stepped,
         schedulers=schedules,
+        declared=DeclaredParameters(
+            module, stepped, schedules, epochs if optimizers is None else None
+        ),
         callbacks=list(callbacks),
         checkpoint_dir=checkpoint_dir,
         seed=seed,
@@ -184,8 +186,8 @@ def fit(
         "estimator": repr(estimator),
         **describe(module, run.optimizers, run.schedulers),
     }
-    if checkpoint_dir is not None and (state := load_latest(checkpoint_dir)) is not None:
-        run.restore(state)
+    saved = None if checkpoint_dir is None else load_latest(checkpoint_dir)
+    _start(run, saved)
     return _train(run, epochs, patience, progress)
 
 
@@ -211,13 +213,22 @@ def _train(run: TrainingRun, epochs: int, patience: int | None, progress: bool |
     return FitResult(done.history, done.epoch, done.step, stopped_early=stopped)
 
 
-def _declared(model: Any, guide: Any, data: Any, seed: int) -> list[Tensor]:
-    """The parameters of functions, which are found by running them on the first batch."""
-    if isinstance(model, nn.Module) and isinstance(guide, nn.Module):
-        return []
-    for batch in ordered_batches(data, seed, 1):
-        return declared_parameters(model, guide, batch)
-    return []
+def _start(run: TrainingRun, state: dict[str, Any] | None) -> None:
+    """Find the parameters that a call of model and guide declares, and go back to a checkpoint."""
+    unknown = made_at_first_call(*run.models)
+    if unknown:
+        _discover(run)
+    if state is not None:
+        run.restore(state)
+        if run.declared.pending:
+            _discover(run)
+    if unknown:
+        run.declared.place(run.progress.epoch + 1)
+
+
+def _discover(run: TrainingRun) -> None:
+    for batch in ordered_batches(run.data, run.seed, 1):
+        return run.declared.discover(batch)
 
 
 def _kl_weights(given: float | Callable[[int], float] | None) -> Callable[[int], float]:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-from pyro import poutine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from bayesbin.core.checks import whole_number
-from bayesbin.guides.announcing import LocalParameters
-from bayesbin.guides.prototype import normalisation_kept
-from bayesbin.infer.batches import arguments
-from bayesbin.optim import TrainingGroup, make_optimizers, make_schedules, training_groups
+from bayesbin.optim import make_optimizers, make_schedules, training_groups
 
 
 def claimed(optimizers: Iterable[Optimizer]) -> list[Tensor]:
@@ -42,43 +37,11 @@ def resolve_dataset_size(argument: int | None, model: Any) -> int:
     return whole_number("dataset_size", size, at_least=1)
 
 
-def declared_parameters(model: Any, guide: Any, batch: Any) -> list[Tensor]:
-    """What a model or guide declares by ``pyro.param`` when it runs, and no module owns.
-
-    Both run once, without a trace in the random generators or in normalisation layers.
-    """
-    modules = [part for part in (model, guide) if isinstance(part, nn.Module)]
-    owned = {id(p): p for module in modules for p in module.parameters()}
-    device = next((p.device for p in owned.values()), torch.device("cpu"))
-    args, kwargs = arguments(batch, device)
-    found: dict[int, Tensor] = {}
-    with (
-        torch.no_grad(), torch.random.fork_rng(), normalisation_kept(), poutine.block(),
-        LocalParameters(),
-    ):  # fmt: skip
-        guided = poutine.trace(guide).get_trace(*args, **kwargs)
-        modelled = poutine.trace(poutine.replay(model, trace=guided)).get_trace(*args, **kwargs)
-    for trace in (guided, modelled):
-        sites: list[Any] = list(trace.nodes.values())
-        for site in sites:
-            if site["type"] == "param" and site["value"] is not None:
-                parameter = site["value"].unconstrained()
-                if id(parameter) not in owned:
-                    found[id(parameter)] = parameter
-    return list(found.values())
-
-
 def default_training(
-    model: Any, guide: Any, estimator: Any, epochs: int, declared: Sequence[Tensor] = ()
+    model: Any, guide: Any, estimator: Any, epochs: int
 ) -> tuple[list[Optimizer], list[Any]]:
-    """The optimizers and schedules of the default recipe."""
-    groups = training_groups(guide, model, estimator)
-    optimizers = make_optimizers([*groups, TrainingGroup(tuple(declared))])
-    if not optimizers:
-        raise TypeError(
-            "expected a guide with parameters to train, found none in the guide, the model and the "
-            "estimator; pass optimizers= that hold them."
-        )
+    """The optimizers and schedules of the default recipe, for the parameters known so far."""
+    optimizers = make_optimizers(training_groups(guide, model, estimator))
     return optimizers, list(make_schedules(optimizers, epochs))
 
 

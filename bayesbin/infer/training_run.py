@@ -20,6 +20,7 @@ from tqdm import tqdm
 from bayesbin.core.checks import real_number
 from bayesbin.infer.batches import SINGLE, arguments, length
 from bayesbin.infer.checkpoint import save_checkpoint
+from bayesbin.infer.declared import DeclaredParameters
 from bayesbin.infer.interruption import Interrupt, until_interrupted
 from bayesbin.infer.noise import STEP_NOISE, VALIDATION_NOISE, NoiseStream, ordered_batches
 from bayesbin.infer.setup import claimed, require_configuration
@@ -65,6 +66,7 @@ class TrainingRun:
     kl_weight: Callable[[int], float]
     optimizers: list[Optimizer]
     schedulers: list[Any]
+    declared: DeclaredParameters
     callbacks: list[Callable[[EpochReport], Any]]
     checkpoint_dir: str | PathLike[str] | None
     seed: int
@@ -108,7 +110,9 @@ class TrainingRun:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         with NoiseStream(self.seed, STEP_NOISE, self.progress.step).active():
-            terms = self._terms(args, kwargs)
+            with self.declared:
+                terms = self._terms(args, kwargs)
+            self.declared.place(epoch)
             values = float(terms.loss.detach()), float(terms[1]), float(terms[2])
             if not all(map(math.isfinite, values)):
                 came = ", ".join(f"{k} = {v}" for k, v in zip(TERMS, values, strict=True))
@@ -139,7 +143,8 @@ class TrainingRun:
     def _require_finite_parameters(self, epoch: int) -> None:
         # The last step of an epoch may break a parameter that no loss has been computed from yet.
         others = ((f"a parameter of shape {tuple(p.shape)}", p) for p in self._other_parameters())
-        for name, parameter in (*self.module.named_parameters(), *others):
+        declared = self.declared.parameters.items()
+        for name, parameter in (*self.module.named_parameters(), *declared, *others):
             if not bool(torch.isfinite(parameter).all()):
                 raise FloatingPointError(
                     f"expected finite parameters, got NaN or infinity in {name} in epoch {epoch}; "
@@ -206,6 +211,7 @@ class TrainingRun:
             **vars(self.progress),
             "configuration": self.configuration,
             "module": self.module.state_dict(),
+            "declared": {n: p.detach() for n, p in self.declared.parameters.items()},
             "other parameters": [p.detach() for p in self._other_parameters()],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
@@ -216,6 +222,7 @@ class TrainingRun:
         require_configuration(state["configuration"], self.configuration)
         self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
         self.module.load_state_dict(state["module"])
+        self.declared.restore(state["declared"])
         with torch.no_grad():
             for p, saved in zip(self._other_parameters(), state["other parameters"], strict=True):
                 p.copy_(saved)
@@ -225,8 +232,9 @@ class TrainingRun:
             part.load_state_dict(saved)
 
     def _other_parameters(self) -> list[Tensor]:
-        """What an optimizer holds and no module owns: a model that is a function may use some."""
-        owned = {id(p) for p in self.module.parameters()}
+        """What the user's optimizers hold and no module owns: a model that is a function may use some."""
+        declared = self.declared.parameters.values()
+        owned = {id(p) for p in (*self.module.parameters(), *declared)}
         return [p for p in claimed(self.optimizers) if id(p) not in owned]
 
 

@@ -61,7 +61,7 @@ def test_header_is_readable_without_torch(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, state(5, batch=3, step=53))
     header = json.loads(path.read_bytes().split(b"\n")[0])
     assert path.name == "epoch-000006-step-000053.ckpt"
-    assert header["format"] == "bayesbin checkpoint" and header["schema"] == 1
+    assert header["format"] == "bayesbin checkpoint" and header["schema"] == 2
     assert (header["epoch"], header["step"]) == (5, 53)
     assert header["torch"] == torch.__version__
     assert {"sha256", "size", "bayesbin", "configuration"} <= set(header)
@@ -163,11 +163,11 @@ def test_unknown_schema_is_not_passed_over(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, state(1))
     path = save_checkpoint(tmp_path, state(2))
     line, _, payload = path.read_bytes().partition(b"\n")
-    header = {**json.loads(line), "schema": 2, "bayesbin": "9.0"}
+    header = {**json.loads(line), "schema": 3, "bayesbin": "9.0"}
     del header["sha256"]
     header["sha256"] = _digest(header, payload)
     path.write_bytes(_json_line(header) + payload)
-    with pytest.raises(ValueError, match=r"schema 1, got 2, written by bayesbin 9\.0"):
+    with pytest.raises(ValueError, match=r"schema 2, got 3, written by bayesbin 9\.0"):
         load_latest(tmp_path)
 
 
