@@ -112,7 +112,7 @@ def size_of(model: Any) -> float:
         return store["shares"][0].item()
     if "size" in store:
         return store["size"].item()
-    inner = model.inner if isinstance(model, Nested) else model
+    inner: Any = model.inner if isinstance(model, Nested) else model
     return inner.size.item()
 
 
@@ -216,7 +216,8 @@ def test_optimizers_of_the_users_own(kind: str) -> None:
     with pytest.warns(UserWarning, match="No optimizer trains size, which model or guide declares"):
         train(model, guide, 1, optimizers=rule)
     assert pyro.param("size").item() == pytest.approx(0.4)
-    adam = torch.optim.Adam([pyro.param("size").unconstrained()], lr=0.1)
+    parameter: Any = pyro.param("size")
+    adam = torch.optim.Adam([parameter.unconstrained()], lr=0.1)
     train(model, guide, 1, optimizers=[rule, adam])
     assert pyro.param("size").item() > 0.41
 
@@ -269,7 +270,7 @@ def test_two_fits_do_not_share_by_accident(kind: str) -> None:
 
 def test_local_parameters_are_not_shared() -> None:
     with pyro.settings.context(module_local_params=True):
-        models = [Attribute(), Attribute()]
+        models: list[Any] = [Attribute(), Attribute()]
         for model in models:
             train(model, guide_of(model), 1)
     assert models[0].size.unconstrained() is not models[1].size.unconstrained()
