@@ -11,6 +11,7 @@ from torch import Tensor
 from bayesbin.core import numerics
 from bayesbin.core.checks import whole_number
 from bayesbin.estimators.base import Estimator, Objective
+from bayesbin.estimators.plates import evaluate
 from bayesbin.estimators.surrogate import (
     combination,
     signs_at,
@@ -33,10 +34,11 @@ class _Pairs(Estimator):
         noise = uniform_draws(natural, self.num_pairs)
         mirrored = {name: [1.0 - u for u in sequence] for name, sequence in noise.items()}
         one, other = signs_at(natural, noise), signs_at(natural, mirrored)
-        results = objective({name: one[name] + other[name] for name in natural})
-        first, second = results.detach().chunk(2)
+        evaluation = evaluate(objective, {name: one[name] + other[name] for name in natural})
+        results = evaluation.total
         gradients = {}
         for name, lam in natural.items():
+            first, second = evaluation.of_site(name, lam.dim()).detach().chunk(2)
             difference = (first - second) / self.num_pairs
             gradients[name] = self.gradient(
                 lam.detach(), difference, noise[name], one[name], other[name]
@@ -52,7 +54,10 @@ class _Pairs(Estimator):
         one: Sequence[Tensor],
         other: Sequence[Tensor],
     ) -> Tensor:
-        """The gradient of one site from f(w) - f(w'), the noise and the draws of each pair."""
+        """The gradient of one site from f(w) - f(w'), the noise and the draws of each pair.
+
+        :param difference: as the elements of the site see it, (pairs,) or (pairs, *sizes).
+        """
 
     def extra_repr(self) -> str:
         return f"num_pairs={self.num_pairs}"
@@ -91,7 +96,7 @@ class ARM(_Pairs):
         one: Sequence[Tensor],
         other: Sequence[Tensor],
     ) -> Tensor:
-        return combination(2.0 * difference, noise).sub_(difference.sum()).to(natural.dtype)
+        return combination(2.0 * difference, noise).sub_(difference.sum(0)).to(natural.dtype)
 
 
 class DisARM(_Pairs):
@@ -128,7 +133,7 @@ class DisARM(_Pairs):
     ) -> Tensor:
         # Pair by pair: a weight that is the same in both of a pair adds exactly nothing.
         draws = [draw for pair in zip(one, other, strict=True) for draw in pair]
-        halves = torch.stack([0.5 * difference, -0.5 * difference], 1).flatten()
+        halves = torch.stack([0.5 * difference, -0.5 * difference], 1).flatten(0, 1)
         return combination(halves, draws).mul_(torch.sigmoid(2.0 * natural.abs()))
 
 
@@ -169,12 +174,13 @@ class ARMS(Estimator):
         signs, gradients = {}, {}
         for name, lam in natural.items():
             signs[name] = list(_antithetic_signs(lam.detach(), count))
-        results = objective(signs)
-        weights = (results - results.mean()).detach() / (count - 1)
+        evaluation = evaluate(objective, signs)
         for name, lam in natural.items():
+            results = evaluation.of_site(name, lam.dim()).detach()
+            weights = (results - results.mean(0)) / (count - 1)
             total = weighted_score(weights, signs[name], lam, centred=True)
             gradients[name] = total / _one_minus_correlation(lam.detach(), count)
-        return with_gradient(results.mean(), natural, gradients)
+        return with_gradient(evaluation.total.mean(), natural, gradients)
 
     def extra_repr(self) -> str:
         return f"num_samples={self.num_samples}"

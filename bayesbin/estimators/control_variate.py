@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from bayesbin.core import numerics
 from bayesbin.core.checks import real_number, true_or_false, whole_number
-from bayesbin.estimators.base import Estimator, Objective
+from bayesbin.estimators.base import Estimator, Objective, Term
 from bayesbin.estimators.baselines import RunningMoments
+from bayesbin.estimators.plates import Evaluation, evaluate
 from bayesbin.estimators.surrogate import score, signs_at, uniform_draws, with_gradient
 
 
@@ -58,13 +59,14 @@ class _ControlVariate(Estimator):
     @abstractmethod
     def variate(
         self, objective: Objective, relaxed: Mapping[str, list[Tensor]], results: Tensor
-    ) -> Tensor:
-        """c at the S relaxed draws, (S,), with a graph to them."""
+    ) -> Evaluation:
+        """c at the S relaxed draws, with a graph to them; in one term if it is not a sum over plates."""
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
         noise = uniform_draws(natural, self.num_samples)
         signs = signs_at(natural, noise)
-        results = objective(signs)
+        evaluation = evaluate(objective, signs)
+        results = evaluation.total
         if not torch.is_grad_enabled():
             return results.mean()
         learned = [p for p in self.parameters() if p.requires_grad]
@@ -75,10 +77,18 @@ class _ControlVariate(Estimator):
         relaxed = {name: [self._relaxed(z) for z in sequence] for name, sequence in shifted.items()}
         leaves = [draw for sequence in relaxed.values() for draw in sequence]
         variate = self.variate(objective, relaxed, results.detach())
+        whole = variate.total
         slopes = torch.autograd.grad(
-            variate.sum(), leaves, create_graph=bool(learned), materialize_grads=True
+            whole.sum(), leaves, create_graph=bool(learned), materialize_grads=True
         )
-        draws = self._gradients(natural, signs, shifted, results.detach() - variate, slopes)
+        rest = {name: results.detach() - whole for name in natural}
+        if variate.is_split:
+            rest = {
+                name: evaluation.of_site(name, lam.dim()).detach()
+                - variate.of_site(name, lam.dim())
+                for name, lam in natural.items()
+            }
+        draws = self._gradients(natural, signs, shifted, rest, slopes)
         surrogate = results.mean()
         if learned:
             surrogate = self._with_tuning(surrogate, learned, draws)
@@ -95,7 +105,7 @@ class _ControlVariate(Estimator):
         natural: Mapping[str, Tensor],
         signs: Mapping[str, list[Tensor]],
         shifted: Mapping[str, list[Tensor]],
-        rest: Tensor,
+        rest: Mapping[str, Tensor],
         slopes: tuple[Tensor, ...],
     ) -> dict[str, list[Tensor]]:
         """g for each site and draw, with a graph to what is learned."""
@@ -108,7 +118,7 @@ class _ControlVariate(Estimator):
                 temperature = self.log_temperature.exp().to(z)
                 steepness = numerics.variance(z / temperature) / temperature
                 correction = next(flat) * steepness * coupling_gap(lam, z)
-                gradients[name].append(rest[s] * score(lam, w) + correction)
+                gradients[name].append(rest[name][s] * score(lam, w) + correction)
         return gradients
 
     def _with_tuning(
@@ -161,7 +171,8 @@ class REBAR(_ControlVariate):
     Unbiased at every eta and tau, both of which are tuned to lower the variance by whatever optimizer
     trains the guide. z and z~ are coupled, so that each draw costs one evaluation of f at signs
     and one, with its gradient, at relaxed signs; tuning tau differentiates that gradient once more.
-    f has to be differentiable, twice for tuning.
+    f has to be differentiable, twice for tuning. Signs in a plate of the model are weighed by the terms of
+    their own element, of f as of its relaxation.
 
     :param temperature: tau > 0 at the start. :param eta: at the start; 0 leaves ``ScoreFunction(
         baseline=None)``. :param num_samples: draws averaged per call.
@@ -197,9 +208,10 @@ class REBAR(_ControlVariate):
 
     def variate(
         self, objective: Objective, relaxed: Mapping[str, list[Tensor]], results: Tensor
-    ) -> Tensor:
-        value = objective(relaxed)
-        return self.eta.to(value) * value
+    ) -> Evaluation:
+        found = evaluate(objective, relaxed)
+        scaled = [t._replace(values=self.eta.to(t.values) * t.values) for t in found.terms]
+        return Evaluation(scaled, found.plates)
 
 
 class RELAX(_ControlVariate):
@@ -211,7 +223,8 @@ class RELAX(_ControlVariate):
     By default c = h(f(s(z)), mean s(z)^2), with h a small network of two numbers, the objective at the
     relaxed signs and how far these are from being signs: it has a few dozen parameters whatever the
     size of the model, starts as f(s(z)), which is REBAR, and learns its own baseline. Unbiased
-    whatever it has learned.
+    whatever it has learned. c is one function of all signs: signs in a plate of the model are weighed by
+    the whole of f - c, not by the terms of their own element.
 
     :param control_variate: a module that is called with ``{site: relaxed signs (S, *shape)}`` and
         returns (S,): f then need not be differentiable, and is evaluated once per draw. None: the
@@ -258,9 +271,9 @@ class RELAX(_ControlVariate):
 
     def variate(
         self, objective: Objective, relaxed: Mapping[str, list[Tensor]], results: Tensor
-    ) -> Tensor:
+    ) -> Evaluation:
         if self.default is not None:
-            return self.default(objective, relaxed, results)
+            return Evaluation([Term(self.default(objective, relaxed, results))], {})
         assert self.control_variate is not None
         stacked = {name: torch.stack(sequence) for name, sequence in relaxed.items()}
         variate = self.control_variate(stacked)
@@ -270,7 +283,7 @@ class RELAX(_ControlVariate):
                 f"The control variate returns one number per draw, shape {tuple(results.shape)}; got "
                 f"{came}. Reduce over everything but the first dimension."
             )
-        return variate.to(results.dtype)
+        return Evaluation([Term(variate.to(results.dtype))], {})
 
 
 class ObjectiveVariate(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from bayesbin.core import numerics
 from bayesbin.core.checks import whole_number
 from bayesbin.estimators.base import Estimator, Objective
+from bayesbin.estimators.plates import Evaluation, evaluate
 from bayesbin.estimators.site_distributions import all_states, count_states
 from bayesbin.estimators.surrogate import draw_signs, with_gradient
 
@@ -84,11 +86,13 @@ class LocalExpectation(Estimator):
 
     Unbiased, needs only the values of f, and of far less variance than a score-function estimator at
     the same number of draws: the natural gradient of a saturated weight has none of its own noise. But
-    it costs D + 1 evaluations of f per draw, and is for small layers and references.
+    it costs D + 1 evaluations of f per draw, and is for small layers and references. Signs in a plate of the
+    model are flipped together over the plate, where each term that depends on them belongs to one element
+    of it: D then counts the signs of one datum.
 
     :param num_samples: draws averaged per call.
     :param max_weights: the largest D accepted.
-    :raises ValueError: for a count below 1; at a call, for more weights than max_weights.
+    :raises ValueError: for a count below 1; at a call, for more flips than max_weights.
 
     Example::
 
@@ -112,22 +116,27 @@ class LocalExpectation(Estimator):
         self.max_weights = whole_number("max_weights", max_weights, at_least=1)
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
-        total = sum(lam.numel() for lam in natural.values())
+        signs = draw_signs(natural, self.num_samples)
+        evaluation = evaluate(objective, signs)
+        results = evaluation.total
+        flips = {
+            name: _flips(evaluation, name, lam) for name, lam in natural.items() if lam.numel()
+        }
+        total = sum(int(flip.max()) + 1 for flip in flips.values())
         if total > self.max_weights:
             raise ValueError(
                 f"LocalExpectation evaluates the model once per weight and draw and takes at most "
                 f"{self.max_weights} weights; the guide has {total}. Use DisARM or StraightThrough, or "
                 "raise max_weights."
             )
-        signs = draw_signs(natural, self.num_samples)
-        results = objective(signs)
         sums = {name: torch.zeros_like(lam) for name, lam in natural.items()}
         with torch.no_grad():
+            before = {name: evaluation.of_site(name, natural[name].dim()) for name in flips}
             for s in range(self.num_samples):
                 draw = {name: sequence[s] for name, sequence in signs.items()}
-                for name in natural:
-                    flipped = self._flipped(objective, draw, name)
-                    sums[name] += 0.5 * draw[name] * (results[s] - flipped)
+                for name, flip in flips.items():
+                    after = self._flipped(objective, draw, name, flip)
+                    sums[name] += 0.5 * draw[name] * (before[name][s] - after)
         gradients = {
             name: numerics.variance(lam.detach()) * sums[name] / self.num_samples
             for name, lam in natural.items()
@@ -135,24 +144,44 @@ class LocalExpectation(Estimator):
         return with_gradient(results.mean(), natural, gradients)
 
     @staticmethod
-    def _flipped(objective: Objective, draw: Mapping[str, Tensor], name: str) -> Tensor:
-        """The objective with each weight of one site flipped in turn, of the site's shape."""
+    def _flipped(
+        objective: Objective, draw: Mapping[str, Tensor], name: str, flips: Tensor
+    ) -> Tensor:
+        """What each weight of one site sees of the objective where it is flipped, of the site's shape.
+
+        :param flips: number of the evaluation in which a weight is flipped, of the site's shape.
+        """
         signs = draw[name]
         results = []
-        for start in range(0, signs.numel(), _FLIPS_AT_ONCE):
-            indices = torch.arange(start, min(start + _FLIPS_AT_ONCE, signs.numel()))
-            values = {other: [value] * len(indices) for other, value in draw.items()}
-            flips = signs.reshape(1, -1).repeat(len(indices), 1)
-            flips[torch.arange(len(indices)), indices] *= -1.0
-            values[name] = list(flips.reshape(-1, *signs.shape))
-            results.append(objective(values))
-        return torch.cat(results).reshape(signs.shape)
+        numbers = torch.arange(int(flips.max()) + 1, device=flips.device)
+        for some in numbers.split(_FLIPS_AT_ONCE):
+            flipped = flips == some.reshape(-1, *[1] * signs.dim())
+            values = {other: [value] * len(some) for other, value in draw.items()}
+            values[name] = list(torch.where(flipped, -signs, signs))
+            results.append(evaluate(objective, values).of_site(name, signs.dim()))
+        seen = torch.cat(results)
+        seen = seen.reshape(len(seen), *(seen.shape[1:] or [1] * signs.dim()))
+        return seen.expand(-1, *signs.shape).gather(0, flips[None])[0]
 
     def extra_repr(self) -> str:
         return f"num_samples={self.num_samples}, max_weights={self.max_weights}"
 
 
 _FLIPS_AT_ONCE = 256  # bounds the memory; more at once would not be faster
+
+
+def _flips(evaluation: Evaluation, name: str, natural: Tensor) -> Tensor:
+    """A number for each weight of a site; weights of one number can be flipped together.
+
+    Those are the elements of a plate that every term which depends on the site lies in.
+    """
+    axes = evaluation.plates[name].axes if name in evaluation.plates else {}
+    together = [axes[plate] for plate in evaluation.resolved_plates(name)]
+    shape = list(natural.shape)
+    for axis in together:
+        shape[axis] = 1
+    numbers = torch.arange(math.prod(shape), device=natural.device)
+    return numbers.reshape(shape).expand(natural.shape)
 
 
 def all_signs(count: int, like: Tensor) -> Tensor:

@@ -11,7 +11,13 @@ from torch import Tensor
 from bayesbin.core.checks import whole_number
 from bayesbin.estimators.base import Estimator, Objective
 from bayesbin.estimators.baselines import Baseline, LeaveOneOut
-from bayesbin.estimators.site_distributions import draw_weights, parameters_of, score_gradient
+from bayesbin.estimators.plates import evaluate
+from bayesbin.estimators.site_distributions import (
+    dims_of,
+    draw_weights,
+    parameters_of,
+    score_gradient,
+)
 from bayesbin.estimators.surrogate import with_gradient
 
 
@@ -24,7 +30,8 @@ class ScoreFunction(Estimator):
 
     Needs nothing of f but its values, so that hard thresholds and lookup tables will do. Unbiased with
     every baseline. The variance grows with the number of weights; a baseline is not optional beyond
-    a handful of them.
+    a handful of them. Signs in a plate of the model are weighed, and have their baseline, element by element
+    of the plate: by the terms of their own datum.
 
     :param num_samples: draws S per call, one evaluation of f each.
     :param baseline: b: "leave-one-out" (or ``LeaveOneOut()``), ``MovingAverage()``, ``Learned()``, or
@@ -69,23 +76,35 @@ class ScoreFunction(Estimator):
 
     def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
         draws = draw_weights(natural, self.num_samples)
-        results = objective(draws)
-        loss = None
-        weights = results.detach()
-        if self.baseline is not None:
-            baseline, loss = self.baseline(results.detach(), objective)
-            weights = weights - baseline
+        evaluation = evaluate(objective, draws)
+        results = evaluation.total
         centred = isinstance(self.baseline, LeaveOneOut)
-        gradients = {
-            name: score_gradient(weights / self.num_samples, draws[name], entry, centred=centred)
-            for name, entry in natural.items()
-        }
+        gradients, losses = {}, []
+        same = None if evaluation.is_split else self._centred(results.detach(), objective, losses)
+        for name, entry in natural.items():
+            weights = same
+            if weights is None:
+                seen = evaluation.of_site(name, dims_of(entry)).detach()
+                weights = self._centred(seen, objective, losses, name)
+            gradients[name] = score_gradient(
+                weights / self.num_samples, draws[name], entry, centred=centred
+            )
         surrogate = with_gradient(results.mean(), parameters_of(natural), gradients)
-        if loss is not None and torch.is_grad_enabled():
-            surrogate = surrogate - (
-                loss - loss.detach()
-            )  # what is maximised, loss is minimised by
+        if torch.is_grad_enabled():
+            for loss in losses:  # what is maximised, a loss is minimised by
+                surrogate = surrogate - (loss - loss.detach())
         return surrogate
+
+    def _centred(
+        self, results: Tensor, objective: Objective, losses: list[Tensor], *site: str
+    ) -> Tensor:
+        """The results less the baseline, whose loss joins the losses."""
+        if self.baseline is None:
+            return results
+        baseline, loss = self.baseline(results, objective, *site)
+        if loss is not None:
+            losses.append(loss)
+        return results - baseline
 
     def extra_repr(self) -> str:
         return f"num_samples={self.num_samples}, baseline={self.baseline}"

@@ -24,6 +24,11 @@ def parameters_of(natural: Mapping[str, Entry]) -> dict[str, Tensor]:
     return {name: _parameter(entry) for name, entry in natural.items()}
 
 
+def dims_of(entry: Entry) -> int:
+    """The number of dimensions of a site's values."""
+    return entry.dim() if isinstance(entry, Tensor) else len(entry.batch_shape)
+
+
 def _parameter(entry: Entry) -> Tensor:
     return entry.logits if isinstance(entry, LowBitCategorical) else entry
 
@@ -45,11 +50,11 @@ def draw_weights(natural: Mapping[str, Entry], num_samples: int) -> dict[str, li
 def score_gradient(
     weights: Tensor, draws: Sequence[Tensor], entry: Entry, *, centred: bool
 ) -> Tensor:
-    """sum_s a_s d log q(w_s), in natural parameters or logits."""
+    """sum_s a_s d log q(w_s), in natural parameters or logits; a as in ``weighted_score``."""
     if isinstance(entry, Tensor):
         return weighted_score(weights, draws, entry, centred=centred)
-    pairs = zip(weights.tolist(), draws, strict=True)
-    return torch.stack([a * entry.score(draw) for a, draw in pairs]).sum(0)
+    each = weights[..., None] if weights.dim() > 1 else weights.tolist()
+    return torch.stack([a * entry.score(draw) for a, draw in zip(each, draws, strict=True)]).sum(0)
 
 
 def relaxed_weights(distribution: LowBitCategorical, temperature: float) -> Tensor:

@@ -40,8 +40,15 @@ def score(natural: Tensor, signs: Tensor) -> Tensor:
 
 
 def combination(weights: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """sum_s a_s t_s, added up in order."""
+    """sum_s a_s t_s, added up in order.
+
+    :param weights: a, shape (S,), or (S, *sizes) that broadcast to the tensors' shape.
+    """
     total = torch.zeros_like(tensors[0])
+    if weights.dim() > 1:
+        for weight, tensor in zip(weights.to(total), tensors, strict=True):
+            total.addcmul_(weight, tensor)
+        return total
     for weight, tensor in zip(weights.tolist(), tensors, strict=True):
         total.add_(tensor, alpha=weight)
     return total
@@ -55,17 +62,24 @@ def weighted_score(
     Split at the likelier sign t of each weight, sum_s a_s (w_s - t) + (t - mu) sum_s a_s: both parts
     keep their digits where lambda is saturated, which w_s - mu does not.
 
-    :param weights: a, shape (S,). :param centred: they sum to 0, so that the second part vanishes.
+    :param weights: a, shape (S,), or (S, *sizes) that broadcast to the weights' shape.
+    :param centred: they sum to 0 over the draws, so that the second part vanishes.
     """
     natural = natural.detach()
     likelier = numerics.sign_of(natural)
     total = combination(weights, signs)
     # sum_s a_s t, added up as the sum above was: where every draw is t, the difference is exactly 0.
     ones = torch.ones((), dtype=total.dtype, device=total.device)
+    if weights.dim() > 1:
+        ones = ones.expand_as(total)
     total.addcmul_(likelier, combination(weights, [ones] * len(signs)), value=-1.0)
     if not centred:
         rarer = torch.sigmoid(natural.abs().mul_(-2.0))
-        total.addcmul_(rarer, likelier, value=2.0 * weights.sum().item())
+        if weights.dim() > 1:
+            likelier = likelier * weights.sum(0).to(likelier)
+            total.addcmul_(rarer, likelier, value=2.0)
+        else:
+            total.addcmul_(rarer, likelier, value=2.0 * weights.sum().item())
     return total
 
 

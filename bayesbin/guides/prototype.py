@@ -20,8 +20,11 @@ from bayesbin.guides.announcing import LocalParameters
 
 
 @contextmanager
-def normalisation_kept() -> Iterator[None]:
-    """Restore on leaving the statistics of every normalisation layer that ran, in a closure too."""
+def normalisation_kept(on_error: bool = False) -> Iterator[None]:
+    """Restore on leaving the statistics of every normalisation layer that ran, in a closure too.
+
+    :param on_error: restore them only if an error ends the block.
+    """
     kept: list[tuple[Tensor, Tensor]] = []
 
     def keep(module: nn.Module, inputs: Any) -> None:
@@ -31,6 +34,8 @@ def normalisation_kept() -> Iterator[None]:
     handle = register_module_forward_pre_hook(keep)
     try:
         yield
+        if on_error:
+            kept.clear()
     finally:
         handle.remove()
         with torch.no_grad():

@@ -18,20 +18,23 @@ from torch import Tensor
 from bayesbin.core.checks import real_number, whole_number
 from bayesbin.distributions.wrappers import weight_distribution
 from bayesbin.estimators import BatchObjective, Estimator
+from bayesbin.estimators.base import SitePlates, Term
 from bayesbin.guides.announcing import LocalParameters, announce
 from bayesbin.guides.base import SignGuide
 from bayesbin.guides.effects import with_effects
 from bayesbin.guides.prototype import normalisation_kept
+from bayesbin.infer.plate_terms import TermKey, TermSums, terms_of
 from bayesbin.infer.several_draws import SeveralDraws
 from bayesbin.infer.sites import (
     PlaceholderDraws,
     any_value,
     check_levels,
     estimator_entry,
+    kl_by_batch,
     kl_of_site,
     kl_of_sites,
     latent_sites,
-    log_likelihood,
+    observed_log_probs,
     run_at,
 )
 
@@ -161,7 +164,7 @@ class TraceBinary_ELBO(ELBO):
         def particle() -> Terms:
             trace, guide_trace = self._get_trace(model, guide, args, kwargs)
             kl = kl_of_sites(latent_sites(guide_trace), latent_sites(trace), frozenset())
-            nll = torch.as_tensor(-log_likelihood(trace))
+            nll = -sum((value.sum() for _, value in observed_log_probs(trace)), torch.zeros(()))
             return Terms(nll + self.kl_weight * kl, nll, kl)
 
         return self._mean(particle() for _ in range(self.num_particles))
@@ -198,24 +201,29 @@ class TraceBinary_ELBO(ELBO):
         prior_kl: Tensor | None = None
 
         averaged = sorted(dependent & guided.keys())  # sums in one order in every process
+        plates: dict[str, SitePlates] = {}
 
-        def evaluate(draw: dict[str, Tensor]) -> Tensor:
+        def evaluate(draw: dict[str, Tensor]) -> dict[TermKey, Tensor]:
             nonlocal prior_kl
             trace = run_at(whole, fixed | draw, subsamples, args, kwargs)
             latents = latent_sites(trace)
-            result = torch.as_tensor(log_likelihood(trace))
+            terms = TermSums(trace, natural)
+            plates.update(terms.plates)
+            for site, log_prob in observed_log_probs(trace):
+                terms.add(log_prob, site)
+            kl_of = kl_by_batch if terms.is_split else kl_of_site
             for name in averaged:
-                result = result - self.kl_weight * kl_of_site(guided[name], latents[name])
+                terms.add(-self.kl_weight * kl_of(guided[name], latents[name]), latents[name])
             # The other priors are the same for every draw; keep the one with a live graph.
             if prior_kl is None and torch.is_grad_enabled():
                 with torch.set_grad_enabled(self.kl_weight > 0):
                     prior_kl = kl_of_sites(guided, latents, dependent)
-            return result
+            return terms.sums or {TermKey(): torch.zeros(())}
 
-        def at_draws(values: Mapping[str, Sequence[Tensor]]) -> Tensor:
-            return self._several_draws(model, evaluate, values)
+        def at_draws(values: Mapping[str, Sequence[Tensor]]) -> list[Term]:
+            return terms_of(self._several_draws(model, evaluate, values))
 
-        objective = BatchObjective(at_draws, args, kwargs)
+        objective = BatchObjective(at_draws, args, kwargs, plates)
 
         if natural:
             surrogate = self.estimator(objective, natural)

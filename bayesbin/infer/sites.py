@@ -108,19 +108,30 @@ def check_levels(estimator: Estimator, natural: Mapping[str, Any]) -> None:
         )
 
 
-def log_likelihood(trace: Any) -> Tensor | float:
-    """The log probability of the observed sites, scaled and masked, in nats."""
-    total: Tensor | float = 0.0
+def observed_log_probs(trace: Any) -> Iterator[tuple[Any, Tensor]]:
+    """The observed sites, each with its log probability in nats, scaled and masked, by batch shape."""
     for site in trace.nodes.values():
         if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site):
-            total = total + scaled_sum(
-                site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site
-            )
-    return total
+            value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            yield site, scaled(value, site)
 
 
 def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
     """KL(q||p) of one latent site: closed-form where it is known, else log q - log p at the draw."""
+    q, p = guide_site["fn"], model_site["fn"]
+    signs_q, signs_p = _discrete_distribution(q), _discrete_distribution(p)
+    if signs_q is not None and signs_p is not None and q.shape() == p.shape():
+        scale = torch.as_tensor(model_site["scale"])
+        masks = [*_distribution_masks(q), *_distribution_masks(p)]
+        if not masks and model_site["mask"] is None and scale.dim() == 0:
+            natural = signs_q.natural.expand(q.shape())
+            return fused.kl_sum(natural, signs_p.natural) * model_site["scale"]
+    return kl_by_batch(guide_site, model_site).sum()
+
+
+def kl_by_batch(guide_site: Any, model_site: Any) -> Tensor:
+    """The same, scaled and masked, by the batch shape of the model's site, or in one sum where the two sites
+    have other batch shapes."""
     q, p = guide_site["fn"], model_site["fn"]
     signs_q, signs_p = _discrete_distribution(q), _discrete_distribution(p)
     if signs_q is not None:
@@ -134,21 +145,19 @@ def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
                 f"At {guide_site['name']!r} the guide has shape {tuple(q.shape())} and the model "
                 f"{tuple(p.shape())}; build the guide from this model."
             )
-        natural, scale = signs_q.natural.expand(q.shape()), torch.as_tensor(model_site["scale"])
-        masks = [*_distribution_masks(q), *_distribution_masks(p)]
-        if not masks and model_site["mask"] is None and scale.dim() == 0:
-            return fused.kl_sum(natural, signs_p.natural) * model_site["scale"]
+        natural = signs_q.natural.expand(q.shape())
         value = numerics.kl_divergence(*torch.broadcast_tensors(natural, signs_p.natural))
-        for mask in masks:
+        for mask in (*_distribution_masks(q), *_distribution_masks(p)):
             value = torch.where(mask, value, 0.0)
         by_event: Any = sum_rightmost(value, p.event_dim)
-        return scaled_sum(by_event, model_site)
+        return scaled(by_event, model_site)
     try:
         closed_form: Any = kl_divergence(q, p)
-        return scaled_sum(closed_form, model_site)
+        return scaled(closed_form, model_site)
     except NotImplementedError:
         value = guide_site["value"]
-        return scaled_sum(q.log_prob(value), guide_site) - scaled_sum(p.log_prob(value), model_site)
+        log_q, log_p = scaled(q.log_prob(value), guide_site), scaled(p.log_prob(value), model_site)
+        return log_q - log_p if log_q.shape == log_p.shape else log_q.sum() - log_p.sum()
 
 
 def kl_of_sites(
@@ -173,7 +182,12 @@ def kl_of_sites(
 
 def scaled_sum(log_prob: Tensor, site: Any) -> Tensor:
     """The sum of a site's log probabilities, scaled and masked as Pyro's handlers ask."""
-    return scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
+    return scaled(log_prob, site).sum()
+
+
+def scaled(log_prob: Tensor, site: Any) -> Tensor:
+    """A site's log probabilities, scaled and masked as Pyro's handlers ask."""
+    return scale_and_mask(log_prob, site["scale"], site["mask"])
 
 
 def _discrete_distribution(distribution: Any) -> SignBernoulli | None:

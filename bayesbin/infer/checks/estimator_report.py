@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bayesbin.core.checks import whole_number
-from bayesbin.estimators import DisARM, Enumerate, Estimator, LocalExpectation
+from bayesbin.estimators import BatchObjective, DisARM, Enumerate, Estimator, LocalExpectation
 from bayesbin.estimators.base import Objective, Values
 from bayesbin.estimators.surrogate import draw_signs
 from bayesbin.infer.batches import arguments
@@ -190,7 +191,7 @@ class _Probe(Estimator):
             for name, estimator in self.candidates.items():
                 counted = _Counted(objective)
                 begin = time.perf_counter()
-                gradient = _gradient(estimator, counted, leaves)
+                gradient = _gradient(estimator, counted.as_objective(), leaves)
                 seconds[name].append(time.perf_counter() - begin)
                 seen[name].add(gradient)
                 counts[name] += counted.evaluations
@@ -232,13 +233,21 @@ class _Probe(Estimator):
 
 
 class _Counted:
-    """An objective that counts the draws it is evaluated at; it knows the batch if the other does."""
+    """Counts the draws that an objective is evaluated at."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective, self.evaluations = objective, 0
 
-    def __call__(self, values: Values) -> Tensor:
+    def as_objective(self) -> Objective:
+        """The objective, with its batch and its terms if it knows them."""
+        if isinstance(self.objective, BatchObjective):
+            return dataclasses.replace(self.objective, evaluate=self._evaluate)
+        return self._evaluate
+
+    def _evaluate(self, values: Values) -> Any:
         self.evaluations += len(next(iter(values.values())))
+        if isinstance(self.objective, BatchObjective):
+            return self.objective.evaluate(values)
         return self.objective(values)
 
 
