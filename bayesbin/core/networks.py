@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -239,3 +241,31 @@ def _settle_buffers(module: nn.Module, before: dict[str, Any]) -> None:
                 module._buffers[name] = old
         elif value.requires_grad:
             module._buffers[name] = value.detach()
+
+
+@contextmanager
+def normalisation_kept(*, on_error: bool = False) -> Iterator[None]:
+    """Restore on leaving the statistics of every normalisation layer that ran, in a closure too.
+
+    :param on_error: restore them only if an error leaves the block.
+    """
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, _BatchNorm):
+            kept.extend((buffer, buffer.clone()) for buffer in module.buffers())
+
+    handle = register_module_forward_pre_hook(keep)
+    restore = True
+    try:
+        yield
+        restore = not on_error
+    finally:
+        handle.remove()
+        with torch.no_grad():
+            for buffer, old in (
+                reversed(kept) if restore else ()
+            ):  # the first copy of a layer counts
+                # Past autograd's version counter: a graph may hold these statistics, but one recorded
+                # in training mode, the only one in which they have changed, does not use them.
+                buffer.data.copy_(old)

@@ -6,6 +6,7 @@ from bayesbin.estimators.baselines import Baseline, Learned, LeaveOneOut, Moving
 from bayesbin.estimators.control_variate import REBAR, RELAX
 from bayesbin.estimators.exact import Enumerate, LocalExpectation
 from bayesbin.estimators.expected_weight import ExpectedWeight
+from bayesbin.estimators.flipout import Flipout, FlipoutWhereShared
 from bayesbin.estimators.gumbel_rao import GumbelRao
 from bayesbin.estimators.local_reparam import LocalReparameterization
 from bayesbin.estimators.named import named_estimator, names, register
@@ -25,6 +26,8 @@ __all__ = [
     "Enumerate",
     "Estimator",
     "ExpectedWeight",
+    "Flipout",
+    "FlipoutWhereShared",
     "GumbelRao",
     "Learned",
     "LeaveOneOut",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from bayesbin.core import fused
 from bayesbin.core.checks import whole_number
 from bayesbin.estimators.base import Estimator, Objective
+from bayesbin.estimators.weight_draws import WeightDraw
 from bayesbin.estimators.weight_moments import WeightMoments
 
 _VARIANCE_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
@@ -68,17 +69,38 @@ class LocalReparameterization(Estimator):
         self.variance_dtype = variance_dtype
 
     def forward(self, objective: Objective, natural: Mapping[str, Any]) -> Tensor:
-        moments = {}
-        for name, lam in natural.items():
-            # Of a distribution on a few levels: exact as those of signs are.
-            mean, variance = fused.moments(lam) if isinstance(lam, Tensor) else lam.moments()
-            moments[name] = (mean, variance.to(self.variance_dtype or mean.dtype))
-        values = {
-            name: [WeightMoments.of(name, *pair) for _ in range(self.num_samples)]
-            for name, pair in moments.items()
-        }
-        return objective(values).mean()
+        moments = moments_of(natural, self.variance_dtype)
+        return objective(drawn_weights(moments, self.num_samples, type(self).__name__)).mean()
 
     def extra_repr(self) -> str:
         short = "" if self.variance_dtype is None else f", variance_dtype={self.variance_dtype}"
         return f"num_samples={self.num_samples}{short}"
+
+
+def moments_of(
+    natural: Mapping[str, Any], variance_dtype: torch.dtype | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance of the weights of each site, signs or of a few levels."""
+    moments = {}
+    for name, lam in natural.items():
+        mean, variance = fused.moments(lam) if isinstance(lam, Tensor) else lam.moments()
+        moments[name] = (mean, variance.to(variance_dtype or mean.dtype))
+    return moments
+
+
+def drawn_weights(
+    moments: Mapping[str, tuple[Tensor, Tensor]],
+    num_samples: int,
+    estimator: str,
+    flips: bool | None = False,
+    sizes: Sequence[int] = (),
+    repeated: Container[str] = (),
+) -> dict[str, list[WeightMoments]]:
+    """Weights that answer linear maps by draws, ``num_samples`` of each site; see :class:`WeightDraw`."""
+    return {
+        name: [
+            WeightMoments.of(WeightDraw(name, *pair, estimator, name in repeated or flips, sizes))
+            for _ in range(num_samples)
+        ]
+        for name, pair in moments.items()
+    }

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bayesbin.estimators.weight_draws import UNKNOWN, LinearUse, View, WeightDraw
+
 
 class WeightMoments(Tensor):
     """Stands for a random weight tensor by its elementwise mean and variance.
@@ -24,20 +26,29 @@ class WeightMoments(Tensor):
 
     mean_: Tensor
     variance_: Tensor
-    site: str
-    uses: list[str]
+    noise_: Callable[[], Tensor]
+    draw: WeightDraw
+    view_: View
 
     @staticmethod
-    def of(
-        site: str, mean: Tensor, variance: Tensor, uses: list[str] | None = None
+    def of(draw: WeightDraw) -> WeightMoments:
+        """The weight of one draw, from which all its views and multiples derive."""
+        return WeightMoments._made(draw, draw.mean, draw.variance, draw.noise, ())
+
+    @staticmethod
+    def _made(
+        draw: WeightDraw, mean: Tensor, variance: Tensor, noise: Any, view: View
     ) -> WeightMoments:
         # The tensor itself is an unread alias of the mean: it lends shape, strides, dtype and device.
         value = Tensor._make_subclass(WeightMoments, mean.detach())
-        value.mean_, value.variance_ = mean, variance
-        value.site = site
-        # Shared by everything derived from one draw of one site: a list so that views see each other.
-        value.uses = [] if uses is None else uses
+        value.mean_, value.variance_, value.noise_ = mean, variance, noise
+        value.draw, value.view_ = draw, view
         return value
+
+    @property
+    def site(self) -> str:
+        """The name of the weight's site."""
+        return self.draw.site
 
     @classmethod
     def __torch_function__(
@@ -54,22 +65,14 @@ class WeightMoments(Tensor):
         flat: list[Any] = []
         for argument in (*args, *kwargs.values()):
             flat.extend(argument if isinstance(argument, (list, tuple)) else (argument,))
-        site = next((a.site for a in flat if isinstance(a, WeightMoments)), "?")
+        draw = next((a.draw for a in flat if isinstance(a, WeightMoments)), None)
         name = getattr(func, "__name__", str(func)).strip("_")
         raise TypeError(
-            f"LocalReparameterization cannot carry the weight {site!r} through {name!r}: it draws the "
-            "outputs of linear, bilinear, matmul, convolutions and attention, after scaling and reshaping at "
-            "most. Use another estimator for this model, for example StraightThrough or Concrete."
+            f"{draw.estimator if draw else 'The estimator'} cannot carry the weight "
+            f"{draw.site if draw else '?'!r} through {name!r}: it draws the outputs of linear, bilinear, "
+            "matmul, convolutions and attention, after scaling, reshaping and slicing at most. Use another "
+            "estimator for this model, for example StraightThrough or Concrete."
         )
-
-    def _use(self, name: str) -> None:
-        if self.uses:
-            raise RuntimeError(
-                f"The weight {self.site!r} is used twice in one forward pass ({self.uses[0]}, then "
-                f"{name}). LocalReparameterization would draw it independently each time, which is "
-                "another model: use StraightThrough, Concrete or a score-function estimator."
-            )
-        self.uses.append(name)
 
     def __repr__(self, **kwargs: Any) -> str:
         return f"WeightMoments(site={self.site!r}, shape={tuple(self.shape)}, dtype={self.dtype})"
@@ -78,77 +81,141 @@ class WeightMoments(Tensor):
         return format(repr(self), format_spec)
 
 
-class _SafeSqrt(torch.autograd.Function):
-    """sqrt(v) with gradient 0 at v = 0: a zero input row has no noise, and must not make it NaN."""
-
-    @staticmethod
-    def forward(ctx: Any, variance: Tensor) -> Tensor:
-        root = variance.clamp(min=0.0).sqrt_()
-        ctx.save_for_backward(root)
-        return root
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (root,) = ctx.saved_tensors
-        return torch.where(root > 0, 0.5 * grad / root, 0.0)
+def _last(output: Tensor) -> int:
+    """How often a weight is used for an output whose last axis counts the weight's outputs."""
+    return output.numel() // max(1, output.shape[-1])
 
 
-def _sampled(mean: Tensor, variance: Tensor) -> Tensor:
-    return mean + _SafeSqrt.apply(variance.to(mean.dtype)) * torch.randn_like(mean)
+def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    if not isinstance(weight, WeightMoments) or isinstance(input, WeightMoments):
+        return NotImplemented
+    if weight.dim() == 1:
+        return _squeezed(_linear(input, _unsqueezed(weight, 0)), -1, bias)
+    return _project(input, weight, bias, UNKNOWN)
 
 
-def _linear_map(
-    function: Callable[..., Tensor], name: str, has_bias: bool
-) -> Callable[..., Tensor]:
-    """The sampled answer of a map that is linear in its second argument, the weight."""
+def _project(input: Tensor, weight: Any, bias: Any, datum: Any) -> Tensor:
+    """A linear map whose axis of data may be known."""
+    if not isinstance(weight, WeightMoments):
+        return F.linear(input, weight, bias)
+    return weight.draw.answer(
+        LinearUse(
+            "linear", F.linear, input, weight, bias, axes=(0, 1), channels=(-1, -1),
+            places=tuple(range(input.dim() - 1)), count=_last, datum=datum,
+        )
+    )  # fmt: skip
 
+
+def _convolution(function: Callable[..., Tensor], transposed: bool) -> Callable[..., Any]:
     def rule(input: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(weight, WeightMoments) or isinstance(input, WeightMoments):
             return NotImplemented
-        weight._use(name)
-        mean = function(input, weight.mean_, *args, **kwargs)
-        if has_bias:  # a bias shifts the mean and has no variance
-            if args:
-                args = (None, *args[1:])
-            kwargs.pop("bias", None)
-        variance = function(
-            input.square().to(weight.variance_.dtype), weight.variance_, *args, **kwargs
-        )
-        return _sampled(mean, variance)
+        bias = args[0] if args else kwargs.pop("bias", None)
+        groups = args[4] if len(args) > 4 else kwargs.get("groups", 1)
+        channel = 1 - weight.dim()  # of (batch, channels, places) and of (channels, places)
+
+        def convolve(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+            return function(x, w, b, *args[1:], **kwargs)
+
+        def count(output: Tensor) -> int:
+            over = input if transposed else output
+            return over.numel() // max(1, over.shape[channel])
+
+        return weight.draw.answer(
+            LinearUse(
+                function.__name__, convolve, input, weight, bias,
+                axes=(1, 0) if transposed else (0, 1), channels=(channel, channel),
+                places=(0,) if input.dim() == weight.dim() else (), count=count,
+                repeats=(groups, 1) if transposed else (1, groups),
+            )
+        )  # fmt: skip
 
     return rule
 
 
 def _bilinear(left: Any, right: Any, weight: Any, bias: Any = None) -> Any:
-    """Sums of products of two inputs and a weight."""
-    if not isinstance(weight, WeightMoments):
+    """Sums of products of two inputs and a weight: linear in the first for a given second."""
+    others = (left, right, bias)
+    if not isinstance(weight, WeightMoments) or any(isinstance(o, WeightMoments) for o in others):
         return NotImplemented
-    weight._use("bilinear")
-    mean = F.bilinear(left, right, weight.mean_, bias)
-    dtype = weight.variance_.dtype
-    squares = left.square().to(dtype), right.square().to(dtype)
-    return _sampled(mean, F.bilinear(*squares, weight.variance_))
+    squared = right.square().to(weight.variance_.dtype)
+    return weight.draw.answer(
+        LinearUse(
+            "bilinear", lambda x, w, b=None: F.bilinear(x, right, w, b), left, weight, bias,
+            axes=(0, 1), channels=(-1, -1), places=tuple(range(left.dim() - 1)), count=_last,
+            squares=lambda x, w, b: F.bilinear(x, squared, w, b),
+        )
+    )  # fmt: skip
 
 
 def _matmul(left: Any, right: Any) -> Any:
     """x @ W and W @ x."""
     weight, other = (right, left) if isinstance(right, WeightMoments) else (left, right)
-    if isinstance(other, WeightMoments):
+    if isinstance(other, WeightMoments) or not isinstance(other, Tensor):
         return NotImplemented
-    weight._use("matmul")
-    if weight is right:
-        return _sampled(
-            left @ weight.mean_, left.square().to(weight.variance_.dtype) @ weight.variance_
+    side = -1 if weight is right else -2  # the axis of a vector that torch adds and drops
+    if weight.dim() == 1:
+        added = _unsqueezed(weight, side)
+        return _squeezed(_matmul(left, added) if weight is right else _matmul(added, right), side)
+    if other.dim() == 1 and weight is left:
+        return _squeezed(_matmul(left, other.unsqueeze(-1)), -1)
+    copies = weight.shape[:-2].numel()
+    # Axes of the input that the weight has as well count other weights.
+    own = {i - weight.dim() for i, size in enumerate(weight.shape[:-2]) if size > 1}
+    inputs = -1 if weight is right else -2
+    places = [a for a in range(-other.dim(), 0) if a != inputs and a not in own]
+    return weight.draw.answer(
+        LinearUse(
+            "matmul",
+            (lambda x, w, b=None: x @ w) if weight is right else (lambda x, w, b=None: w @ x),
+            other, weight, None, axes=(-1, -2) if weight is right else (-2, -1),
+            channels=(inputs, inputs), places=tuple(places),
+            count=lambda output: output.numel() // max(1, output.shape[inputs] * copies),
         )
-    return _sampled(
-        weight.mean_ @ right, weight.variance_ @ right.square().to(weight.variance_.dtype)
-    )
+    )  # fmt: skip
+
+
+def _embedding(
+    input: Any,
+    weight: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Any:
+    """Rows of a weight, by number: each is used as often as its number comes."""
+    if not isinstance(weight, WeightMoments) or max_norm is not None or scale_grad_by_freq:
+        return NotImplemented
+    if weight.draw.flips is False:
+        return NotImplemented  # copies of a row would be drawn independently
+
+    def rows(numbers: Tensor, w: Tensor, bias: None = None) -> Tensor:
+        return F.embedding(numbers, w, padding_idx)
+
+    return weight.draw.answer(
+        LinearUse(
+            "embedding", rows, input, weight, None, axes=(1, None), channels=(-1, -1),
+            places=tuple(range(input.dim())), count=lambda output: 2 * output.numel(),
+        )
+    )  # fmt: skip
+
+
+def _squeezed(result: Any, axis: int, bias: Any = None) -> Any:
+    if result is NotImplemented:
+        return result
+    return result.squeeze(axis) if bias is None else result.squeeze(axis) + bias
+
+
+def _unsqueezed(weight: WeightMoments, axis: int) -> WeightMoments:
+    return _RULES[torch.unsqueeze](weight, axis)
 
 
 def _attention(*args: Any, **kwargs: Any) -> Any:
     """Attention with its projections drawn: torch computes what lies between them.
 
-    Torch's function projects by weights of its own; it gets the drawn projections and identities.
+    Torch's function projects by weights of its own; it gets the drawn projections and identities. Its
+    inputs are (places, data, features), or (places, features) of a single datum.
     """
     given = _ATTENTION.bind(*args, **kwargs)
     given.apply_defaults()
@@ -158,6 +225,7 @@ def _attention(*args: Any, **kwargs: Any) -> Any:
     if any(isinstance(value, WeightMoments) for value in others) or a["static_k"] is not None:
         return NotImplemented
     inputs, width = (a["query"], a["key"], a["value"]), a["embed_dim_to_check"]
+    datum = 1 if inputs[0].dim() == 3 else None
     whole, bias = a["in_proj_weight"], a["in_proj_bias"]
     biases = (None,) * 3 if bias is None else bias.chunk(3)
     if a["use_separate_proj_weight"]:
@@ -165,11 +233,11 @@ def _attention(*args: Any, **kwargs: Any) -> Any:
     elif inputs[0] is inputs[1] is inputs[2]:
         weights = None
     else:
-        weights = _rows(whole) if isinstance(whole, WeightMoments) else whole.chunk(3)
+        weights = whole.chunk(3)
     if weights is None:
-        projected = F.linear(inputs[0], whole, bias).chunk(3, -1)
+        projected = _project(inputs[0], whole, bias, datum).chunk(3, -1)
     else:
-        projected = [F.linear(*each) for each in zip(inputs, weights, biases, strict=True)]
+        projected = [_project(*each, datum) for each in zip(inputs, weights, biases, strict=True)]
     identity = torch.eye(width, dtype=projected[0].dtype, device=projected[0].device)
     a |= dict(zip(("query", "key", "value"), projected, strict=True))
     a |= {"in_proj_weight": None, "in_proj_bias": None, "use_separate_proj_weight": True}
@@ -177,21 +245,10 @@ def _attention(*args: Any, **kwargs: Any) -> Any:
     out_weight, out_bias = a["out_proj_weight"], a["out_proj_bias"]
     a |= {"out_proj_weight": identity, "out_proj_bias": None}
     outputs, attention = F.multi_head_attention_forward(*given.args, **given.kwargs)
-    return F.linear(outputs, out_weight, out_bias), attention
+    return _project(outputs, out_weight, out_bias, datum), attention
 
 
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
-
-
-def _rows(weight: WeightMoments) -> list[WeightMoments]:
-    """The weights of queries, keys and values: different rows, so that each may be drawn by itself."""
-    weight._use("attention")
-    pairs = zip(weight.mean_.chunk(3), weight.variance_.chunk(3), strict=True)
-    return [WeightMoments.of(weight.site, mean, variance) for mean, variance in pairs]
-
-
-def _derived(weight: WeightMoments, mean: Tensor, variance: Tensor) -> WeightMoments:
-    return WeightMoments.of(weight.site, mean, variance, weight.uses)
 
 
 def _scale(left: Any, right: Any) -> Any:
@@ -199,7 +256,17 @@ def _scale(left: Any, right: Any) -> Any:
     weight, factor = (left, right) if isinstance(left, WeightMoments) else (right, left)
     if isinstance(factor, WeightMoments) or _repeats(weight, factor):
         return NotImplemented
-    return _derived(weight, weight.mean_ * factor, weight.variance_ * (factor * factor))
+    return _multiple(weight, factor, lambda x: x * factor, lambda x: x * (factor * factor))
+
+
+def _multiple(
+    weight: WeightMoments, factor: Any, times: Callable[[Tensor], Tensor], squared: Any
+) -> WeightMoments:
+    mean, variance = times(weight.mean_), squared(weight.variance_)
+    view = weight.view_
+    if mean.shape != weight.shape:  # broadcasting has added axes of length 1
+        view = (*view, (torch.reshape, (tuple(mean.shape),), (), None))
+    return WeightMoments._made(weight.draw, mean, variance, lambda: times(weight.noise_()), view)
 
 
 def _repeats(weight: WeightMoments, factor: Any) -> bool:
@@ -213,19 +280,43 @@ def _repeats(weight: WeightMoments, factor: Any) -> bool:
 def _divide(weight: Any, divisor: Any) -> Any:
     if isinstance(divisor, WeightMoments) or _repeats(weight, divisor):
         return NotImplemented
-    return _derived(weight, weight.mean_ / divisor, weight.variance_ / (divisor * divisor))
+    return _multiple(weight, divisor, lambda x: x / divisor, lambda x: x / (divisor * divisor))
 
 
 def _negate(weight: WeightMoments) -> WeightMoments:
-    return _derived(weight, -weight.mean_, weight.variance_)
+    return _multiple(weight, -1.0, torch.neg, lambda x: x)
 
 
-def _reshape(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    def rule(weight: WeightMoments, *args: Any, **kwargs: Any) -> WeightMoments:
-        mean = function(weight.mean_, *args, **kwargs)
-        return _derived(weight, mean, function(weight.variance_, *args, **kwargs))
+def _reshape(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule for functions that give some of the elements in another shape, or several such tensors."""
+
+    def rule(weight: WeightMoments, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(weight, WeightMoments) and _is_plain((args, tuple(kwargs.values()))):
+            found = function(weight.mean_, *args, **kwargs)
+            if isinstance(found, Tensor):
+                return view(weight, args, kwargs, None)
+            return tuple(view(weight, args, kwargs, part) for part in range(len(found)))
+        return NotImplemented
+
+    def view(weight: WeightMoments, args: Any, kwargs: Any, part: int | None) -> WeightMoments:
+        def of(tensor: Tensor) -> Tensor:
+            found = function(tensor, *args, **kwargs)
+            return found if part is None else found[part]
+
+        step = (function, args, tuple(kwargs.items()), part)
+        return WeightMoments._made(
+            weight.draw, of(weight.mean_), of(weight.variance_), lambda: of(weight.noise_()),
+            (*weight.view_, step),
+        )  # fmt: skip
 
     return rule
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether arguments are numbers, names and slices: an index by tensors may repeat elements."""
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(each) for each in value)
+    return value is None or value is ... or isinstance(value, (int, str, slice))
 
 
 _METADATA = {
@@ -252,9 +343,9 @@ _METADATA = {
 }  # fmt: skip
 
 _RULES: dict[Any, Callable[..., Any]] = {
-    F.linear: _linear_map(F.linear, "linear", has_bias=True),
+    F.linear: _linear,
     **{
-        convolution: _linear_map(convolution, convolution.__name__, has_bias=True)
+        convolution: _convolution(convolution, "transpose" in convolution.__name__)
         for convolution in (
             torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d,
             torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
@@ -272,6 +363,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
         (torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__), _divide
     ),
     F.multi_head_attention_forward: _attention,
+    F.embedding: _embedding,
     **dict.fromkeys((torch.bilinear, F.bilinear), _bilinear),
     **dict.fromkeys((torch.neg, Tensor.neg, Tensor.__neg__), _negate),
     **{
@@ -280,7 +372,8 @@ _RULES: dict[Any, Callable[..., Any]] = {
             torch.reshape, Tensor.reshape, Tensor.view, torch.flatten, Tensor.flatten, torch.t,
             Tensor.t, torch.transpose, Tensor.transpose, torch.permute, Tensor.permute,
             torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, Tensor.unflatten,
-            Tensor.contiguous,
+            Tensor.contiguous, torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.unbind,
+            Tensor.unbind, torch.narrow, Tensor.narrow, torch.select, Tensor.select, Tensor.__getitem__,
             *(getattr(Tensor, name).__get__ for name in ("T", "mT")),
         )
     },

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from bayesbin.core import fused
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import LocalReparameterization
+from bayesbin.estimators.weight_draws import WeightDraw
 from bayesbin.estimators.weight_moments import WeightMoments
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
@@ -35,7 +36,7 @@ def one_thread():
 
 
 def weight_moments(natural: Tensor) -> WeightMoments:
-    return WeightMoments.of("w", *fused.moments(natural))
+    return WeightMoments.of(WeightDraw("w", *fused.moments(natural), "LocalReparameterization"))
 
 
 def output_draws(use, natural: Tensor, count: int = DRAWS) -> Tensor:
@@ -250,7 +251,7 @@ UNSUPPORTED = {
     "add, reflected": lambda w: 1.0 + w,
     "sum": lambda w: w.sum(),
     "relu": lambda w: torch.relu(w),
-    "index": lambda w: w[0],
+    "index by a tensor": lambda w: w[torch.tensor([0, 0])],
     "expand": lambda w: w.expand(2, 4, 3),
     "stack": lambda w: torch.stack([w, w]),
     "product of two": lambda w: w @ w.t(),
