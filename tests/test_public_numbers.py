@@ -39,6 +39,8 @@ WHOLE = {
     "GumbelRao": lambda n: repr(estimators.GumbelRao(num_inner=n)),
     "Enumerate": lambda n: repr(estimators.Enumerate(n)),
     "LocalReparameterization": lambda n: repr(estimators.LocalReparameterization(n)),
+    "Flipout": lambda n: repr(estimators.Flipout(n)),
+    "FlipoutWhereShared": lambda n: repr(estimators.FlipoutWhereShared(n)),
     "named": lambda n: repr(named_estimator("concrete", n)),
     "num_particles": lambda n: (
         TraceBinary_ELBO(estimators.Concrete(), num_particles=n).num_particles

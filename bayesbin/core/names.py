@@ -29,6 +29,8 @@ RECIPES = (
 # Gradient estimators: bayesbin.estimators.named.
 ESTIMATORS = (
     "local-reparameterization",
+    "flipout",
+    "flipout-where-shared",
     "straight-through",
     "concrete",
     "gumbel-rao",

@@ -95,11 +95,14 @@ def drawn_weights(
     flips: bool | None = False,
     sizes: Sequence[int] = (),
     repeated: Container[str] = (),
+    pathwise: bool = False,
 ) -> dict[str, list[WeightMoments]]:
     """Weights that answer linear maps by draws, ``num_samples`` of each site; see :class:`WeightDraw`."""
     return {
         name: [
-            WeightMoments.of(WeightDraw(name, *pair, estimator, name in repeated or flips, sizes))
+            WeightMoments.of(
+                WeightDraw(name, *pair, estimator, name in repeated or flips, sizes, pathwise)
+            )
             for _ in range(num_samples)
         ]
         for name, pair in moments.items()

@@ -17,6 +17,7 @@ from bayesbin.estimators.base import Estimator, Values
 from bayesbin.estimators.control_variate import REBAR, RELAX
 from bayesbin.estimators.exact import Enumerate, LocalExpectation
 from bayesbin.estimators.expected_weight import ExpectedWeight
+from bayesbin.estimators.flipout import Flipout, FlipoutWhereShared
 from bayesbin.estimators.gumbel_rao import GumbelRao
 from bayesbin.estimators.local_reparam import LocalReparameterization
 from bayesbin.estimators.pathwise import Concrete, StraightThrough
@@ -25,6 +26,8 @@ from bayesbin.estimators.score_function import ScoreFunction
 
 NAMED: dict[str, type[Estimator]] = {
     "local-reparameterization": LocalReparameterization,
+    "flipout": Flipout,
+    "flipout-where-shared": FlipoutWhereShared,
     "straight-through": StraightThrough,
     "concrete": Concrete,
     "gumbel-rao": GumbelRao,

@@ -32,7 +32,8 @@ class LinearUse:
     """A map that is linear in its input and in a weight, and what is a datum, an input and an output of it.
 
     :param name: for messages. :param function: ``function(input, weight, bias)``.
-    :param squares: the same of squared weights, where ``function`` holds another factor.
+    :param squares: from the variance of the weight to that of the outputs, where it is not ``function`` of
+        the squared input; and whether that input is a constant.
     :param axes: the axes of the weight that count outputs and inputs; None where it has no such axis.
     :param channels: the same of the output and of the input.
     :param places: the axes of the input over which the same weight is applied.
@@ -52,7 +53,18 @@ class LinearUse:
     count: Callable[[Tensor], int]
     datum: Any = UNKNOWN
     repeats: tuple[int, int] = (1, 1)
-    squares: Callable[..., Tensor] | None = None
+    squares: Callable[[Tensor, bool], Tensor] | None = None
+
+    def variance(self, constant: bool = False) -> Tensor:
+        """The variance of each output.
+
+        :param constant: whether its gradient goes to the variance of the weight alone.
+        """
+        variance = self.weight.variance_
+        if self.squares is not None:
+            return self.squares(variance, constant)
+        input = self.input.detach() if constant else self.input
+        return self.function(input.square().to(variance.dtype), variance, None)
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,8 @@ class WeightDraw:
     :param flips: whether a use is answered by Flipout; False: by local reparameterization; None: by Flipout
         where the weight is used more than once for a datum.
     :param sizes: the numbers of data that the model may have at hand; empty where nothing is known.
+    :param pathwise: whether Flipout's gradient goes through each weight's own perturbation; else through the
+        variance of each output.
     """
 
     def __init__(
@@ -82,7 +96,9 @@ class WeightDraw:
         estimator: str,
         flips: bool | None = False,
         sizes: Sequence[int] = (),
+        pathwise: bool = False,
     ) -> None:
+        self.pathwise = pathwise
         self.site, self.mean, self.variance = site, mean, variance
         self.estimator, self.flips, self.sizes = estimator, flips, sizes
         self.uses: list[tuple[str, View]] = []
@@ -152,7 +168,11 @@ class WeightDraw:
             )
         )  # fmt: skip
         input = use.input if inputs is None else use.input * inputs.to(use.input.dtype)
-        noise = use.function(input, use.weight.noise_())
+        noise = use.weight.noise_()
+        if self.pathwise:
+            noise = use.function(input, noise)
+        else:
+            noise = _Scaled.apply(use.function(input, noise.detach()), use.variance(constant=True))
         if outputs is None:
             return mean + noise
         return torch.addcmul(mean, noise.to(mean.dtype), outputs.to(mean.dtype))
@@ -219,9 +239,7 @@ class WeightDraw:
 
 
 def _independent(use: LinearUse, mean: Tensor) -> Tensor:
-    squared = use.input.square().to(use.weight.variance_.dtype)
-    variance = (use.squares or use.function)(squared, use.weight.variance_, None)
-    return mean + safe_sqrt(variance.to(mean.dtype)) * torch.randn_like(mean)
+    return mean + safe_sqrt(use.variance().to(mean.dtype)) * torch.randn_like(mean)
 
 
 def _random_signs(data: int, count: int, like: Tensor) -> Tensor:
@@ -238,6 +256,21 @@ def _spread(signs: Tensor, like: Tensor, datum: int | None, channel: int) -> Ten
     datum %= like.dim()
     shape[datum] = signs.shape[0]
     return (signs if datum < channel else signs.t()).reshape(shape)
+
+
+class _Scaled(torch.autograd.Function):
+    """Noise n of variance v with slope n / (2 v) in v, as of sqrt(v) times a constant; 0 at v = 0."""
+
+    @staticmethod
+    def forward(ctx: Any, noise: Tensor, variance: Tensor) -> Tensor:
+        ctx.save_for_backward(noise, variance)
+        return noise.view_as(noise)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        noise, variance = ctx.saved_tensors
+        slope = (grad * noise).mul_(0.5).div_(variance).masked_fill_(variance <= 0, 0.0)
+        return grad, slope.to(variance.dtype)
 
 
 class _SafeSqrt(torch.autograd.Function):

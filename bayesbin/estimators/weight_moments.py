@@ -138,12 +138,16 @@ def _bilinear(left: Any, right: Any, weight: Any, bias: Any = None) -> Any:
     others = (left, right, bias)
     if not isinstance(weight, WeightMoments) or any(isinstance(o, WeightMoments) for o in others):
         return NotImplemented
-    squared = right.square().to(weight.variance_.dtype)
+
+    def squares(variance: Tensor, constant: bool) -> Tensor:
+        both = (each.detach() if constant else each for each in (left, right))
+        return F.bilinear(*(each.square().to(variance.dtype) for each in both), variance)
+
     return weight.draw.answer(
         LinearUse(
             "bilinear", lambda x, w, b=None: F.bilinear(x, right, w, b), left, weight, bias,
             axes=(0, 1), channels=(-1, -1), places=tuple(range(left.dim() - 1)), count=_last,
-            squares=lambda x, w, b: F.bilinear(x, squared, w, b),
+            squares=squares,
         )
     )  # fmt: skip
 
@@ -197,6 +201,7 @@ def _embedding(
         LinearUse(
             "embedding", rows, input, weight, None, axes=(1, None), channels=(-1, -1),
             places=tuple(range(input.dim())), count=lambda output: 2 * output.numel(),
+            squares=lambda variance, constant: rows(input, variance),
         )
     )  # fmt: skip
 

@@ -44,6 +44,13 @@ ESTIMATORS: dict[str, Callable[[], E.Estimator]] = {
 COMMON = {"momentum": 0.9, "kl_weight": 0.02, "real_lr": 0.02}
 GRID = {"lr": (0.03, 0.1, 0.3), "init_scale": (0.1,)}
 TUNING = {"mnist": (10_000, 5_000, 3), "transformer": (1_000, 400, 20)}  # images, held out, epochs
+# Input channels or features, positions along a side or in a sequence, fan-in.
+KINDS = {
+    "convolution, fan-in 144": (16, 8, 144),
+    "convolution, fan-in 576": (64, 8, 576),
+    "convolution, fan-in 2304": (256, 4, 2304),
+    "linear over 30 positions": (64, 30, 64),
+}
 EPOCHS = {"mnist": 10, "transformer": 60}
 DRAWS = 32
 
@@ -123,6 +130,95 @@ def train(
     }  # fmt: skip
 
 
+def problem(kind: str, smoke: bool) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    """The NLL per datum of one layer of shared weights as a function of its signs, its input, and lambda.
+
+    The layer, a ReLU, the mean over positions and a fixed linear layer: inputs, lambda and that layer are
+    random; inputs are correlated between positions, as those of images and texts.
+    """
+    torch.manual_seed(0)
+    count, places, fan_in = KINDS[kind]
+    data = 8 if smoke else 32
+    y = torch.randint(0, 10, (data,))
+    head = 0.5 * torch.randn(10, 64)
+    if kind.startswith("convolution"):
+        x = nn.functional.avg_pool2d(torch.randn(data, count, places + 2, places + 2), 2, 1).relu()
+        natural = 0.5 * torch.randn(64, count, 3, 3)
+
+        def outputs(w: Tensor) -> Tensor:
+            return nn.functional.conv2d(x, w).flatten(2).transpose(1, 2)
+    else:
+        x = (torch.randn(data, places, count) + torch.randn(data, 1, count)).relu()
+        natural = 0.5 * torch.randn(64, count)
+
+        def outputs(w: Tensor) -> Tensor:
+            return nn.functional.linear(x, w)
+
+    size = (x.square().mean() * fan_in).sqrt()
+
+    def nll(w: Tensor) -> Tensor:
+        hidden = (outputs(w) / size).relu().mean(1)
+        return nn.functional.cross_entropy(hidden @ head.T, y)
+
+    return nll, x, natural.requires_grad_()
+
+
+def gradients(kind: str, draws: int, smoke: bool) -> dict[str, Any]:
+    """NLL and slopes along two directions at hard draws, and the same by each estimator.
+
+    At hard draws the slope along u is the mean of (f - mean f) u^T (w - mu), which is unbiased.
+    """
+    nll, x, natural = problem(kind, smoke)
+    ways: dict[str, Callable[[], E.Estimator]] = {
+        **ESTIMATORS, "Flipout(pathwise=True)": lambda: E.Flipout(pathwise=True)
+    }  # fmt: skip
+
+    def objective(values: Any) -> Tensor:
+        return torch.stack([nll(w) for w in values["w"]])
+
+    def estimates(make: Callable[[], E.Estimator], count: int) -> tuple[Tensor, Tensor]:
+        estimator, surrogates, slopes = make(), [], []
+        for _ in range(count):
+            surrogate = estimator(E.BatchObjective(objective, (x,)), {"w": natural})
+            slopes.append(torch.autograd.grad(surrogate, natural)[0].flatten())
+            surrogates.append(surrogate.detach())
+        return torch.stack(surrogates), torch.stack(slopes)
+
+    torch.manual_seed(1)
+    steepest = estimates(ways["LocalReparameterization"], 50)[1].mean(0)
+    steepest += estimates(ways["Flipout(pathwise=True)"], 50)[1].mean(0)
+    decided = natural.detach().flatten()
+    along = {
+        "steepest": steepest / steepest.norm(),
+        "decided": decided / decided.norm(),
+    }
+    found: dict[str, Any] = {}
+    hard, scores = [], {name: [] for name in along}
+    with torch.no_grad():
+        probs, mean = torch.sigmoid(2 * natural), torch.tanh(natural)
+        for _ in range(10 * draws):
+            w = 2 * torch.bernoulli(probs) - 1
+            hard.append(nll(w))
+            for name, u in along.items():
+                scores[name].append(u @ (w - mean).flatten())
+    values = torch.stack(hard)
+    found["hard draws"] = {"nll": summary(values)} | {
+        name: summary((values - values.mean()) * torch.stack(terms))
+        for name, terms in scores.items()
+    }
+    for name, make in ways.items():
+        values, slopes = estimates(make, draws)
+        found[name] = {"nll": summary(values), "variance": slopes.var(0).sum().item()}
+        found[name] |= {direction: summary(slopes @ u) for direction, u in along.items()}
+        print(f"{kind}, {name}: {found[name]}", flush=True)
+    return {"part": "gradients", "kind": kind, "draws": draws, "results": found}
+
+
+def summary(values: Tensor) -> dict[str, float]:
+    """Mean and standard error."""
+    return {"mean": values.mean().item(), "error": (values.std() / len(values) ** 0.5).item()}
+
+
 def told(name: str) -> Callable[[Any], None]:
     """A callback of ``fit`` that prints a line for each epoch."""
 
@@ -189,7 +285,12 @@ def runs(args: argparse.Namespace, part: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--part", choices=["mnist", "transformer"], default="mnist")
+    parser.add_argument(
+        "--part", choices=["gradients", "mnist", "transformer"], default="gradients"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=1000, help="of each estimator, for the gradients"
+    )
     parser.add_argument("--data", help="folder with the idx .gz files of MNIST")
     parser.add_argument(
         "--estimators", nargs="+", default=list(ESTIMATORS), choices=list(ESTIMATORS)
@@ -202,7 +303,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.epochs, args.seeds = 1, [0]
-    runs(args, args.part)
+    if args.part != "gradients":
+        runs(args, args.part)
+        return
+    for kind in KINDS:
+        path = args.out / f"gradients_{kind.replace(', ', '_').replace(' ', '_')}.json"
+        once(path, lambda kind=kind: gradients(kind, 20 if args.smoke else args.draws, args.smoke))
 
 
 if __name__ == "__main__":

@@ -326,10 +326,31 @@ def test_the_gradient_of_a_quadratic_function_is_exact(name):
         surrogates = [estimator(objective, natural) for _ in range(count)]
         return torch.stack([torch.autograd.grad(each, natural["w"])[0] for each in surrogates])
 
-    assert_within_standard_errors(slopes(Flipout()), exact)
-    assert_within_standard_errors(slopes(FlipoutWhereShared()), exact)
+    assert_within_standard_errors(slopes(Flipout(pathwise=True)), exact)
     if name != "used twice":  # which local reparameterization refuses; elsewhere it is biased
         assert exceeds_standard_errors(slopes(LocalReparameterization()), exact)
+
+
+@pytest.mark.parametrize("name", ["one position", "equal positions", "different positions"])
+def test_the_gradient_through_the_variance_of_outputs(name):
+    """Exact for one position and for equal ones; else terms of pairs of positions are left out."""
+    natural = {"w": (0.5 * torch.randn(2, 4)).requires_grad_()}
+    places = 1 if name == "one position" else 5
+    x = torch.randn(DATA, places, 4)
+    if name == "equal positions":
+        x = x[:, :1].expand_as(x)
+
+    def f(w: Tensor) -> Tensor:
+        return F.linear(x, w).sum(1).square().mean()
+
+    exact = oracles.gradient(lambda w: f(w.reshape(2, 4)), natural["w"].detach()).reshape(2, 4)
+    objective = BatchObjective(lambda values: torch.stack([f(w) for w in values["w"]]), (x,))
+    for estimator in (Flipout(), FlipoutWhereShared()):
+        slopes = [
+            torch.autograd.grad(estimator(objective, natural), natural["w"])[0] for _ in range(400)
+        ]
+        biased = exceeds_standard_errors(torch.stack(slopes), exact)
+        assert biased == (name == "different positions")
 
 
 # The choice, weight by weight
