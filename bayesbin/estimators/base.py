@@ -57,12 +57,14 @@ class BatchObjective:
     :param evaluate: the objective, or the list of its terms at S joint draws (:class:`Term`).
     :param args: and :param kwargs: what the model was called with.
     :param plates: binary site -> :class:`SitePlates`, complete after the first evaluation.
+    :param subsamples: plate -> indices of its elements in this call, each known once the plate was entered.
     """
 
     evaluate: Callable[[Values], Tensor | Sequence[Term]]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     plates: Mapping[str, SitePlates] = field(default_factory=dict)
+    subsamples: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, values: Values) -> Tensor:
         return total_of(self.terms(values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -154,13 +154,14 @@ class FlipoutWhereShared(Estimator):
 _CHOICES = {None: "not used", True: "Flipout", False: "local reparameterization"}
 
 
-def data_sizes(objective: Objective) -> tuple[int, ...]:
-    """How many data the batch of an objective may have: the length of the last tensor in it."""
+def data_sizes(objective: Objective) -> Callable[[], set[int]]:
+    """How many data the batch of an objective may have: the length of its targets, and of subsamples."""
     if not isinstance(objective, BatchObjective):
-        return ()
+        return set
     given = objective.kwargs.get("y", (objective.args, dict(objective.kwargs)))
     tensors = [t for t in _tensors(given) if t.dim()]
-    return (len(tensors[-1]),) if tensors else ()
+    own = {len(tensors[-1])} if tensors else set()
+    return lambda: own | {len(indices) for indices in objective.subsamples.values()}
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Set
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ def drawn_weights(
     num_samples: int,
     estimator: str,
     flips: bool | None = False,
-    sizes: Sequence[int] = (),
+    sizes: Callable[[], Set[int]] = set,
     repeated: Container[str] = (),
     pathwise: bool = False,
 ) -> dict[str, list[WeightMoments]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,9 +22,7 @@ class RandomWeight(Protocol):
     variance_: Tensor
     view_: View
 
-    def noise_(self) -> Tensor:
-        """One perturbation of the weight."""
-        ...
+    noise_: Callable[[], Tensor]  # one perturbation of the weight
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class WeightDraw:
     :param estimator: the name of whoever draws, for messages.
     :param flips: whether a use is answered by Flipout; False: by local reparameterization; None: by Flipout
         where the weight is used more than once for a datum.
-    :param sizes: the numbers of data that the model may have at hand; empty where nothing is known.
+    :param sizes: gives the numbers of data that the model may have at hand; none where they are not known.
     :param pathwise: whether Flipout's gradient goes through each weight's own perturbation; else through the
         variance of each output.
     """
@@ -95,7 +93,7 @@ class WeightDraw:
         variance: Tensor,
         estimator: str,
         flips: bool | None = False,
-        sizes: Sequence[int] = (),
+        sizes: Callable[[], Set[int]] = set,
         pathwise: bool = False,
     ) -> None:
         self.pathwise = pathwise
@@ -151,9 +149,10 @@ class WeightDraw:
         """The axis of the input that counts data; None where all of it is taken for one datum."""
         if use.datum != UNKNOWN or not use.places:
             return None if use.datum == UNKNOWN else use.datum
-        if not self.sizes:
+        sizes = self.sizes()
+        if not sizes:
             return use.places[0]
-        found = [axis for axis in use.places if use.input.shape[axis] in self.sizes]
+        found = [axis for axis in use.places if use.input.shape[axis] in sizes]
         return found[0] if len(found) == 1 else None
 
     def _flipped(self, use: LinearUse, mean: Tensor, datum: int | None) -> Tensor:

@@ -223,7 +223,7 @@ class TraceBinary_ELBO(ELBO):
         def at_draws(values: Mapping[str, Sequence[Tensor]]) -> list[Term]:
             return terms_of(self._several_draws(model, evaluate, values))
 
-        objective = BatchObjective(at_draws, args, kwargs, plates)
+        objective = BatchObjective(at_draws, args, kwargs, plates, subsamples)
 
         if natural:
             surrogate = self.estimator(objective, natural)

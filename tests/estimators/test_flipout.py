@@ -1,7 +1,8 @@
 """Flipout: each datum's outputs have the exact mean and covariance, between units and between positions."""
 
 # A gradient is None until there is one, which the assertion at hand would tell.
-# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportOptionalOperand=false
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ DATA = 3
 
 
 def drawn(natural: Tensor, flips: bool | None = True, sizes=(DATA,)) -> WeightMoments:
-    return WeightMoments.of(WeightDraw("w", *fused.moments(natural), "Flipout", flips, sizes))
+    return WeightMoments.of(
+        WeightDraw("w", *fused.moments(natural), "Flipout", flips, lambda: set(sizes))
+    )
 
 
 def plain_columns(use, natural: Tensor) -> Tensor:
@@ -270,7 +273,9 @@ def test_each_datum_sees_one_weight_in_all_of_a_network(name):
     x = torch.randn(DATA, 4, 8)
     weights = {
         name: WeightMoments.of(
-            WeightDraw(name, *fused.moments(torch.randn(site.shape)), "Flipout", True, (DATA,))
+            WeightDraw(
+                name, *fused.moments(torch.randn(site.shape)), "Flipout", True, lambda: {DATA}
+            )
         )
         for name, site in binary_sites(net).items()
     }
@@ -292,7 +297,9 @@ def test_attention_knows_its_axis_of_data(axis_first):
     x = torch.randn(DATA, DATA, 8)
     weights = {
         name: WeightMoments.of(
-            WeightDraw(name, *fused.moments(torch.randn(site.shape)), "Flipout", True, (DATA,))
+            WeightDraw(
+                name, *fused.moments(torch.randn(site.shape)), "Flipout", True, lambda: {DATA}
+            )
         )
         for name, site in binary_sites(net).items()
     }
@@ -465,6 +472,20 @@ def test_levels_and_hand_written_models():
     log_likelihood = lambda w: dist.Normal(data[0] @ w, 1.0).log_prob(data[1]).sum()
     exact = -oracles.gradient(log_likelihood, start) + start / torch.cosh(start) ** 2
     assert_within_standard_errors(slopes, exact)
+
+
+def test_a_subsample_counts_data():
+    """x[indices] has as many rows as the plate's subsample: its rows are data, not positions."""
+    x, y = torch.randn(20, 5), torch.randn(20)
+
+    def model(x, y):
+        w = pyro.sample("w", SignBernoulli(natural=torch.zeros(5)).to_event(1))
+        with pyro.plate("data", len(x), subsample_size=7) as indices:
+            pyro.sample("y", dist.Normal(x[indices] @ w, 1.0), obs=y[indices])
+
+    guide, estimator = AutoSignBernoulli(model, args=(x, y)), FlipoutWhereShared()
+    TraceBinary_ELBO(estimator)(model, guide)(x, y)
+    assert estimator.choices == {"w": "local reparameterization"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
