@@ -45,10 +45,11 @@ def to_inference_data(
       1000 weights gives the average of its signs in each draw instead, ``<site>.average``.
     - ``sample_stats``: of each draw ``lp`` = log p(y, w)* and ``log_q`` = log q(w) in nats (no
       ``log_q`` with random effects), of MCMC ``diverging``. lp - log_q is what k-hat is computed from.
-    - ``log_likelihood``*: log p(y_n | w) of each datum. ``posterior_predictive``*: data drawn anew.
-    - ``observed_data``*, and ``constant_data``: the model's other tensors*, and what does not change
-      with the draw: the natural parameters ``<site>.natural``, and ``<site>.loc`` and ``<site>.scale``
-      of real sites in unconstrained space, (chain, ...).
+    - ``log_likelihood``*: log p(y_n | w) of each datum; where some are masked, of the others, along a
+      dimension ``<site>_kept`` of their numbers. ``posterior_predictive``*: data drawn anew.
+    - ``observed_data``*, NaN where they are masked, and ``constant_data``: the model's other tensors*, and
+      what does not change with the draw: the natural parameters ``<site>.natural``, and ``<site>.loc`` and
+      ``<site>.scale`` of real sites in unconstrained space, (chain, ...).
 
     A weight that is the same in all draws has no R-hat and no effective sample size: ``az.summary`` gives
     NaN for it, and numpy warns; ``kind="stats"`` asks for neither.
@@ -61,7 +62,7 @@ def to_inference_data(
     :param data: all the training data, a tuple or list for ``model(*data)``, a dict for keywords.
     :param num_samples: draws of each posterior; MCMC has its own number.
     :param signs: True: the draws of every site of signs; names: of those; False: of none.
-    :param statistics: normalisation statistics of the network of a ``Classifier`` or ``Regressor``,
+    :param statistics: normalisation statistics of the network of a likelihood, such as a ``Classifier``,
         one for each chain: ``Ensemble(model, posterior, num_samples, seed + c).calibrate(x).statistics``.
     :param coords: dimension -> labels. :param dims: variable or site -> names of its dimensions after
         chain and draw; by default those of plates, of weights ``<site>_out``, ``<site>_in``, ...
@@ -91,12 +92,13 @@ def to_inference_data(
     if model is None and (statistics is not None or not isinstance(data, tuple) or data):
         raise ValueError("Expected the model that data and statistics belong to; got None.")
     _check_statistics(posterior, models, states, num_samples, seed)
-    kept = _kept(chains[0], signs)
+    shown = _kept(chains[0], signs)
     evaluations = [
-        evaluate(chain, program, data, state, kept, seed + number)
+        evaluate(chain, program, data, state, shown, seed + number)
         for number, (chain, program, state) in enumerate(zip(chains, models, states, strict=True))
     ]
-    labels = Labels(coords or {}, dims or {}, evaluations[0].plates, chains[0].signs)
+    kept = {f"{name}_kept": numbers for name, numbers in evaluations[0].kept.items()}
+    labels = Labels({**kept, **(coords or {})}, dims or {}, evaluations[0].plates, chains[0].signs)
     noted: dict[str, Any] = {
         "inference_library": "bayesbin",
         "inference_library_version": __version__,
@@ -146,7 +148,9 @@ def _sampled(evaluations: Sequence[Evaluation]) -> Iterator[Variable]:
     for group, arrays in evaluations[0].sampled.items():
         for name in arrays:
             stacked = np.stack([evaluation.sampled[group][name] for evaluation in evaluations])
-            yield Variable(group, name, name, ("chain", "draw"), stacked)
+            some = group == "log_likelihood" and name in evaluations[0].kept
+            axes = (f"{name}_kept",) if some else None
+            yield Variable(group, name, name, ("chain", "draw"), stacked, axes)
 
 
 def _fixed(chains: Sequence[Chain], evaluation: Evaluation) -> Iterator[Variable]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from bayesbin.arviz.chains import Chain, array_of
 from bayesbin.core import networks
 from bayesbin.ensemble import Statistics
 from bayesbin.infer.batches import arguments
+from bayesbin.infer.checks.pointwise import mask_by_target, observed_sites, pointwise_of
 from bayesbin.infer.sites import latent_sites, run_at
-from bayesbin.nn import Classifier, Regressor
+from bayesbin.nn import Likelihood
 
 Plates = tuple[str | None, ...]  # per dimension, None where it is no plate's
 
@@ -30,12 +31,15 @@ class Evaluation:
 
     :param sampled: group -> variable -> (draw, ...). :param observed: site -> its data.
     :param inputs: the model's other tensors. :param plates: site or input -> plates of its dimensions.
+    :param kept: site with data that do not count -> the numbers of those that do, of which alone its
+        log-likelihood is.
     """
 
     sampled: Mapping[str, Mapping[str, np.ndarray]]
     observed: Mapping[str, np.ndarray]
     inputs: Mapping[str, np.ndarray]
     plates: Mapping[str, Plates]
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate(
@@ -78,7 +82,7 @@ def _with_data(
 ) -> Evaluation:
     """Add what does not change with the draw: observed data, the model's inputs, and their plates."""
     plates = {name: _plates(site) for name, site in _sample_sites(trace)}
-    observed = {name: site["value"] for name, site in _sample_sites(trace) if site["is_observed"]}
+    observed = {name: _data_of(site) for name, site in observed_sites(trace)}
     inputs = {
         name: value
         for name, value in runs.inputs().items()
@@ -88,7 +92,7 @@ def _with_data(
         for site, other in observed.items():
             if value.dim() and other.dim() and len(value) == len(other):
                 plates[name] = (plates[site][0],) + (None,) * (value.dim() - 1)
-    return Evaluation(sampled, _arrays(observed), _arrays(inputs), plates)
+    return Evaluation(sampled, _arrays(observed), _arrays(inputs), plates, _kept(trace))
 
 
 class _ConditionedModel:
@@ -97,16 +101,16 @@ class _ConditionedModel:
     def __init__(self, model: Callable[..., Any], data: Any, statistics: Statistics | None) -> None:
         # The caller's model keeps its mode, and the statistics of its normalisation layers.
         self.model = copy.deepcopy(model).eval() if isinstance(model, nn.Module) else model
-        if statistics is not None and not isinstance(self.model, (Classifier, Regressor)):
+        if statistics is not None and not isinstance(self.model, Likelihood):
             raise ValueError(
-                "statistics are those of the network of a bayesbin.nn.Classifier or Regressor; got "
+                "statistics are those of the network of a bayesbin.nn.Likelihood, such as a Classifier; got "
                 f"{type(model).__name__} as the model."
             )
         self.data, self.statistics = data, statistics
 
     def trace(self, index: int, values: Mapping[str, Tensor]) -> Any:
         if self.statistics is not None:
-            assert isinstance(self.model, (Classifier, Regressor))
+            assert isinstance(self.model, Likelihood)
             networks.write_(self.model.net, {}, self.statistics.values[index])
         args, kwargs = arguments(self.data, next(iter(values.values())).device)
         return run_at(self.model, values, {}, tuple(args), kwargs)
@@ -172,15 +176,42 @@ def _log_joint(trace: Any) -> float:
 
 
 def _observations(trace: Any) -> dict[str, dict[str, Tensor]]:
-    """Of each observed site: the log-likelihood of each datum in nats, and new data."""
-    observed = {name: site for name, site in _sample_sites(trace) if site["is_observed"]}
+    """Of each observed site: the log-likelihood of each datum that counts in nats, and new data."""
+    found = {name: pointwise_of(site) for name, site in observed_sites(trace)}
     return {
         "log_likelihood": {
-            name: scale_and_mask(site["fn"].log_prob(site["value"]).double(), 1.0, site["mask"])
-            for name, site in observed.items()
+            name: each.log_prob if bool(each.kept.all()) else each.log_prob[each.kept]
+            for name, each in found.items()
         },
-        "posterior_predictive": {name: site["fn"].sample() for name, site in observed.items()},
+        "posterior_predictive": {name: site["fn"].sample() for name, site in observed_sites(trace)},
     }
+
+
+def _kept(trace: Any) -> dict[str, np.ndarray]:
+    """Of each site with data that do not count: the numbers of those that do, counted through."""
+    found = {name: pointwise_of(site).kept for name, site in observed_sites(trace)}
+    return {
+        name: array_of(kept.reshape(-1).nonzero()[:, 0])
+        for name, kept in found.items()
+        if not bool(kept.all())
+    }
+
+
+def _data_of(site: Any) -> Tensor:
+    """Observed data; NaN where they do not count, so that nobody takes what stands there for data."""
+    mask, value = mask_by_target(site["fn"]), site["value"]
+    outer = site["mask"]
+    if outer is not None:
+        rows = torch.as_tensor(outer, device=value.device).expand(site["fn"].batch_shape)
+        rows = rows.reshape(rows.shape + (1,) * (value.dim() - rows.dim())).expand(value.shape)
+        mask = rows if mask is None else rows & _of_shape(mask, value)
+    if mask is None or bool(mask.all()):
+        return value
+    return torch.where(_of_shape(mask, value), value.double(), torch.nan)
+
+
+def _of_shape(mask: Tensor, value: Tensor) -> Tensor:
+    return mask.reshape(mask.shape + (1,) * (value.dim() - mask.dim())).expand(value.shape)
 
 
 def _plates(site: Any) -> Plates:

@@ -15,13 +15,17 @@ _WEIGHT_AXES = {2: ("out", "in"), 3: ("out", "in", "offset"), 4: ("out", "in", "
 
 @dataclass(frozen=True)
 class Variable:
-    """An array with the names of its first dimensions, and the site whose dimensions are the others."""
+    """An array with the names of its first dimensions, and the site whose dimensions are the others.
+
+    :param axes: the names of the others, where they are no site's.
+    """
 
     group: str
     name: str
     site: str
     leading: tuple[str, ...]
     array: np.ndarray
+    axes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Labels:
         }
 
     def _axes(self, variable: Variable) -> tuple[str, ...]:
+        if variable.axes is not None:
+            return variable.leading + variable.axes
         count = variable.array.ndim - len(variable.leading)
         given = self.dims.get(variable.name, self.dims.get(variable.site))
         if given is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from bayesbin.ensemble.state import described, require_same, tensors_of
 from bayesbin.nn import binary_sites
 from bayesbin.nn.batch_statistics import Buffers, normalisations
 from bayesbin.posterior import Posterior
+from bayesbin.runtime.heads import HEADS
 from bayesbin.runtime.predictor import Predictor
 
 PRECISIONS = ("exact", "fast")
@@ -548,7 +550,13 @@ def _architecture(member: Member) -> dict[str, str]:
     found = {name: described(tensor) for name, tensor in tensors_of(member.net).items()}
     for name, site in binary_sites(member.net).items():
         found[name] = f"a binary weight of shape {tuple(site.shape)}"
-    return found | {"head": member.head["kind"]}
+    kind = member.head["kind"]
+    settings = {name: member.head.get(name) for name in ("kind", *HEADS[kind].settings)}
+    if kind == "outputs":
+        found["likelihood"] = type(member.likelihood).__qualname__
+    for name, tensor in member.likelihood_tensors().items():
+        found[f"the likelihood's {name}"] = described(tensor)
+    return found | {"head": json.dumps(settings, sort_keys=True)}
 
 
 def _require_running(member: Member) -> None:

@@ -8,8 +8,8 @@ The header is JSON under the metadata key "bayesbin":
                         posterior (its own header), origin and digest, statistics (a list of draws, or
                         null), buffers (the names of those of the statistics)
 
-and the tensors of member m are "m.state.NAME", "m.posterior.NAME" and "m.statistics.NAME", the last with a
-row for each of the listed draws.
+and the tensors of member m are "m.state.NAME", "m.likelihood.NAME" (of the likelihood itself, where it has
+any), "m.posterior.NAME" and "m.statistics.NAME", the last with a row for each of the listed draws.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from bayesbin.core import networks
+from bayesbin.core.checks import shown
 from bayesbin.core.files import CorruptFileError
 from bayesbin.ensemble.inputs import Signature
 from bayesbin.ensemble.members import Draw, Member, Statistics, checked_head
 from bayesbin.ensemble.state import (
+    described,
     own_copy,
+    require_same,
     require_sites,
     scales_of,
     tensors_of,
@@ -66,6 +69,7 @@ def _written(member: Member) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"state.{name}": tensor for name, tensor in tensors_of(member.net).items()}
     weights, header = member.posterior.contents()
     tensors |= {f"posterior.{name}": tensor for name, tensor in weights.items()}
+    tensors |= {f"likelihood.{name}": each for name, each in member.likelihood_tensors().items()}
     draws: list[Draw] | None = None
     buffers: list[str] = []
     if member.statistics is not None:
@@ -111,7 +115,7 @@ def read(path: str | os.PathLike[str], model: nn.Module) -> tuple[list[Member], 
             f"expected a model whose outputs are of kind {parts[0].head['kind']!r}, as those of the ensemble "
             f"in {path}; got a {type(model).__name__}."
         )
-    return [_made(path, part, inner) for part in parts], example
+    return [_made(path, part, model) for part in parts], example
 
 
 def _of_member(tensors: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
@@ -124,6 +128,7 @@ class _Part:
 
     def __init__(self, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         self.state = _named(tensors, "state.")
+        self.likelihood = _named(tensors, "likelihood.")
         self.posterior: Posterior[Any] = posterior_of_contents(
             _named(tensors, "posterior."), entry["posterior"]
         )
@@ -151,13 +156,19 @@ class _Part:
             self.statistics = Statistics(values, self.origin)
 
 
-def _made(path: str | os.PathLike[str], part: _Part, net: nn.Module) -> Member:
+def _made(path: str | os.PathLike[str], part: _Part, model: nn.Module) -> Member:
     shapes = {site: tuple(w.shape) for site, w in part.posterior.signs().items()}
-    own = own_copy(net)
+    made = own_copy(model)
+    own = made.net if isinstance(made, Likelihood) else made
+    likelihood = made if isinstance(made, Likelihood) else None
     require_sites(own, shapes, part.posterior.kind)
     write_state_(own, part.state, part.scales)
     networks.write_(own, part.posterior.signs())
-    member = Member(own, part.posterior, part.seed, part.draws, part.head, part.statistics)
+    member = Member(
+        own, part.posterior, part.seed, part.draws, part.head, part.statistics, likelihood
+    )
+    if likelihood is not None:
+        _write_likelihood_(path, member, part)
     if member.origin != part.origin or member.digest != part.digest:
         raise CorruptFileError(
             path, "the network, posterior and statistics in it do not match their digests."
@@ -169,6 +180,34 @@ def _made(path: str | os.PathLike[str], part: _Part, net: nn.Module) -> Member:
                 "network; it is of another architecture."
             )
     return member
+
+
+def _write_likelihood_(path: str | os.PathLike[str], member: Member, part: _Part) -> None:
+    """Put the likelihood's own numbers into a member that was just made; refuse another likelihood."""
+    assert member.likelihood is not None
+    model = type(member.likelihood).__name__
+    own = member.likelihood_tensors()
+    require_same(
+        f"The likelihood has other parameters and buffers than that of the ensemble in {path}: ",
+        {name: described(tensor) for name, tensor in own.items()},
+        {name: described(tensor) for name, tensor in part.likelihood.items()},
+    )
+    with torch.no_grad():
+        for name, tensor in part.likelihood.items():
+            own[name].copy_(tensor)
+    asked = checked_head(member.likelihood.prediction_head, part.posterior)
+    for name in sorted({*asked, *part.head}):
+        if asked.get(name) != part.head.get(name):
+            raise ValueError(
+                f"expected a model whose {name} is {shown(part.head.get(name))}, as that of the ensemble in "
+                f"{path}; got a {model} with {shown(asked.get(name))}."
+            )
+    for name in member.likelihood.latents():
+        if name not in part.posterior.real:
+            raise ValueError(
+                f"The posterior in {path} has no real-valued site {name!r}, which the {model} draws; use the "
+                "model that the ensemble was made of."
+            )
 
 
 def _named(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,14 +14,33 @@ from torch import Tensor, nn
 
 from bayesbin.core import networks
 from bayesbin.core.checks import is_number, one_of, real_number, real_numbers, shown, whole_number
-from bayesbin.ensemble.state import network_digest, own_copy, require_sites
-from bayesbin.nn.likelihoods import Likelihood
+from bayesbin.ensemble.state import (
+    described,
+    network_digest,
+    own_copy,
+    require_sites,
+    tensors_of,
+)
+from bayesbin.nn.likelihoods import (
+    Classifier,
+    Likelihood,
+    MultiLabel,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    Regressor,
+)
 from bayesbin.posterior import Posterior
 from bayesbin.runtime.head import Parameter
 from bayesbin.runtime.heads import HEADS
 
 Draw = int | None  # the number of a draw; None: the mode
 Head = Mapping[str, Any]
+_PARAMETERS = (
+    "noise",
+    "concentration",
+    "cutpoints",
+)  # of the likelihoods that a head may stand for
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +68,7 @@ class Member:
     :param net: its parameters and buffers count, its signs do not. :param seed: of the draws.
     :param draws: their numbers; None is the mode. :param head: kind and parameters, each a number or
         ``{"site": name}``. :param statistics: of those draws, and of the mode; None: not calibrated.
+    :param likelihood: whose network ``net`` is; None: a plain network, or a head that is not the model's.
     """
 
     net: nn.Module
@@ -57,6 +77,7 @@ class Member:
     draws: tuple[Draw, ...]
     head: Head
     statistics: Statistics | None = None
+    likelihood: Likelihood | None = None
     templates: dict[Any, Any] = field(default_factory=dict)  # of programs, by the shape of inputs
 
     @classmethod
@@ -84,12 +105,15 @@ class Member:
         posterior = copy.deepcopy(posterior).to("cpu")
         inner = model.net if isinstance(model, Likelihood) else model
         require_sites(inner, _shapes(posterior), posterior.kind)
+        found = checked_head(_asked(model, head), posterior)
+        likelihood = None
         if isinstance(model, Likelihood):
             _require_real_sites(model, posterior)
-        found = checked_head(_asked(model, head), posterior)
-        net = own_copy(inner)
+            if head is None or found == checked_head(model.prediction_head, posterior):
+                likelihood = own_copy(model)
+        net = own_copy(inner) if likelihood is None else likelihood.net
         networks.write_(net, posterior.signs())
-        return cls(net, posterior, seed, tuple(draws), found)
+        return cls(net, posterior, seed, tuple(draws), found, likelihood=likelihood)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"templates": {}}
@@ -105,6 +129,8 @@ class Member:
         """SHA-256 over network, posterior, seed, draws, head and statistics."""
         digest = hashlib.sha256(self.origin.encode())
         digest.update(json.dumps([list(self.draws), dict(self.head)], sort_keys=True).encode())
+        for name, tensor in sorted(self.likelihood_tensors().items()):
+            digest.update(f"|{name}|{described(tensor)}|".encode() + tensor.numpy().tobytes())
         for draw, values in {} if self.statistics is None else self.statistics.values.items():
             for name, tensor in sorted(values.items()):
                 digest.update(f"|{draw}|{name}|".encode() + tensor.numpy().tobytes())
@@ -155,14 +181,50 @@ class Member:
         value = self.head[name]
         if not isinstance(value, Mapping):
             return [value] * len(self.draws)
-        site = value["site"]
-        found = [
-            self.posterior.real[site].at(0.0)
-            if draw is None
-            else self.posterior.sample_real(site, draw, seed=self.seed)
-            for draw in self.draws
-        ]
-        return [numbers.double().tolist() for numbers in found]
+        return [self._real(value["site"], draw).tolist() for draw in self.draws]
+
+    def latents(self, draw: Draw) -> dict[str, Tensor]:
+        """The real-valued parameters of the likelihood in a draw, by name, in float64."""
+        if self.likelihood is not None:
+            return {name: self._real(name, draw) for name in self.likelihood.latents()}
+        sites = {n: value["site"] for n, value in self.head.items() if isinstance(value, Mapping)}
+        return {name: self._real(site, draw) for name, site in sites.items()}
+
+    def _real(self, site: str, draw: Draw) -> Tensor:
+        if draw is None:
+            return self.posterior.real[site].at(0.0).detach().double()
+        return self.posterior.sample_real(site, draw, seed=self.seed).detach().double()
+
+    def likelihood_tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the likelihood itself, by name."""
+        if self.likelihood is None:
+            return {}
+        found = tensors_of(self.likelihood)
+        return {name: tensor for name, tensor in found.items() if not name.startswith("net.")}
+
+    @cached_property
+    def scoring(self) -> Likelihood | None:
+        """What gives targets a probability: the model's likelihood, or that of the head; None: neither."""
+        if self.likelihood is not None or self.head["kind"] == "outputs":
+            return self.likelihood
+        kind, *parameters = [self.head.get(name) for name in ("kind", *_PARAMETERS)]
+        noise, concentration, cutpoints = (
+            None if isinstance(each, Mapping) else each for each in parameters
+        )
+        if self.head.get("heteroscedastic"):
+            noise = "heteroscedastic"
+        makers: dict[str, Callable[[], Likelihood]] = {
+            "classes": lambda: Classifier(self.net, 1, class_dim=self.head.get("class_dim", -1)),
+            "labels": lambda: MultiLabel(self.net, 1),
+            "negative_binomial": lambda: NegativeBinomial(self.net, 1, concentration),
+            "normal": lambda: Regressor(self.net, 1, noise),
+            "ordinal": lambda: Ordinal(self.net, 1, self._levels(), cutpoints),
+            "poisson": lambda: Poisson(self.net, 1),
+        }
+        return makers[kind]()
+
+    def _levels(self) -> int:
+        return len(self.parameter("cutpoints")[0]) + 1
 
 
 def _shapes(posterior: Posterior[Any]) -> dict[str, tuple[int, ...]]:
@@ -178,6 +240,17 @@ def _require_real_sites(model: Likelihood, posterior: Posterior[Any]) -> None:
                 f"The posterior has a real-valued site {name!r}, which is none of {type(model).__name__}'s: "
                 "a prediction would leave it out. Use the model that the posterior was trained with."
             )
+    for name in model.latents():
+        _require_site(name, posterior, "draws")
+
+
+def _require_site(site: Any, posterior: Posterior[Any], use: str) -> None:
+    """Refuse a posterior without a real-valued site that a model needs."""
+    if not isinstance(site, str) or site not in posterior.real:
+        raise ValueError(
+            f"The posterior has no real-valued site {site!r}, which the model {use}; it has "
+            f"{', '.join(posterior.real) or 'none'}. Use the posterior of a guide of this very model."
+        )
 
 
 def _asked(model: nn.Module, head: Any) -> Any:
@@ -221,12 +294,8 @@ def _checked_parameter(
         if many or parameter.ascending:
             return list(real_numbers(name, value, above=parameter.above))
         return real_number(name, value, above=parameter.above)
-    site = value.get("site")
-    if not isinstance(site, str) or site not in posterior.real:
-        raise ValueError(
-            f"The posterior has no real-valued site {site!r}, which the model draws its {name} at; it has "
-            f"{', '.join(posterior.real) or 'none'}. Use the posterior of a guide of this very model."
-        )
+    site: Any = value.get("site")
+    _require_site(site, posterior, f"draws its {name} at")
     if posterior.real[site].loc.dim() > 1:
         raise ValueError(
             f"expected the site {site!r} of the {name} to hold one number, or a list of them; got shape "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from bayesbin.core.copies import copy_network
 from bayesbin.nn import binary_sites
 from bayesbin.nn.effective import walk_binary
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def own_copy(net: nn.Module) -> nn.Module:
-    """A copy of a network on the CPU, in evaluation mode, that nobody else holds.
+
+def own_copy(net: Network) -> Network:
+    """A copy of a network, or of a model around one, on the CPU, in evaluation mode, that nobody else holds.
 
     Batch normalisation that keeps no running statistics would make a prediction depend on the other rows of
     its batch. In the copy it has such statistics, which have to be computed before it predicts.

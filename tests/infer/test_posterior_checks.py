@@ -37,8 +37,9 @@ from bayesbin.infer.checks import (
     replicate,
     restarts_as_chains,
 )
-from bayesbin.infer.checks.importance import observed_log_prob, traces_at_draws
+from bayesbin.infer.checks.importance import traces_at_draws
 from bayesbin.infer.checks.pareto import pareto_smoothed
+from bayesbin.infer.checks.pointwise import observed_sites, pointwise_of
 from bayesbin.nn import BinaryLinear, Classifier
 
 D, N, SLOPE = 6, 12, 0.35
@@ -317,7 +318,10 @@ def test_uncorrected_loo_is_that_of_arviz():
         independent, guide_at(MANY + 0.5, independent), num_samples=200, correct=False
     )
     guide = guide_at(MANY + 0.5, independent)
-    rows = [observed_log_prob(t) for t, _ in traces_at_draws(independent, guide, (), 200, 0)]
+    rows = [
+        torch.cat([pointwise_of(site).log_prob for _, site in observed_sites(t)])
+        for t, _ in traces_at_draws(independent, guide, (), 200, 0)
+    ]
     each = torch.stack(rows)[None].numpy()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Estimated shape parameter")

@@ -175,18 +175,48 @@ def test_log_likelihood_of_each_datum():
     assert "y" not in found.constant_data
 
 
-def test_masked_data_count_nothing():
-    mask = torch.arange(8) < 5
+MASK = torch.tensor([True, False, True, True, True, False, True, True])
 
-    def masked(x, y):
-        w = pyro.sample("w", SignBernoulli(natural=PRIOR).to_event(1))
-        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=mask):
-            pyro.sample("y", dist.Normal(x @ w, NOISE), obs=y)
 
-    found = to_inference_data(exact_posterior(), masked, (design(), targets()), num_samples=2)
+def masked_by_poutine(x, y):
+    w = pyro.sample("w", SignBernoulli(natural=PRIOR).to_event(1))
+    with pyro.plate("data", len(x)), pyro.poutine.mask(mask=MASK):
+        pyro.sample("y", dist.Normal(x @ w, NOISE), obs=y)
+
+
+def masked_by_distribution(x, y):
+    w = pyro.sample("w", SignBernoulli(natural=PRIOR).to_event(1))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(x @ w, NOISE).mask(MASK), obs=y)
+
+
+def masked_inside_an_event(x, y):
+    w = pyro.sample("w", SignBernoulli(natural=PRIOR).to_event(1))
+    both = torch.stack([MASK, torch.zeros(8, dtype=torch.bool)], 1)
+    with pyro.plate("data", len(x)):
+        law = dist.Normal((x @ w)[:, None], NOISE).expand([8, 2]).mask(both).to_event(1)
+        pyro.sample("y", law, obs=torch.stack([y, y], 1))
+
+
+@pytest.mark.parametrize(
+    "masked", [masked_by_poutine, masked_by_distribution, masked_inside_an_event]
+)
+def test_masked_data_are_left_out(masked):
+    found = to_inference_data(
+        exact_posterior(),
+        masked,
+        (design(), targets()),
+        num_samples=2,
+        dims={"y": ["row", "more"][: 1 + (masked is masked_inside_an_event)]},
+    )
     w = exact_posterior().signs(0)["w"]
-    expected = torch.where(mask, log_likelihoods(w), 0.0)
+    expected = log_likelihoods(w)[MASK]
+    assert found.log_likelihood["y"].dims == ("chain", "draw", "y_kept")
+    np.testing.assert_array_equal(found.log_likelihood["y_kept"], MASK.nonzero()[:, 0])
     np.testing.assert_allclose(found.log_likelihood["y"][0, 0], expected, rtol=1e-12)
+    observed = np.asarray(found.observed_data["y"]).reshape(8, -1)[:, 0]
+    np.testing.assert_array_equal(np.isfinite(observed), MASK)
+    np.testing.assert_array_equal(observed[MASK], targets()[MASK])
     prior = SignBernoulli(natural=PRIOR).log_prob(w).sum()
     np.testing.assert_allclose(found.sample_stats["lp"][0, 0], expected.sum() + prior, rtol=1e-12)
 

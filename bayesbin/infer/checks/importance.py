@@ -9,7 +9,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from bayesbin.core.checks import whole_number
@@ -156,18 +155,3 @@ def _require_sites(guided: dict[str, Any], latents: dict[str, Any]) -> None:
             "are only the guide's, log q of the others has no closed form; give the model a distribution "
             "for them."
         )
-
-
-def observed_log_prob(trace: Any) -> Tensor:
-    """log p(y_n | w, z) of every datum, all observed sites one after another, (N,)."""
-    rows = []
-    for site in trace.nodes.values():
-        if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site):
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            scaled = log_prob * site["scale"]
-            mask = site["mask"]
-            kept = scaled if mask is None else scaled[torch.as_tensor(mask).expand_as(scaled)]
-            rows.append(kept.reshape(-1))
-    if not rows:
-        raise ValueError("expected a model with observed data, got none; pass the targets in data.")
-    return torch.cat(rows)

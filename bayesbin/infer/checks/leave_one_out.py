@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesbin.infer.checks.importance import (
-    log_prob_of,
-    observed_log_prob,
-    traces_at_draws,
-)
+from bayesbin.infer.checks.importance import log_prob_of, traces_at_draws
 from bayesbin.infer.checks.pareto import pareto_smoothed
+from bayesbin.infer.checks.pointwise import observed_sites, pointwise_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +59,12 @@ def psis_loo(
 
     .. math::
         \mathrm{elpd} = \sum_n \log \sum_s \bar r_{ns}\, p(y_n | w_s), \qquad
-        r_{ns} = \frac{1}{p(y_n | w_s)} \cdot \frac{p(y, w_s)}{q(w_s)}, \qquad w_s \sim q
+        r_{ns} = \frac{1}{p(y_n | w_s)^{c_n}} \cdot \frac{p(y, w_s)}{q(w_s)}, \qquad w_s \sim q
 
-    with r smoothed and normalised over s. The second factor turns draws of the guide into draws of the
-    posterior; without it (``correct=False``) the guide is taken for the posterior. Where that factor is
+    with r smoothed and normalised over s, and c the weights of the data, or 1. A datum of a likelihood of
+    :mod:`bayesbin.nn` is a row of its batch; of any other model it is an element of an observed site. Data
+    that are masked, or of weight 0, are left out. The second factor turns draws of the guide into draws of
+    the posterior; without it (``correct=False``) the guide is taken for the posterior. Where that factor is
     heavy-tailed, ``khat`` is large for all data, and it is the guide that is not to be relied on.
 
     :param data: what the model is called with, the whole data set: a tuple, list, dict or tensor.
@@ -86,14 +85,16 @@ def psis_loo(
     Source: Magnusson et al. 2019, "Bayesian leave-one-out cross-validation for large data",
     arXiv 1904.10679; Vehtari, Gelman and Gabry 2017, arXiv 1507.04544.
     """
-    ratios, pointwise = [], []
+    ratios, rows, removed = [], [], []
     with torch.no_grad():
         for trace, guide_trace in traces_at_draws(model, guide, data, num_samples, seed):
-            pointwise.append(observed_log_prob(trace).double())
+            log_prob, contribution = _of_data(trace)
+            rows.append(log_prob)
+            removed.append(contribution)
             ratios.append((log_prob_of(trace) - log_prob_of(guide_trace)).double())
-    log_likelihood = torch.stack(pointwise, dim=1)  # (N, S)
+    log_likelihood = torch.stack(rows, dim=1)  # (N, S)
     ratio = torch.stack(ratios) if correct else torch.zeros(num_samples, dtype=torch.float64)
-    weights, khat = pareto_smoothed(ratio - log_likelihood)
+    weights, khat = pareto_smoothed(ratio - torch.stack(removed, dim=1))
     elpd = (weights + log_likelihood).logsumexp(1)
     all_data = pareto_smoothed(ratio)[0] if correct else ratio - math.log(num_samples)
     density = (all_data + log_likelihood).logsumexp(1)
@@ -106,6 +107,19 @@ def psis_loo(
         good_khat=min(1.0 - 1.0 / math.log10(num_samples), 0.7),
         num_samples=num_samples,
         corrected=correct,
+    )
+
+
+def _of_data(trace: Any) -> tuple[Tensor, Tensor]:
+    """Log-likelihood and contribution of every datum that counts, site after site, each (N,)."""
+    found = [pointwise_of(site) for _, site in observed_sites(trace)]
+    if not found:
+        raise ValueError("expected a model with observed data, got none; pass the targets in data.")
+    if not any(bool(each.kept.any()) for each in found):
+        raise ValueError("expected data that count, got none: all of them are masked.")
+    return (
+        torch.cat([each.log_prob[each.kept] for each in found]),
+        torch.cat([each.contribution[each.kept] for each in found]),
     )
 
 

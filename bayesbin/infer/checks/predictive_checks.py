@@ -9,11 +9,12 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from bayesbin.core.arrays import as_tensor
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.checks.importance import CHECK_NOISE
+from bayesbin.infer.checks.pointwise import observed_sites
 from bayesbin.infer.mcmc.log_joint import called_with
 from bayesbin.infer.noise import NoiseStream
 from bayesbin.infer.sites import run_at
@@ -58,11 +59,8 @@ def replicate(
         with torch.no_grad(), normalisation_kept(), poutine.block(), pyro.validation_enabled(False):
             with stream.active():
                 trace = run_at(model, draw, {}, args, kwargs)
-                for name, site in trace.nodes.items():
-                    if site["type"] != "sample" or site_is_subsample(site):
-                        continue
-                    if site["is_observed"]:
-                        found.setdefault(name, []).append(site["fn"].sample())
+                for name, site in observed_sites(trace):
+                    found.setdefault(name, []).append(site["fn"].sample())
     if not found:
         raise ValueError(
             "expected draws, and a model with observed data, got none; pass the targets in data too."
@@ -92,12 +90,14 @@ class PredictiveCheck:
 
 
 def posterior_predictive_check(
-    statistic: Callable[[Tensor], Tensor], y: Tensor, replicated: Tensor
+    statistic: Callable[[Tensor], Tensor], y: Tensor, replicated: Tensor, mask: Any = None
 ) -> PredictiveCheck:
     """How a statistic of the data compares with that of data the posterior would have produced.
 
     :param statistic: of data of y's shape, a number; one that the model was not fitted to tells most.
     :param y: the observed data, (N, ...). :param replicated: (S, N, ...), from :func:`replicate`.
+    :param mask: which data count, truth values in the shape of y; the statistic is then of those, in one
+        dimension. None: all of them.
     :raises ValueError: for shapes that do not fit, or a statistic that is no number, or not finite.
 
     Example::
@@ -116,6 +116,14 @@ def posterior_predictive_check(
             f"expected replications (S, {', '.join(map(str, y.shape))}), got {tuple(replicated.shape)}; "
             "take them from replicate."
         )
+    if mask is not None:
+        kept = as_tensor("a mask", mask).to(y.device)
+        if kept.shape != y.shape or kept.dtype is not torch.bool or not bool(kept.any()):
+            raise ValueError(
+                f"expected a mask of truth values of shape {tuple(y.shape)}, some of them true; got "
+                f"{kept.dtype} of shape {tuple(kept.shape)}."
+            )
+        y, replicated = y[kept], replicated[:, kept]
     observed = torch.as_tensor(statistic(y)).double()
     values = [torch.as_tensor(statistic(row)).double() for row in replicated]
     if observed.dim() > 0 or not all(bool(torch.isfinite(v).all()) for v in (observed, *values)):
