@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -57,8 +57,8 @@ class Ensemble:
     :param num_samples: S, at least 1. The mode alone is :attr:`mode`.
     :param seed: of the draws.
     :param head: what the outputs are, if ``model`` does not say: "classes" for logits (B, ..., C), "outputs"
-        for anything (the default for a plain network), or ``{"kind": "normal", "noise": number}`` for
-        means with a noise standard deviation.
+        for anything (the default for a plain network), ``{"kind": "normal", "noise": number}`` for
+        means with a noise standard deviation, or another head of :mod:`bayesbin.runtime.heads`.
     :param statistics: normalisation statistics of another ensemble of the same network, posterior and seed.
     :raises ValueError: for a posterior that lacks a binary weight of the network, has one too many or one of
         another shape, or real-valued sites that are not the model's; for statistics of another origin.
@@ -123,7 +123,7 @@ class Ensemble:
 
     @property
     def kind(self) -> str:
-        """The kind of its head: "classes", "normal" or "outputs"."""
+        """The kind of its head, a key of :data:`bayesbin.runtime.heads.HEADS`: "classes" or "normal", say."""
         return self._members[0].head["kind"]
 
     @property
@@ -133,7 +133,14 @@ class Ensemble:
         :raises ValueError: for another head.
         """
         one_of("the head of an ensemble with noise", self.kind, ("normal",))
-        return np.asarray(_noise(self._members), dtype=np.float64)
+        if "noise" not in self._members[0].head:
+            raise ValueError(
+                "expected noise that is the same for all inputs; got that of a second half of the outputs. "
+                "Take predict(x).aleatoric_variance, or outputs(x)."
+            )
+        return np.asarray(
+            [n for m in self._members for n in m.parameter("noise")], dtype=np.float64
+        )
 
     @property
     def posteriors(self) -> tuple[Posterior[Any], ...]:
@@ -330,21 +337,46 @@ class Ensemble:
             batches, each x or (x, y, ...). For a network with several arguments a tuple with one of these for
             each, or a mapping from their names.
         :returns: by the kind of head, a ``ClassPrediction`` with ``probs``, ``log_probs``, ``entropy``,
-            ``expected_entropy``, ``mutual_information``, ``probs_std`` and ``num_samples``; a
-            ``NormalPrediction`` with ``mean``, ``aleatoric_variance``, ``epistemic_variance``, ``variance``
-            and ``std``; or an ``OutputsPrediction`` with ``mean``, ``variance`` and ``std``.
+            ``expected_entropy``, ``mutual_information``, ``probs_std`` and ``num_samples``, also of ordered
+            levels; a ``LabelsPrediction`` with the same of each label; a ``NormalPrediction`` or a
+            ``CountPrediction`` with ``mean``, ``aleatoric_variance``, ``epistemic_variance``, ``variance``
+            and ``std``; the same, a ``MomentsPrediction``, of a likelihood of your own whose distribution has
+            a mean and a variance; or an ``OutputsPrediction`` with ``mean``, ``variance`` and ``std``.
+            Classes are the last axis, wherever they are in the outputs.
         :raises ValueError: for no inputs, NaN or infinity, a shape that the network does not take, or
             outputs that do not fit the head.
         :raises RuntimeError: for a network with batch normalisation that was not calibrated.
         """
         inputs = self._ready(x)
+        found = self._by_likelihood(inputs) if self.kind == "outputs" else None
         predictor = self._programs.predictor(inputs.signature)
-        if predictor is None:
+        if found is not None:
+            pass
+        elif predictor is None:
             found = averaged(self._members, draw_arrays(self._members, inputs))
         else:
             found = predictor.predict(_given(inputs))
         self._example = self._example or inputs.signature
         return found if inputs.in_numpy else in_tensors(found)
+
+    def _by_likelihood(self, inputs: NetworkInputs) -> Any:
+        """The prediction by a likelihood of the user's own; None where there are no moments of it."""
+        if any(member.likelihood is None for member in self._members):
+            return None
+        outputs = self._outputs(inputs)
+        returned = self._returned(inputs, len(outputs))
+        return evaluation.prediction_of_draws(self._members, outputs, returned)
+
+    def _returned(self, inputs: NetworkInputs, count: int) -> evaluation.Returned:
+        """A function from the outputs of a draw to what the network returns."""
+        if count == 1:
+            return lambda outputs: outputs[0]
+        member = self._members[0]
+        with torch.no_grad(), in_a_sentence(inputs):
+            found = member.network(member.draws[0])(*(x[:1] for x in inputs.batches[0]))
+        if isinstance(found, Mapping):
+            return lambda outputs: dict(zip(found, outputs, strict=True))
+        return tuple
 
     def outputs(self, x: Any) -> Any:
         """What the network of each draw puts out, (S, B, ...); a tuple of such for several outputs.
@@ -355,40 +387,47 @@ class Ensemble:
         return _answer(inputs, self._outputs(inputs))
 
     def log_probs(self, x: Any) -> Any:
-        """Log-probabilities of the classes in each draw, (S, B, ..., C), in float64.
+        """Log-probabilities of classes, or ordered levels, in each draw, (S, B, ..., C), in float64.
 
-        Arguments and errors as :meth:`predict`. :raises ValueError: for another head than classes.
+        Arguments and errors as :meth:`predict`. :raises ValueError: for a head without classes.
         """
-        if self.kind != "classes":
+        if not HEADS[self.kind].has_classes:
             raise ValueError(
                 f"expected a head of classes for log-probabilities; got {self.kind!r}. Use outputs(x)."
             )
         inputs = self._ready(x)
         return _answer(inputs, log_probs_of(self._members, self._outputs(inputs)))
 
-    def evaluate(self, x: Any, y: Any) -> dict[str, Any]:
+    def evaluate(self, x: Any, y: Any, weight: Any = None, mask: Any = None) -> dict[str, Any]:
         """Scores of the mean of the draws, of the mode, and mean and spread over single draws.
 
-        Of classes accuracy, nll (nats per datum), ece and brier; of normal targets rmse, nll, crps, and
-        coverage and mean width (sharpness) of 95 % intervals, in the unit of the targets.
+        Of every likelihood nll, the negative logarithm of the mean over draws of the likelihood of a datum,
+        in nats per datum; of several targets of a datum it is that of all of them together. Further, over
+        all targets: of classes accuracy, ece and brier; of labels accuracy; of ordered levels accuracy and
+        mae; of normal targets rmse, crps, and coverage and mean width (sharpness) of 95 % intervals, in the
+        unit of the targets; of counts and of a likelihood of your own rmse, where it has a mean.
 
-        :param x: inputs as for :meth:`predict`. :param y: labels (N,), or targets (N,) or (N, T).
+        :param x: inputs as for :meth:`predict`. :param y: targets, as the likelihood takes them.
+        :param weight: of each datum, (N,), at least 0: scores are weighted averages over data. Weights of
+            classes do not enter.
+        :param mask: which targets count, truth values in the shape of y. Those that the likelihood ignores do
+            not count either; data without any that does are left out.
         :returns: ``{"mode": scores, "mean": scores, "draws": {"mean": scores, "std": scores, "low": scores,
             "high": scores}, "num_samples": S}``; 95 % of the draws lie between low and high, of each score
             by itself.
-        :raises ValueError: for a plain network, whose outputs have no score; otherwise as :meth:`predict`.
+        :raises ValueError: for a plain network, whose outputs have no score; for targets, weights or a mask
+            that do not fit; otherwise as :meth:`predict`.
         """
-        one_of("the head of an ensemble that is scored", self.kind, ("classes", "normal"))
+        evaluation.require_likelihood(self._members)
         inputs, mode = self._ready(x), self.mode
-        draws, of_mode = self._outputs(inputs), mode._outputs(inputs)
-        if self.kind == "classes":
-            log_probs = log_probs_of(self._members, draws)
-            modes = log_probs_of(mode._members, of_mode)
-            mean = np.logaddexp.reduce(modes, axis=0) - np.log(len(modes))
-            return evaluation.class_scores(log_probs, mean, y)
-        return evaluation.normal_scores(
-            _means(draws), _noise(self._members), _means(of_mode), _noise(mode._members), y
-        )
+        found = []
+        for members, outputs in (
+            (self._members, self._outputs(inputs)),
+            (mode._members, mode._outputs(inputs)),
+        ):
+            returned = self._returned(inputs, len(outputs))
+            found.append(evaluation.Targets.of(members, outputs, returned, y, weight, mask))
+        return evaluation.summary(*found)
 
     def _ready(self, x: Any) -> NetworkInputs:
         inputs = inputs_of(self._members[0].net, x)
@@ -527,22 +566,6 @@ def _answer(inputs: NetworkInputs, found: Any) -> Any:
     if isinstance(found, np.ndarray):
         return torch.from_numpy(found)
     return tuple(torch.from_numpy(each) for each in found)
-
-
-def _means(outputs: list[np.ndarray]) -> np.ndarray:
-    """Means of normal targets, (S, N) or (S, N, T), from the network's one output."""
-    (found,) = outputs
-    if found.ndim == 3 and found.shape[2] == 1:
-        return found[:, :, 0]
-    if found.ndim not in (2, 3):
-        raise ValueError(
-            f"expected means (B,), (B, 1) or (B, T) from the network; got {found.shape[1:]}."
-        )
-    return found
-
-
-def _noise(members: Sequence[Member]) -> list[Any]:
-    return [number for member in members for number in member.parameter("noise")]
 
 
 def _architecture(member: Member) -> dict[str, str]:

@@ -1,81 +1,150 @@
-"""Scores of an ensemble: of the mean of its draws, of the mode, and of single draws with their spread."""
+"""Targets and an ensemble: what each draw's likelihood says of them, and scores of mean, mode and draws."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from bayesbin.core.arrays import as_tensor, class_labels
-from bayesbin.diagnostics import brier, regression_scores, scores
+from bayesbin.diagnostics.by_likelihood import draw_scores, moment, predicted
+from bayesbin.ensemble.members import Draw, Member
+from bayesbin.nn.likelihoods import Likelihood
+from bayesbin.runtime.head import add_moments, add_to, moments
+from bayesbin.runtime.predictions import MomentsPrediction
 
 _TAILS = (0.025, 0.975)
 
+# From the arrays of a draw's outputs to what the network returns.
+Returned = Callable[[list[Tensor]], Any]
 
-def class_scores(draws: np.ndarray, mode: np.ndarray, y: Any) -> dict[str, Any]:
-    """Accuracy, NLL in nats, ECE and Brier score; of several answers for each datum, over all of them.
 
-    :param draws: log-probabilities (S, N, ..., C). :param mode: those of the mode, (N, ..., C).
-    :param y: labels (N, ...).
+def places(members: Sequence[Member]) -> Iterator[tuple[Member, Draw]]:
+    """Every draw with the member that it is of, in their order."""
+    for member in members:
+        for draw in member.draws:
+            yield member, draw
+
+
+def require_likelihood(members: Sequence[Member]) -> Likelihood:
+    """What gives targets a probability.
+
+    :raises ValueError: for a plain network whose outputs are of no kind, which have none.
     """
-    given = as_tensor("labels", y)
-    if tuple(given.shape) != mode.shape[:-1]:
-        raise ValueError(f"expected labels of shape {mode.shape[:-1]}; got {tuple(given.shape)}.")
-    labels = class_labels("labels", given.reshape(-1)).cpu()
-    draws = draws.reshape(len(draws), -1, draws.shape[-1])
-    mode = mode.reshape(-1, mode.shape[-1])
-
-    def of(log_probs: np.ndarray) -> dict[str, float]:
-        given = torch.from_numpy(log_probs)
-        return scores(given, labels) | {"brier": brier(given, labels)}
-
-    mean = np.logaddexp.reduce(draws, axis=0) - math.log(len(draws))
-    return _summary(of(mode), of(mean), [of(each) for each in draws])
+    likelihood = members[0].scoring
+    if likelihood is None:
+        raise ValueError(
+            "expected an ensemble of a model with a likelihood, or with a head such as 'classes', to be "
+            "scored; got the outputs of a plain network. Make it of a bayesbin.nn.Likelihood."
+        )
+    return likelihood
 
 
-def normal_scores(
-    draws: np.ndarray, noise: Any, mode: np.ndarray, mode_noise: Any, y: Any
-) -> dict[str, Any]:
-    """RMSE, NLL in nats, CRPS, and coverage and mean width (sharpness) of 95 % intervals.
+def prediction_of_draws(
+    members: Sequence[Member], outputs: Sequence[np.ndarray], returned: Returned
+) -> MomentsPrediction | None:
+    """Mean and variances of the targets by the distributions of a user's own likelihood, over draws.
 
-    :param draws: means (S, N) or (S, N, T). :param noise: standard deviations of the draws, (S,) or (S, T).
-    :param mode: of the mode, or the modes of M joined posteriors: (M, N) or (M, N, T), with their noise.
-    :param y: targets (N,) or (N, T).
+    :param outputs: of each output of the network an array (S, B, ...).
+    :returns: None where the distributions have no mean or no variance.
     """
-    y = as_tensor("targets", y).cpu().double()
-    if y.dim() == 2 and y.shape[1] == 1 and mode.ndim == 2:
-        y = y[:, 0]
-    if tuple(y.shape) != mode.shape[1:]:
-        raise ValueError(f"expected targets of shape {mode.shape[1:]}; got {tuple(y.shape)}.")
-    flat = y.reshape(-1)
+    sums: dict[Any, Any] = {}
+    for place, (member, draw) in enumerate(places(members)):
+        assert member.likelihood is not None
+        given = returned([_tensor(each[place]) for each in outputs])
+        with torch.no_grad():
+            distribution = member.likelihood.distribution(given, **member.latents(draw))
+            found = [moment(distribution, name) for name in ("mean", "variance")]
+        if found[0] is None or found[1] is None:
+            return None
+        mean, variance = (each.double().numpy() for each in found)  # type: ignore[union-attr]
+        add_moments(sums, mean[None])
+        add_to(sums, "noise", np.broadcast_to(variance, mean.shape)[None])
+    count = sum(len(member.draws) for member in members)
+    mean, between = moments(sums, count)
+    return MomentsPrediction(mean, sums["noise"] / count, between, count)
 
-    def of(means: np.ndarray, stds: Any) -> dict[str, float]:
-        spread = np.square(np.asarray(stds, dtype=np.float64))
-        spread = spread.reshape(len(means), *[1] * (means.ndim - spread.ndim), *spread.shape[1:])
-        variances = np.broadcast_to(spread, means.shape).reshape(len(means), -1)
-        given = torch.from_numpy(np.ascontiguousarray(means.reshape(len(means), -1), np.float64))
-        return regression_scores(given, torch.from_numpy(variances.copy()), flat)
 
-    single = [of(mean[None], [std]) for mean, std in zip(draws, noise, strict=True)]
-    return _summary(of(mode, mode_noise), of(draws, noise), single)
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Targets under each of S draws.
+
+    :param log_likelihood: of each datum in nats, (S, N). :param draws: what each draw predicts, and
+        :param variances: those of the targets, (S, N, ...), or None. :param y: targets (N, ...).
+    :param kept: which of them count. :param weight: of each datum, or None.
+    """
+
+    kind: str
+    log_likelihood: Tensor
+    draws: Tensor | None
+    variances: Tensor | None
+    y: Tensor
+    kept: Tensor
+    weight: Any
+
+    @classmethod
+    def of(
+        cls,
+        members: Sequence[Member],
+        outputs: Sequence[np.ndarray],
+        returned: Returned,
+        y: Any,
+        weight: Any,
+        mask: Any,
+    ) -> Targets:
+        """What the likelihood of each draw says of targets.
+
+        :raises ValueError: for targets or a mask that do not fit, by the likelihood.
+        """
+        kind = members[0].head["kind"]
+        rows, draws, variances, observed = [], [], [], None
+        for place, (member, draw) in enumerate(places(members)):
+            likelihood = require_likelihood([member])
+            given = returned([_tensor(each[place]) for each in outputs])
+            latents = member.latents(draw)
+            with torch.no_grad():
+                observed = likelihood.observed(given, y, mask, **latents)
+                rows.append(likelihood.log_prob(given, y, mask, **latents).double())
+                draws.append(predicted(kind, observed.distribution))
+                spread = moment(observed.distribution, "variance") if kind == "normal" else None
+                variances.append(spread)
+        assert observed is not None
+        kept = observed.kept
+        if kept is None:
+            kept = torch.ones(observed.distribution.batch_shape, dtype=torch.bool)
+        extra = observed.value.dim() - kept.dim()
+        kept = kept.reshape(kept.shape + (1,) * extra).expand(observed.value.shape)
+        stacked = (_stacked(draws), _stacked(variances))
+        return cls(kind, torch.stack(rows), *stacked, observed.value, kept, weight)
+
+    def scores(self, place: int | None = None) -> dict[str, float]:
+        """The scores of the mean of the draws, or of one of them."""
+        rows = slice(None) if place is None else slice(place, place + 1)
+        draws = None if self.draws is None else self.draws[rows]
+        variances = None if self.variances is None else self.variances[rows]
+        log_likelihood = self.log_likelihood[rows]
+        return draw_scores(
+            self.kind, log_likelihood, draws, variances, self.y, self.kept, self.weight
+        )
 
 
-def _summary(
-    mode: Mapping[str, float], mean: Mapping[str, float], single: Sequence[Mapping[str, float]]
-) -> dict[str, Any]:
-    names = list(mode)
+def summary(targets: Targets, of_mode: Targets) -> dict[str, Any]:
+    """Scores of the mode, of the mean of the draws, and mean and spread of those of single draws."""
+    mode, mean = of_mode.scores(), targets.scores()
+    single = [targets.scores(place) for place in range(len(targets.log_likelihood))]
+    names = [name for name in mean if all(name in row for row in single)]
     table = np.array([[row[name] for name in names] for row in single])
     low, high = np.quantile(table, _TAILS, axis=0)
 
-    def named(values: np.ndarray) -> dict[str, float]:
+    def named(values: np.ndarray) -> Mapping[str, float]:
         return dict(zip(names, values.tolist(), strict=True))
 
     return {
-        "mode": dict(mode),
-        "mean": dict(mean),
+        "mode": mode,
+        "mean": mean,
         "draws": {
             "mean": named(table.mean(0)),
             "std": named(table.std(0)),
@@ -84,3 +153,13 @@ def _summary(
         },
         "num_samples": len(single),
     }
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    found = torch.from_numpy(array)
+    return found.double() if found.is_floating_point() else found
+
+
+def _stacked(values: Sequence[Tensor | None]) -> Tensor | None:
+    found = [each for each in values if each is not None]
+    return torch.stack(found).double() if len(found) == len(values) else None

@@ -16,6 +16,7 @@ from bayesbin.compile.export import export_program
 from bayesbin.compile.folding import fold
 from bayesbin.compile.sites import drawn_sites
 from bayesbin.core.copies import copy_network
+from bayesbin.core.networks import inputs_of
 from bayesbin.ensemble.answers import description
 from bayesbin.ensemble.inputs import Signature
 from bayesbin.ensemble.members import Draw, Member, Statistics
@@ -112,8 +113,11 @@ class Programs:
         return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
     def guessed(self) -> Signature | None:
-        """What the network takes if its first layer is linear; None for any other."""
-        for module in self._members[0].net.modules():
+        """What the network takes if it has one input and its first layer is linear; None for any other."""
+        net = self._members[0].net
+        if inputs_of(net)[1] > 1:
+            return None
+        for module in net.modules():
             if next(module.parameters(recurse=False), None) is None and not any(
                 True for _ in module.buffers(recurse=False)
             ):

@@ -16,6 +16,7 @@ from bayesbin.core.arrays import network_arguments
 from bayesbin.core.checks import shown
 from bayesbin.core.copies import copy_network
 from bayesbin.diagnostics import likelihood_scores
+from bayesbin.diagnostics.by_likelihood import LOGARITHMS, predicted
 from bayesbin.estimators import StraightThrough
 from bayesbin.infer.batches import arguments, rows_of
 from bayesbin.infer.elbo import TraceBinary_ELBO
@@ -116,7 +117,7 @@ class _Averages:
             self.log_likelihood.append(
                 model.log_prob(outputs, batch.y, batch.mask, **latents).detach()
             )
-            self._add(_predicted(self.kind, observed.distribution))
+            self._add(predicted(self.kind, observed.distribution))
         if self.value is None:
             self.value, self.kept = observed.value, _kept(observed, batch.weight, len(x[0]))
 
@@ -125,7 +126,7 @@ class _Averages:
             self.known = False
         elif self.total is None:
             self.total = predicted
-        elif self.kind in _LOGARITHMS:
+        elif self.kind in LOGARITHMS:
             self.total = torch.logaddexp(self.total, predicted)
         else:
             self.total = self.total + predicted
@@ -135,20 +136,7 @@ class _Averages:
         if self.total is None or not self.known:
             return None
         count = len(self.log_likelihood)
-        return self.total - math.log(count) if self.kind in _LOGARITHMS else self.total / count
-
-
-_LOGARITHMS = ("classes", "ordinal")
-
-
-def _predicted(kind: str, distribution: Any) -> Tensor | None:
-    """What is averaged over draws: log-probabilities of classes, probabilities of labels, means of others."""
-    if kind in _LOGARITHMS:
-        return distribution.logits
-    try:
-        return distribution.mean
-    except (NotImplementedError, AttributeError):
-        return None
+        return self.total - math.log(count) if self.kind in LOGARITHMS else self.total / count
 
 
 def _kept(observed: Any, weight: Any, rows: int) -> Tensor:

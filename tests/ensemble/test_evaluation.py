@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from scipy.special import logsumexp
 
 from bayesbin import BinaryPosterior, Ensemble
 from bayesbin.diagnostics import brier, regression_scores, scores
@@ -52,9 +54,14 @@ def test_normal_targets_are_scored_as_a_mixture(targets):
     for name, means in (("mean", draws), ("mode", mode[None])):
         flat = means.reshape(len(means), -1)
         expected = regression_scores(flat, torch.full_like(flat, 0.49), y.double().reshape(-1))
+        law = stats.norm(
+            means.reshape(len(means), 50, -1), 0.7
+        )  # of all targets of a datum together
+        each = law.logpdf(y.reshape(50, -1)).sum(-1)
+        expected["nll"] = -(logsumexp(each, 0) - math.log(len(means))).mean()
         assert found[name] == pytest.approx(expected, abs=1e-6)
     assert found["mode"] != found["mean"]
-    with pytest.raises(ValueError, match="expected targets of shape"):
+    with pytest.raises(ValueError, match="one target for each of the 50 inputs"):
         ensemble.evaluate(x, torch.randn(49, *y.shape[1:]))
 
 

@@ -11,7 +11,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from bayesbin.distributions.wrappers import TRANSPARENT
-from bayesbin.nn.likelihoods.base import _Weighted as WeightedTargets
+from bayesbin.nn.likelihoods.base import WeightedTargets
 
 
 class Pointwise(NamedTuple):

@@ -273,7 +273,7 @@ class Likelihood(PyroModule):
         by_target = by_target.to(dtype)
         if by_target.dim() == 1:
             return observed.masked(), by_target if scale is None else scale * by_target
-        return _Weighted(observed.masked(), by_target), scale
+        return WeightedTargets(observed.masked(), by_target), scale
 
 
 class Observed(NamedTuple):
@@ -292,7 +292,7 @@ class Observed(NamedTuple):
         return self.distribution if self.kept is None else self.distribution.mask(self.kept)
 
 
-class _Weighted(dist.TorchDistribution):
+class WeightedTargets(dist.TorchDistribution):
     """A distribution whose log-probability of each element is multiplied by a weight."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -313,8 +313,8 @@ class _Weighted(dist.TorchDistribution):
     def variance(self) -> Tensor:
         return self.base_dist.variance
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> _Weighted:
-        return _Weighted(self.base_dist.expand(batch_shape), self.weight.expand(batch_shape))
+    def expand(self, batch_shape: Any, _instance: Any = None) -> WeightedTargets:
+        return WeightedTargets(self.base_dist.expand(batch_shape), self.weight.expand(batch_shape))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         return self.base_dist.sample(torch.Size(sample_shape))
