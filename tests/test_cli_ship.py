@@ -18,6 +18,8 @@ from bayesbin.experiments import load_run, pack_run
 from bayesbin.experiments.cli import main
 from bayesbin.nn import BinaryLinear, Classifier, Regressor
 from bayesbin.runtime import backends, native_backend
+from bayesbin.runtime.predictor import Predictor
+from bayesbin.runtime.program import Constant, Program, Step, Value
 
 TRAIN = ["train", "digits", "--epochs", "1", "--width", "16", "--depth", "1", "--no-progress"]
 
@@ -299,7 +301,7 @@ def test_inspect(model, capsys):
         (["predict", "PIXELS", "PIXELS"], "another file; name a .bbn"),
         (["predict", "MODEL", "missing.npy"], "missing.npy"),
         (["predict", "MODEL", "MODEL"], "array of numbers"),
-        (["predict", "MODEL", "PIXELS", "--out", "probs.csv"], "ends in .npy"),
+        (["predict", "MODEL", "PIXELS", "--out", "probs.txt"], "ends in .npy or .csv"),
         (["predict", "MODEL", "PIXELS", "--threads", "0"], "threads"),
         (["unpack", "MODEL", "--mode", "--out", "x.npz"], "for its mode"),
         (["unpack", "MODEL", "--draw", "5", "--out", "x.npz"], "0 to 4"),
@@ -409,3 +411,60 @@ def test_blocks_by_two_processes_are_the_rows_of_one_call(model, pixels, tmp_pat
     assert "got both" in capsys.readouterr().err
     assert main([*command, "--part", "2"]) == 2
     assert "--part" in capsys.readouterr().err
+
+
+KINDS = {
+    "classes": ({"kind": "classes"}, "label,probability,entropy,mutual_information"),
+    "ordinal": (
+        {"kind": "ordinal", "cutpoints": [[-1.0, 1.0]]}, "label,probability,entropy,mutual_information",
+    ),
+    "labels": (
+        {"kind": "labels"},
+        "labels,probs_0,probs_1,entropy_0,entropy_1,mutual_information_0,mutual_information_1",
+    ),
+    "normal": (
+        {"kind": "normal", "heteroscedastic": True}, "mean,std,aleatoric_variance,epistemic_variance",
+    ),
+    "poisson": ({"kind": "poisson"}, "mean,std,aleatoric_variance,epistemic_variance"),
+    "negative_binomial": (
+        {"kind": "negative_binomial", "concentration": [0.5, 2.0]},
+        "mean,std,aleatoric_variance,epistemic_variance",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_head_is_predicted_and_inspected(kind, tmp_path, capsys):
+    head, header = KINDS[kind]
+    units = 2 if kind in ("classes", "labels", "normal") else 1
+    weight = Constant(
+        np.linspace(-1.0, 1.0, 4 * units).reshape(2, units, 2).astype("f4"), np.arange(2)
+    )
+    step = Step("linear", ("x", "w"), ("y",))
+    program = Program({"x": Value((2,), "f4")}, {"w": weight}, {}, (step,), ("y",), 2)
+    predictor = Predictor(program, head, labels=["a", "b"] if kind == "labels" else None)
+    path, x = (
+        str(predictor.save(tmp_path / "model.bbn")),
+        np.array([[1.0, 2.0], [-1.0, 0.5], [3.0, 1.0]]),
+    )
+    np.save(tmp_path / "x.npy", x)
+    out = tmp_path / "out.csv"
+    assert main(["predict", path, str(tmp_path / "x.npy"), "--json", "--out", str(out)]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    lines = out.read_text().splitlines()
+    assert lines[0] == header and len(lines) == 4 and len(rows) == 3
+    found = predictor.predict(x)
+    if kind == "labels":
+        assert rows[0]["labels"] == [
+            n for n, p in zip("ab", found.probs[0], strict=True) if p > 0.5
+        ]
+        assert [row["probs"] for row in rows] == found.probs.tolist()
+        assert lines[1].split(",")[0] == " ".join(rows[0]["labels"])
+    elif hasattr(found, "probs"):
+        assert [row["probability"] for row in rows] == found.probs.max(-1).tolist()
+    else:
+        assert [row["mean"] for row in rows] == found.mean.tolist()
+    assert main(["predict", path, str(tmp_path / "x.npy")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert main(["inspect", path]) == 0
+    assert f"head {kind}" in capsys.readouterr().out

@@ -44,7 +44,8 @@ class Learner(ABC):
     which they come, for each head by itself. Where a task is the first one for its head, the network gets
     that head; a :class:`GrowingHead` gets outputs for new labels.
 
-    :param model: a ``Classifier`` or ``Regressor``; any other Pyro model can learn but not be scored.
+    :param model: a likelihood of one label or number for each input, such as a ``Classifier`` or a
+        ``Regressor``; any other Pyro model can learn but not be scored.
     :param epochs: passes over each task. :param batch_size: of its minibatches.
     :param num_samples: posterior draws per prediction, 0: the mode. A learner without a posterior
         predicts the same with any number.
@@ -337,8 +338,8 @@ class Learner(ABC):
         if self.kind is not None and task.regression != (self.kind == "regression"):
             has, needs = ("numbers", "Regressor") if task.regression else ("labels", "Classifier")
             raise ValueError(
-                f"expected a {needs} for {task.name!r}, whose targets are {has}; got "
-                f"{type(self.model).__name__}."
+                f"expected a likelihood of {has}, such as a {needs}, for {task.name!r}, whose targets are "
+                f"{has}; got {type(self.model).__name__}."
             )
         if task.by_place and task.labels is not None and self._labels.get(task.head):
             raise ValueError(
@@ -375,8 +376,8 @@ class Learner(ABC):
     def _scorable(self) -> str:
         if self.kind is None:
             raise ValueError(
-                "expected a Classifier or Regressor, whose network predicts; got a model of another kind, "
-                "which can be trained on tasks but not be scored."
+                "expected a likelihood of one label or number for each input, such as a Classifier or a "
+                f"Regressor, to be scored; got {type(self.model).__name__}, which can only be trained."
             )
         return self.kind
 

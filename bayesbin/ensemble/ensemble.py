@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -574,12 +573,13 @@ def _architecture(member: Member) -> dict[str, str]:
     for name, site in binary_sites(member.net).items():
         found[name] = f"a binary weight of shape {tuple(site.shape)}"
     kind = member.head["kind"]
-    settings = {name: member.head.get(name) for name in ("kind", *HEADS[kind].settings)}
     if kind == "outputs":
         found["likelihood"] = type(member.likelihood).__qualname__
+    for name in HEADS[kind].settings:
+        found[f"the head's {name}"] = str(member.head.get(name, HEADS[kind].settings[name]))
     for name, tensor in member.likelihood_tensors().items():
         found[f"the likelihood's {name}"] = described(tensor)
-    return found | {"head": json.dumps(settings, sort_keys=True)}
+    return {"head": kind} | found
 
 
 def _require_running(member: Member) -> None:

@@ -183,7 +183,13 @@ def select_network(
 
 def _log_probs(ensemble: Ensemble, x: Tensor) -> Tensor:
     """Log-probabilities of each draw, (S, N, C)."""
-    return torch.as_tensor(ensemble.log_probs(x))
+    found = torch.as_tensor(ensemble.log_probs(x))
+    if found.dim() != 3:
+        raise ValueError(
+            f"expected an ensemble that predicts one label for each input; got log-probabilities of shape "
+            f"{tuple(found.shape[1:])}, several labels for each."
+        )
+    return found
 
 
 def _pair(data: Any, name: str) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from bayesbin.continual.baselines.points import PointLearner, split_settings
 from bayesbin.continual.tasks import Task
 from bayesbin.core import networks
-from bayesbin.core.checks import is_number, real_number, whole_number
+from bayesbin.core.checks import is_number, real_number, shown, whole_number
 from bayesbin.data import Dataset
 from bayesbin.estimators import StraightThrough
 from bayesbin.guides.base import Read, SignGuide
-from bayesbin.nn import binary_sites
+from bayesbin.nn import Likelihood, binary_sites
 from bayesbin.optim import TrainingGroup
 from bayesbin.optim.assembly import weight_optimizers
 from bayesbin.posterior import Posterior
@@ -223,6 +223,13 @@ class OnlineEWC(PointLearner):
         progress: bool | None = None,
         **overrides: Any,
     ) -> None:
+        head = model.prediction_head if isinstance(model, Likelihood) else {}
+        known = head == {"kind": "classes"} or (head.get("kind") == "normal" and "noise" in head)
+        if head and not known:
+            raise ValueError(
+                "expected a Classifier of one label for each input, or a Regressor with one noise, whose "
+                f"Fisher information OnlineEWC knows; got {type(model).__name__} of head {shown(head)}."
+            )
         super().__init__(
             model,
             "online-ewc",

@@ -31,8 +31,8 @@ class PointLearner(Learner):
         super().__init__(model, **settings)
         if self.net is None:
             raise ValueError(
-                f"expected a Classifier or Regressor for {type(self).__name__}; got "
-                f"{type(model).__name__}."
+                f"expected a likelihood around a network, such as a Classifier or a Regressor, for "
+                f"{type(self).__name__}; got {type(model).__name__}."
             )
         self._training = Training(name, method, dict(overrides), self.batch_size, kl_weight=0.0)
         self.guide = self._training.assembled(model, None, 1, self.epochs, self.seed).guide

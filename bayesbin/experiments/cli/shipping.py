@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,10 @@ def add_verbs(verbs: Any) -> None:
         "inputs", metavar="INPUT.npy", type=path, help="an array with a row for each input"
     )
     predict.add_argument(
-        "--out", metavar="PROBS.npy", type=path,
-        help="where probabilities go (of a regressor: columns of mean, aleatoric and epistemic variance; of "
-        "other networks: mean and variance of the outputs)",
+        "--out", metavar="FILE.npy", type=path,
+        help="where probabilities of classes or labels go (of a regressor and of counts: columns of mean, "
+        "aleatoric and epistemic variance; of other networks: mean and variance of the outputs); a name that "
+        "ends in .csv gets what is printed",
     )  # fmt: skip
     predict.add_argument(
         "--blocks", metavar="DIR", type=path,
@@ -149,7 +151,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[Any, str]:
     import numpy as np
 
     if arguments.out:
-        _require_ending(arguments.out, ".npy")
+        _require_ending(arguments.out, ".npy", ".csv")
         require_writable(arguments.out)
     preprocess = True if arguments.raw else False if arguments.as_is else None
     found: Any
@@ -168,7 +170,10 @@ def _predict(arguments: argparse.Namespace) -> tuple[Any, str]:
         from bayesbin.core.files import write_atomically
 
         buffer = io.BytesIO()
-        np.save(buffer, saved)
+        if arguments.out.endswith(".csv"):
+            buffer.write(_csv(columns).encode())
+        else:
+            np.save(buffer, saved)
         write_atomically(arguments.out, buffer.getvalue())
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     report = {"model": str(arguments.model), "num_samples": found.num_samples, "out": arguments.out}
@@ -179,6 +184,8 @@ def _columns(found: Any, labels: Any) -> tuple[dict[str, list[Any]], Any]:
     """A prediction as columns, an entry for each input, and as the array that is saved."""
     import numpy as np
 
+    if hasattr(found, "log_probs_absent"):
+        return _label_columns(found, labels), found.probs
     if hasattr(found, "probs"):
         best = found.probs.argmax(-1)
         names = labels or tuple(map(str, range(found.probs.shape[-1])))
@@ -201,6 +208,19 @@ def _columns(found: Any, labels: Any) -> tuple[dict[str, list[Any]], Any]:
         )
     columns = {name: getattr(found, name).tolist() for name in shown}
     return columns, np.stack([getattr(found, name) for name in kept], axis=1)
+
+
+def _label_columns(found: Any, labels: Any) -> dict[str, list[Any]]:
+    """Of labels: those that are more likely to hold than not, and the numbers of all."""
+    columns = {}
+    if found.probs.ndim == 2:
+        names = labels or tuple(map(str, range(found.probs.shape[1])))
+        columns["labels"] = [
+            [name for name, holds in zip(names, row, strict=True) if holds]
+            for row in found.probs > 0.5
+        ]
+    numbers = ("probs", "entropy", "mutual_information")
+    return columns | {name: getattr(found, name).tolist() for name in numbers}
 
 
 def _predict_run(arguments: argparse.Namespace, preprocess: bool | None) -> tuple[Any, Any]:
@@ -308,6 +328,28 @@ def _inspect(arguments: argparse.Namespace) -> tuple[Any, str]:
     return found.to_dict(), str(found)
 
 
+def _csv(columns: dict[str, list[Any]]) -> str:
+    """The columns as text, with one for each of several numbers; labels that hold are in one field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names, cells = [], []
+    for name, column in columns.items():
+        several = bool(column) and isinstance(column[0], list) and name != "labels"
+        parts = list(zip(*map(_flat, column), strict=True)) if several else [column]
+        names += [f"{name}_{k}" for k in range(len(parts))] if several else [name]
+        cells += parts
+    writer.writerow(names)
+    for row in zip(*cells, strict=True):
+        writer.writerow([" ".join(each) if isinstance(each, list) else each for each in row])
+    return text.getvalue()
+
+
+def _flat(values: Any) -> list[Any]:
+    if not isinstance(values, list):
+        return [values]
+    return [each for value in values for each in _flat(value)]
+
+
 def _table(columns: dict[str, list[Any]]) -> str:
     heads = [name.replace("_", " ") for name in columns]
     cells = [[_cell(value) for value in column] for column in columns.values()]
@@ -357,6 +399,6 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(parts)
 
 
-def _require_ending(path: str, ending: str) -> None:
-    if Path(path).suffix != ending:
-        raise ValueError(f"expected a name that ends in {ending}; got {path}.")
+def _require_ending(path: str, *endings: str) -> None:
+    if Path(path).suffix not in endings:
+        raise ValueError(f"expected a name that ends in {' or '.join(endings)}; got {path}.")
