@@ -18,6 +18,17 @@ from torch import Tensor, nn
 from bayesbin.distributions import SignBernoulli, Support, unconstrained_normal
 from bayesbin.distributions.wrappers import sign_distribution
 from bayesbin.guides.announcing import announce, collected, loaded, register
+from bayesbin.guides.plates import (
+    PlateAxis,
+    at_rows,
+    axes_of,
+    declared_plates,
+    given_plates,
+    made_plate,
+    repeated,
+    require_size,
+    rows_of,
+)
 from bayesbin.guides.prototype import run_once
 from bayesbin.optim.assembly import DEFAULTS, TrainingGroup
 from bayesbin.posterior import BinaryPosterior, RealPosterior
@@ -32,7 +43,7 @@ class Site:
 
     name: str
     event_dim: int
-    plates: tuple[str, ...]
+    plates: tuple[PlateAxis, ...]
     support: Support | None  # None: binary
 
     @property
@@ -93,12 +104,13 @@ class SignGuide(AutoGuide):
             if message["type"] != "sample" or message["is_observed"] or site_is_subsample(message):
                 continue
             site = self._describe(name, message)
-            value = message["value"].detach()
+            value = repeated(message["value"].detach(), site.plates)
             if site.support is None:
                 self.insert_natural(name, start(name, value), random=init is None)
                 self.sites[name] = site
             else:
                 self.insert_real(site, site.support.transform.inv(value), real_scale)
+        self._plates_in_order = _plates_in_order(trace)
         if not any(site.is_binary for site in self.sites.values()):
             raise ValueError(
                 f"{type(self).__name__} found no latent SignBernoulli site in the model; its sites are "
@@ -107,14 +119,6 @@ class SignGuide(AutoGuide):
 
     def _describe(self, name: str, message: Any) -> Site:
         binary = self.is_weight(message["fn"])
-        frames = [frame for frame in message["cond_indep_stack"] if frame.vectorized]
-        for frame in frames:
-            self._prototype_frames[frame.name] = frame
-            if frame.full_size is not None and frame.full_size != frame.size:
-                raise ValueError(
-                    f"The latent site {name!r} lies in the subsampled plate {frame.name!r}; one "
-                    "parameter per datum cannot be built from a minibatch. Give it a guide of its own."
-                )
         if not binary and not (message["fn"].has_rsample or not message["fn"].support.is_discrete):
             raise ValueError(
                 f"The latent site {name!r} has the discrete distribution "
@@ -122,7 +126,7 @@ class SignGuide(AutoGuide):
                 "real-valued sites. Enumerate or observe that site."
             )
         support = None if binary else Support.of(message["fn"].support, name)
-        return Site(name, message["fn"].event_dim, tuple(frame.name for frame in frames), support)
+        return Site(name, message["fn"].event_dim, axes_of(message), support)
 
     def is_weight(self, distribution: Any) -> bool:
         """Whether a site of the model with this distribution is one of the binary sites."""
@@ -141,8 +145,8 @@ class SignGuide(AutoGuide):
             if message["type"] != "sample" or message["is_observed"] or site_is_subsample(message):
                 continue
             if name not in self.sites and self.is_weight(message["fn"]):
-                self.sites[name] = self._describe(name, message)
-                start = init_scale * torch.randn_like(message["value"])
+                site = self.sites[name] = self._describe(name, message)
+                start = init_scale * torch.randn_like(repeated(message["value"], site.plates))
                 self.insert_natural(name, start, random=True)
                 new.append(name)
         return tuple(new)
@@ -241,12 +245,9 @@ class SignGuide(AutoGuide):
     def sign_distribution(self, natural: Tensor) -> Any:
         """The distribution of a binary site given its natural parameters, elementwise."""
 
-    def distribution_of(self, name: str, read: Read) -> Any:
-        """The distribution of one binary site, elementwise, from the parameters that ``read`` gives."""
-        return self.sign_distribution(self.natural_of(name, read))
-
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         plates = self._create_plates(*args, **kwargs)
+        rows = {name: rows_of(plates[name]) for name in self._axes(loops=False)}
         result: dict[str, Tensor] = {}
 
         def read(tree: str, name: str) -> Tensor:
@@ -255,17 +256,53 @@ class SignGuide(AutoGuide):
 
         for name, site in self.sites.items():
             if site.support is None:
-                distribution = self.distribution_of(name, read).to_event(site.event_dim)
+                natural = at_rows(self.natural_of(name, read), site.plates, rows)
+                distribution = self.sign_distribution(natural).to_event(site.event_dim)
             else:
-                scale = self._announced("log_scale", name).exp()
-                distribution = unconstrained_normal(
-                    self._announced("loc", name), scale, site.support, site.event_dim
-                )
+                loc = at_rows(self._announced("loc", name), site.plates, rows)
+                scale = at_rows(self._announced("log_scale", name), site.plates, rows).exp()
+                distribution = unconstrained_normal(loc, scale, site.support, site.event_dim)
             with ExitStack() as stack:
-                for plate in site.plates:
-                    stack.enter_context(plates[plate])
+                for axis in site.plates:
+                    if axis.dim is not None:
+                        stack.enter_context(plates[axis.name])
                 result[name] = pyro.sample(name, distribution)
         return result
+
+    def _axes(self, *, loops: bool) -> dict[str, PlateAxis]:
+        """The plates that the guide's sites lie in, by name; with ``loops`` those of loops too."""
+        axes = (axis for site in self.sites.values() for axis in site.plates)
+        return {axis.name: axis for axis in axes if loops or axis.dim is not None}
+
+    def _create_plates(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The plates of one call, with the rows of the model's: given by ``create_plates``, or looked up."""
+        axes = self._axes(loops=True)
+        plates: dict[str, Any] = {}
+        if self.master is not None:
+            plates = dict(super()._create_plates(*args, **kwargs))
+        elif self.create_plates is not None:
+            plates = given_plates(self.create_plates(*args, **kwargs), axes)
+        unknown = [name for name in axes if name not in plates and name in self._plates_in_order]
+        declared = self._declared(unknown, args, kwargs)
+        for name, axis in axes.items():
+            if axis.dim is None and name in declared:
+                require_size(axis, declared[name])
+            elif axis.dim is not None and name not in plates:
+                plates[name] = made_plate(axis, declared.get(name))
+        self.plates = plates
+        return plates
+
+    def _declared(self, names: list[str], args: Any, kwargs: Any) -> dict[str, Any]:
+        if not names:
+            return {}
+        if self.model is not None:
+            return declared_plates(self.model, names, args, kwargs)
+        if some := [name for name in names if not self._plates_in_order[name]]:
+            raise ValueError(
+                f"The guide was loaded without its model, which tells the rows of the plate {some[0]!r}: set "
+                f"guide.create_plates = lambda *args: pyro.plate({some[0]!r}, size, subsample=indices)."
+            )
+        return {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result = super().__call__(*args, **kwargs)
@@ -306,6 +343,7 @@ class SignGuide(AutoGuide):
             vars(parameter).pop("unconstrained", None)
         state = self.__dict__.copy()
         state["_model"] = (None,)
+        state.pop("plates", None)  # those of the last call
         state["master"] = None
         return state
 
@@ -315,6 +353,16 @@ class SignGuide(AutoGuide):
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         vars(new).update(_model=self._model)
         return new
+
+
+def _plates_in_order(trace: Any) -> dict[str, bool]:
+    """The plates of a trace by name, and whether it has all of their rows in order."""
+    found = {}
+    for name, site in trace.nodes.items():
+        if site_is_subsample(site):
+            indices = torch.as_tensor(site["value"])
+            found[name] = torch.equal(indices, torch.arange(site["fn"].size).to(indices))
+    return found
 
 
 def starting_point(init: Init, init_scale: float) -> Callable[[str, Tensor], Tensor]:

@@ -13,6 +13,10 @@ class AutoSignBernoulli(SignGuide):
 
     .. math:: q(w) = \prod_j \mathrm{SignBernoulli}(w_j;\ \lambda_j)
 
+    A site in plates has parameters for each of their rows, and a call uses those of its rows: of a plate
+    with ``subsample_size=`` the guide draws the rows, of one with ``subsample=indices`` it learns them by
+    running the model up to its plates, without gradients, which ``create_plates`` spares.
+
     Real-valued latent sites of the same model get independent Normal distributions in unconstrained
     space. The guide is built at once: ``state_dict``, optimizers, ``.to`` and pickling work before
     the first call.
@@ -25,8 +29,10 @@ class AutoSignBernoulli(SignGuide):
     :param init: a pretrained real network (or its state dict), whose weights become natural
         parameters, or a ``BinaryPosterior`` to start from.
     :param real_scale: initial standard deviation of the real-valued sites, in unconstrained space.
+    :param create_plates: a function of the model's arguments that returns the plates of a call, one or
+        several, as in Pyro's ``AutoNormal``; plates that it does not return are looked up in the model.
     :raises ValueError: if the model has no binary site, a latent site of another discrete distribution, a
-        local latent in a subsampled plate, or ``init`` does not fit.
+        latent site in a loop over a part of its plate, or ``init`` does not fit.
 
     Example::
 

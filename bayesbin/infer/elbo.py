@@ -11,7 +11,6 @@ from pyro import poutine
 from pyro.infer import ELBO
 from pyro.infer.elbo import ELBOModule
 from pyro.infer.inspect import get_dependencies
-from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from bayesbin.guides.base import SignGuide
 from bayesbin.guides.effects import with_effects
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.plate_terms import TermKey, TermSums, terms_of
+from bayesbin.infer.plates import subsamples_of
 from bayesbin.infer.several_draws import SeveralDraws
 from bayesbin.infer.sites import (
     PlaceholderDraws,
@@ -175,7 +175,7 @@ class TraceBinary_ELBO(ELBO):
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         values = {name: site["value"] for name, site in latent_sites(guide_trace).items()}
         whole = with_effects(model, guide)
-        return run_at(whole, values, _subsamples(guide_trace), args, kwargs), guide_trace
+        return run_at(whole, values, subsamples_of(guide_trace), args, kwargs), guide_trace
 
     def _particle(
         self,
@@ -196,7 +196,7 @@ class TraceBinary_ELBO(ELBO):
         check_levels(self.estimator, natural)
         fixed = {name: site["value"] for name, site in guided.items() if name not in natural}
         _check_pathwise(guided, natural)
-        subsamples = _subsamples(guide_trace)
+        subsamples = subsamples_of(guide_trace)
         whole = with_effects(model, guide)
         prior_kl: Tensor | None = None
 
@@ -271,15 +271,6 @@ class BinaryELBOModule(ELBOModule):
     def terms(self, *args: Any, **kwargs: Any) -> Terms:
         """The loss with its negative log-likelihood and KL."""
         return self.elbo.terms(self.model, self.guide, *args, **kwargs)
-
-
-def _subsamples(trace: Any) -> dict[str, Tensor]:
-    """The subsample indices that a guide drew, for the model to use."""
-    return {
-        name: site["value"]
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and site_is_subsample(site)
-    }
 
 
 def _check_pathwise(guided: Mapping[str, Any], natural: Mapping[str, Any]) -> None:

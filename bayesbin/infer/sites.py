@@ -19,6 +19,7 @@ from bayesbin.distributions import RelaxedSignBernoulli, SignBernoulli
 from bayesbin.distributions.wrappers import TRANSPARENT, sign_distribution, weight_distribution
 from bayesbin.estimators import Estimator
 from bayesbin.guides.announcing import LocalParameters
+from bayesbin.infer.plates import check_plates, checked_indices, checked_value
 
 
 class PlaceholderDraws(Messenger):
@@ -44,16 +45,19 @@ class FixedValues(Messenger):
         super().__init__()
         self.values = values
         self.subsamples = subsamples
+        self.guided = frozenset(subsamples)
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"]:
             return
         name = msg["name"]
-        source = self.subsamples if site_is_subsample(msg) else self.values
-        if name in source:
-            msg["value"] = source[name]
+        if site_is_subsample(msg):
+            if name in self.subsamples:
+                msg["value"], msg["done"] = checked_indices(msg, self.subsamples[name]), True
+        elif name in self.values:
+            msg["value"] = checked_value(msg, self.values[name], self.subsamples, self.guided)
             msg["done"] = True
-        elif not site_is_subsample(msg):
+        else:
             raise ValueError(
                 f"The model samples {name!r}, which the guide does not know. Build the guide from this "
                 "model, add the site to it, or observe it. (Enumerated sites need TraceEnum_ELBO.)"
@@ -164,6 +168,7 @@ def kl_of_sites(
     guided: Mapping[str, Any], latents: Mapping[str, Any], dependent: frozenset[str]
 ) -> Tensor:
     """The KL of all sites that do not depend on binary draws, auxiliary guide sites included."""
+    check_plates(guided, latents)
     total: Any = 0.0  # a number, so that the dtype is that of the terms
     for name, site in guided.items():
         if name in dependent:

@@ -270,10 +270,10 @@ def real_only():
     pyro.sample("z", dist.Normal(0.0, 1.0))
 
 
-def local_latent():
+def loop_over_some_rows():
     pyro.sample("w", signs(2))
-    with pyro.plate("data", 100, subsample_size=5):
-        pyro.sample("z", dist.Normal(0.0, 1.0))
+    for i in pyro.plate("data", 100, subsample_size=5):
+        pyro.sample(f"z{i}", dist.Normal(0.0, 1.0))
 
 
 def simplex():
@@ -295,7 +295,7 @@ def needs_data(x, y):
     [
         (discrete, ValueError, "site 'k' has the discrete distribution Poisson"),
         (real_only, ValueError, "found no latent SignBernoulli site in the model; its sites are z"),
-        (local_latent, ValueError, "'z' lies in the subsampled plate 'data'"),
+        (loop_over_some_rows, ValueError, "lies in the plate 'data', a loop over 5 of 100 rows"),
         (simplex, ValueError, "'p' has support"),
         (name_of_a_method, ValueError, "cannot hold a parameter for the site 'type"),
         (needs_data, TypeError, "does not run without arguments"),

@@ -64,8 +64,9 @@ class RealWeights(SignGuide):
         """Weights as what stands in the place of signs: the network multiplies them by its scale."""
         return {name: weight / self._scale(name) for name, weight in weights.items()}
 
-    def distribution_of(self, name: str, read: Read) -> Any:
-        return dist.Delta(self.values_of({name: read("natural", name)})[name])
+    def natural_of(self, name: str, read: Read | None = None) -> Tensor:
+        """What stands in the place of the signs of one site."""
+        return self.values_of({name: super().natural_of(name, read)})[name]
 
     def sign_distribution(self, natural: Tensor) -> Any:
         return dist.Delta(natural)

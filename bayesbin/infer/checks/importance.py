@@ -20,6 +20,7 @@ from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.checks.pareto import pareto_smoothed
 from bayesbin.infer.mcmc.log_joint import called_with, log_prob_of, require_whole_data
 from bayesbin.infer.noise import NoiseStream
+from bayesbin.infer.plates import subsamples_of
 from bayesbin.infer.sites import latent_sites, run_at
 
 CHECK_NOISE = 5  # stream number, apart from those of training, reports and MCMC
@@ -90,7 +91,7 @@ def traces_at_draws(
                 if s == 0:
                     _require_density(guided)
                 values = {name: site["value"] for name, site in guided.items()}
-                trace = run_at(whole, values, {}, args, kwargs)
+                trace = run_at(whole, values, subsamples_of(guide_trace), args, kwargs)
             if s == 0:
                 require_whole_data(trace)
                 _require_sites(guided, latent_sites(trace))
