@@ -56,6 +56,11 @@ class TaskModel(nn.Module):
         # Counts optimizer steps for boundaries within a task; a buffer, so that a resume knows it.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def scales_by_step(self) -> bool:
+        """Whether N depends on the batch."""
+        return self.per_step is not None
+
     def priors(self) -> dict[str, Tensor]:
         """The natural parameters of the priors, by site: the buffers themselves."""
         return {name: self.get_buffer(f"natural_{i}") for i, name in enumerate(self._signs)}

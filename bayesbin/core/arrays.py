@@ -104,8 +104,8 @@ def network_arguments(net: nn.Module, x: Any) -> tuple[Tensor, ...]:
         given = [name for name in names if name in x]
         if len(given) < len(x) or given != names[: len(given)]:
             raise ValueError(
-                f"expected inputs by the first names, or all, of {', '.join(names)}, the network's; got "
-                f"{', '.join(map(str, x))}."
+                f"expected inputs named as the network's arguments, {', '.join(names)}, with none left out "
+                f"between; got {', '.join(map(str, x))}."
             )
         columns = tuple(_argument(net, name, x[name]) for name in given)
     elif several and (len(names) > 1 or any_number):

@@ -22,6 +22,7 @@ from bayesbin.infer.elbo import TraceBinary_ELBO
 from bayesbin.infer.interruption import deferred_interrupt
 from bayesbin.infer.noise import ordered_batches
 from bayesbin.infer.setup import (
+    PlateSizes,
     checked_optimizers,
     default_training,
     describe,
@@ -113,7 +114,8 @@ def fit(
     :param epochs: passes over ``data``, the ones before a resume included.
     :param kl_weight: beta, or a function of the epoch (1, 2, ...); 1 is the ELBO. The default is that of the
         recipe, ``bayesbin.optim.DEFAULTS["kl_weight"]``.
-    :param dataset_size: N; by default ``model.dataset_size``. Never inferred from a batch.
+    :param dataset_size: N; by default ``model.dataset_size``. Never inferred from a batch, and compared
+        with the number that the plates of the model, or ``pyro.poutine.scale``, scale a batch to.
     :param optimizers: by default those of the recipe "bayesbin", with its cosine schedules.
     :param schedulers: stepped once per epoch; ReduceLROnPlateau with the validation nll if any. Without
         ``optimizers`` they are stepped beside the cosines.
@@ -176,6 +178,7 @@ def fit(
         callbacks=list(callbacks),
         checkpoint_dir=checkpoint_dir,
         seed=seed,
+        plate_sizes=PlateSizes.of(module, size),
     )
     run.configuration = {
         "seed": str(seed),

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -35,6 +37,68 @@ def resolve_dataset_size(argument: int | None, model: Any) -> int:
             "least 1 (a batch does not tell)."
         )
     return whole_number("dataset_size", size, at_least=1)
+
+
+class PlateSizes(Messenger):
+    """Finds out how many data a model scales its likelihood to, and refuses another number.
+
+    Around a step of training. A model may have several plates: the number of data is that of one of them,
+    their product where they cross, or their sum where they hold different data. Without a plate it is
+    the number of rows, times the scale that ``pyro.poutine.scale`` gives.
+    """
+
+    def __init__(self, dataset_size: int) -> None:
+        super().__init__()
+        self.dataset_size = dataset_size
+        self._plates: dict[str, int] = {}
+        self._sites: dict[str, set[float]] = {}  # observed site -> numbers of data it may stand for
+        self._unknown = False
+
+    @classmethod
+    def of(cls, module: nn.Module, dataset_size: int) -> PlateSizes | None:
+        """One for a model; None for a model whose number of data changes from step to step."""
+        changing = any(getattr(part, "scales_by_step", False) for part in module.modules())
+        return None if changing else cls(dataset_size)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] or site_is_subsample(msg):
+            return
+        scale = msg["scale"]
+        by_datum = isinstance(scale, Tensor) and scale.numel() > 1  # sample weights
+        scale = 1.0 if by_datum else float(scale)
+        plates = {each.name: each for each in msg["cond_indep_stack"]}
+        sizes = {name: each.full_size or each.size for name, each in plates.items()}
+        if not plates:
+            self._unknown |= by_datum
+            shape = msg["value"].shape
+            rows = {1, *shape[:1], math.prod(shape), math.prod(msg["fn"].batch_shape)}
+            self._sites[msg["name"]] = {count * scale for count in rows}
+            return
+        own = math.prod(sizes[name] / each.size for name, each in plates.items())
+        products = {1}
+        for size in sizes.values():
+            products |= {count * size for count in products}
+        factors = {1.0} if by_datum else {1.0, scale / own}
+        self._plates |= sizes
+        self._sites[msg["name"]] = {n * f for n in products - {1} for f in factors}
+
+    def require(self) -> None:
+        """Compare what was found with the number of data.
+
+        :raises ValueError: if the model scales its likelihood to another number.
+        """
+        sums = {float(sum(self._plates.values())), sum(map(max, self._sites.values()))}
+        found = {count for site in self._sites.values() for count in site} | sums
+        close = (math.isclose(count, self.dataset_size, rel_tol=1e-5) for count in found)
+        if self._unknown or not self._sites or any(close):
+            return
+        plates = ", ".join(f"{size} in the plate {name!r}" for name, size in self._plates.items())
+        most = max(count for site in self._sites.values() for count in site)
+        raise ValueError(
+            "expected dataset_size to be the number of data that the model scales its likelihood to, "
+            f"{plates or f'{most:g} by the rows of its observed sites'}; got {self.dataset_size}. Correct "
+            "one of them: losses are reported per datum."
+        )
 
 
 def default_training(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from os import PathLike
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from bayesbin.infer.checkpoint import save_checkpoint
 from bayesbin.infer.declared import DeclaredParameters
 from bayesbin.infer.interruption import Interrupt, until_interrupted
 from bayesbin.infer.noise import STEP_NOISE, VALIDATION_NOISE, NoiseStream, ordered_batches
-from bayesbin.infer.setup import claimed, require_configuration
+from bayesbin.infer.setup import PlateSizes, claimed, require_configuration
 
 TERMS = ("loss", "nll", "kl")
 
@@ -72,6 +72,7 @@ class TrainingRun:
     seed: int
     configuration: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
+    plate_sizes: PlateSizes | None = None  # until the first step is done
 
     def train_epoch(self, bar: tqdm[Any], interrupt: Interrupt) -> None:
         """The steps of the epoch not done yet; Ctrl-C ends them with a checkpoint."""
@@ -110,8 +111,11 @@ class TrainingRun:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         with NoiseStream(self.seed, STEP_NOISE, self.progress.step).active():
-            with self.declared:
+            with self.declared, self.plate_sizes or nullcontext():
                 terms = self._terms(args, kwargs)
+            if self.plate_sizes is not None:
+                self.plate_sizes.require()
+                self.plate_sizes = None  # the first step of a run tells
             self.declared.place(epoch)
             values = float(terms.loss.detach()), float(terms[1]), float(terms[2])
             if not all(map(math.isfinite, values)):

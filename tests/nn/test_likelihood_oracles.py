@@ -77,7 +77,7 @@ class Case:
     y: Callable[[np.random.Generator], np.ndarray]
     log_prob: Callable[[np.ndarray, np.ndarray], np.ndarray]
     latents: dict[str, float] | None = None
-    prior: float = 0.0  # log p of those values
+    prior: Any = 0.0  # log p of those values
     x: tuple[int, ...] = (2,)
     after: nn.Module | None = None
 
@@ -197,7 +197,7 @@ class Problem:
         mask = self.mask if mask is None else mask
         terms = np.where(mask, self.terms(self.outputs(signs.numpy())), 0.0)
         total = (weight * terms.reshape(N, -1).sum(1)).sum()
-        return torch.tensor(-float(total) - self.case.prior)
+        return torch.tensor(-float(total + self.case.prior))
 
     @property
     def natural(self) -> torch.Tensor:
