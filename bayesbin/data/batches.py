@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,8 @@ class Batches:
     same with it and without.
 
     :param data: a :class:`Dataset`, torch's TensorDataset of two tensors, or a pair (x, y) of tensors,
-        numpy arrays or lists of numbers.
+        numpy arrays or lists of numbers. For a network of several inputs x is a tuple of them, or a mapping
+        from their names, and so are the batches.
     :param drop_last: leave out the last batch where it is smaller than the others.
     :raises ValueError: for a batch size below 1, or data of another kind. DataError for empty data,
         lengths that differ, or ``drop_last`` with fewer data than a batch takes.
@@ -54,15 +55,16 @@ class Batches:
         drop_last: bool = False,
     ) -> None:
         x, y = _pair(data)
-        self.x, self.y = as_tensor("x", x), as_tensor("y", y)
-        require_pairs(self.x, self.y, "batches")
+        self.x, self.y = _inputs(x), as_tensor("y", y)
+        for column in _columns(self.x):
+            require_pairs(column, self.y, "batches")
         self.batch_size = whole_number("batch_size", batch_size, at_least=1)
         self.shuffle = true_or_false("shuffle", shuffle)
         self.drop_last = true_or_false("drop_last", drop_last)
         if transform is not None and not callable(transform):
             raise ValueError(f"expected transform to be a function; got {transform!r}.")
         self.transform = transform
-        self.dataset_size = len(self.x)  # what scales a minibatch's likelihood to the whole
+        self.dataset_size = len(self.y)  # what scales a minibatch's likelihood to the whole
         self._joins_single = False
         if drop_last and self.dataset_size < self.batch_size:
             came = f"{self.dataset_size} with drop_last=True; lower the batch size"
@@ -92,12 +94,12 @@ class Batches:
     def __len__(self) -> int:
         return len(self.sizes())
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         # No generator function: its body would run, and draw the order, only at the first batch.
         order = (torch.randperm if self.shuffle else torch.arange)(self.dataset_size, device="cpu")
         sizes = self.sizes()
-        pieces = order.to(self.x.device)[: sum(sizes)].split(sizes)
-        batches = ((self.x.index_select(0, i), self.y.index_select(0, i)) for i in pieces)
+        pieces = order.to(self.y.device)[: sum(sizes)].split(sizes)
+        batches = ((_rows(self.x, i), self.y.index_select(0, i)) for i in pieces)
         transform = self.transform
         if transform is None:
             return batches
@@ -106,6 +108,27 @@ class Batches:
         word = int(torch.randint(2**32, (), device="cpu"))
         generator = torch.Generator().manual_seed(word)
         return ((transform(x, generator), y) for x, y in batches)
+
+
+def _inputs(x: Any) -> Any:
+    """One tensor, or a tuple or mapping of them."""
+    if isinstance(x, Mapping):
+        return {name: as_tensor(str(name), each) for name, each in x.items()}
+    if isinstance(x, tuple) and x and all(getattr(each, "ndim", 0) for each in x):
+        return tuple(as_tensor(f"input {k}", each) for k, each in enumerate(x))
+    return as_tensor("x", x)
+
+
+def _columns(x: Any) -> list[Tensor]:
+    return [x] if isinstance(x, Tensor) else list(x.values() if isinstance(x, Mapping) else x)
+
+
+def _rows(x: Any, rows: Tensor) -> Any:
+    if isinstance(x, Mapping):
+        return {name: _rows(each, rows) for name, each in x.items()}
+    if isinstance(x, tuple):
+        return tuple(_rows(each, rows) for each in x)
+    return x.index_select(0, rows.to(x.device))
 
 
 def _pair(data: Any) -> tuple[Any, Any]:

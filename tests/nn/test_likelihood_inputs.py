@@ -12,6 +12,9 @@ import torch
 from pyro import poutine
 from torch import nn
 
+from bayesbin.data import Batches
+from bayesbin.guides import AutoSignBernoulli
+from bayesbin.infer import fit
 from bayesbin.nn import (
     BinaryLinear,
     Classifier,
@@ -109,6 +112,24 @@ def test_networks_of_several_inputs():
     assert abs(observed(model, (x, code, torch.full((B,), 2.0)), y) - expected) > 0.1
 
 
+def test_batches_of_several_inputs_reach_training_and_validation():
+    x, code, y = torch.randn(20, 2), torch.arange(20) % 4, torch.arange(20) % 3
+    histories = []
+    for inputs in ((x, code), {"code": code, "x": x.numpy()}):
+        torch.manual_seed(0)
+        model = Poisson(Several().double(), 20)
+        batches = Batches((inputs, y), 8)
+        assert [len(target) for _, target in batches] == [8, 8, 4]
+        guide = AutoSignBernoulli(model)
+        fitted = fit(model, guide, batches, epochs=2, validation=batches, progress=False)
+        histories.append(
+            [{k: v for k, v in row.items() if k != "seconds"} for row in fitted.history]
+        )
+    assert histories[0] == histories[1] and histories[0][1]["validation_rmse"] > 0
+    with pytest.raises(ValueError, match="one target for each"):
+        Batches(((x, code[:7]), y), 8)
+
+
 def observed(model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     trace: Any = poutine.trace(model).get_trace(*args, **kwargs)
     trace.compute_log_prob()
@@ -179,8 +200,8 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (OfTorch(net(2), N), {"y": TWO}, r"of pyro\.distributions from OfTorch\.distribution"),
     (Poisson(Several(), N), {"y": COUNTS}, "inputs x, code, exposure, which the network takes; got 1"),
     (Poisson(Several(), N), {"x": (X, LABELS, COUNTS, COUNTS), "y": COUNTS}, "got 4"),
-    (Poisson(Several(), N), {"x": {"x": X, "exposure": COUNTS}, "y": COUNTS}, "with none left out between; got x, exposure"),
-    (Poisson(Several(), N), {"x": {"x": X, "codes": LABELS}, "y": COUNTS}, "none left out between; got x, codes"),
+    (Poisson(Several(), N), {"x": {"x": X, "exposure": COUNTS}, "y": COUNTS}, "between; got x, exposure"),
+    (Poisson(Several(), N), {"x": {"x": X, "codes": LABELS}, "y": COUNTS}, "between; got x, codes"),
     (Poisson(Several(), N), {"x": (X, LABELS[:4]), "y": COUNTS}, r"as many rows .*got \(5, 2\), \(4,\)"),
     (Poisson(Several(), N), {"x": (X / 0, LABELS), "y": COUNTS}, "inputs contain NaN or infinity"),
     (Regressor(nn.Sequential(net(2), nn.Flatten(0)), N), {"y": TWO}, r"a first axis of 5, the batch"),
