@@ -65,22 +65,23 @@ class PlateSizes(Messenger):
             return
         scale = msg["scale"]
         by_datum = isinstance(scale, Tensor) and scale.numel() > 1  # sample weights
-        scale = 1.0 if by_datum else float(scale)
+        scale = None if by_datum else float(scale)
         plates = {each.name: each for each in msg["cond_indep_stack"]}
         sizes = {name: each.full_size or each.size for name, each in plates.items()}
         if not plates:
             self._unknown |= by_datum
             shape = msg["value"].shape
-            rows = {1, *shape[:1], math.prod(shape), math.prod(msg["fn"].batch_shape)}
-            self._sites[msg["name"]] = {count * scale for count in rows}
-            return
-        own = math.prod(sizes[name] / each.size for name, each in plates.items())
-        products = {1}
-        for size in sizes.values():
-            products |= {count * size for count in products}
-        factors = {1.0} if by_datum else {1.0, scale / own}
+            counts = {1, *shape[:1], math.prod(shape), math.prod(msg["fn"].batch_shape)}
+            factors = {scale or 1.0}
+        else:
+            own = math.prod(sizes[name] / each.size for name, each in plates.items())
+            counts = _products(sizes.values())
+            factors = {
+                1.0,
+                (scale or own) / own,
+            }  # a power of the likelihood, or a scale beside the plates
         self._plates |= sizes
-        self._sites[msg["name"]] = {n * f for n in products - {1} for f in factors}
+        self._sites[msg["name"]] = {count * factor for count in counts for factor in factors}
 
     def require(self) -> None:
         """Compare what was found with the number of data.
@@ -99,6 +100,14 @@ class PlateSizes(Messenger):
             f"{plates or f'{most:g} by the rows of its observed sites'}; got {self.dataset_size}. Correct "
             "one of them: losses are reported per datum."
         )
+
+
+def _products(sizes: Iterable[int]) -> set[int]:
+    """The products of one or several of the sizes."""
+    found = {1}
+    for size in sizes:
+        found |= {count * size for count in found}
+    return found - {1} or {1}
 
 
 def default_training(
