@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bayesbin.arviz.chains import Chain, array_of
 from bayesbin.core import networks
+from bayesbin.core.turns import in_turn
 from bayesbin.ensemble import Statistics
 from bayesbin.infer.batches import arguments
 from bayesbin.infer.checks.pointwise import mask_by_target, observed_sites, pointwise_of
@@ -54,7 +55,7 @@ def evaluate(
     runs = None if model is None else _ConditionedModel(model, data, statistics)
     rows: dict[str, dict[str, list[np.ndarray]]] = {}
     trace: Any = None
-    with torch.random.fork_rng(), torch.no_grad():
+    with in_turn(), torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)  # new data come from the generator; the draws do not
         for index in range(chain.num_draws):
             values = chain.draw(index)

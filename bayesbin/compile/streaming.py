@@ -21,6 +21,7 @@ from bayesbin.core import networks
 from bayesbin.core.canonical import key_of
 from bayesbin.core.checks import shown, whole_number
 from bayesbin.core.copies import copy_network
+from bayesbin.core.turns import in_turn
 from bayesbin.nn.batch_statistics import NORMALISATIONS, arguments_of
 
 Draw = tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]
@@ -166,7 +167,7 @@ def _run(
     """The outputs for all batches, with random numbers of the key."""
     found = {x.device for batch in batches for x in batch if x.device.type == "cuda"}
     devices = sorted(found, key=str)
-    with torch.random.fork_rng(devices), torch.no_grad(), ExactDecisions(numbers):
+    with in_turn(), torch.random.fork_rng(devices), torch.no_grad(), ExactDecisions(numbers):
         torch.default_generator.manual_seed(key)
         for device in devices:
             torch.cuda.default_generators[device.index or 0].manual_seed(key)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bayesbin.core.checks import one_of, real_number, whole_number, whole_numbers
 from bayesbin.core.names import ACTIVATIONS, NORMALIZATIONS
+from bayesbin.core.turns import in_turn
 from bayesbin.nn import Scale, Sign, binary_sites, to_binary_
 from bayesbin.nn.convert import Prior
 
@@ -52,8 +53,8 @@ class _Heads(nn.Module):
         num_outputs = whole_number("num_outputs", num_outputs, at_least=1)
         tensors = (*self.parameters(), *self.buffers())
         like = next((t for t in tensors if t.is_floating_point()), torch.empty(()))
-        before = torch.get_default_dtype()
-        with torch.random.fork_rng(devices=[]):
+        with in_turn(), torch.random.fork_rng(devices=[]):
+            before = torch.get_default_dtype()
             torch.manual_seed(seed)
             torch.set_default_dtype(like.dtype)
             try:

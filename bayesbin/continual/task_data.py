@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from torch.utils.data import Dataset as TorchDataset
 
 from bayesbin.core.checks import shown
+from bayesbin.core.turns import in_turn
 from bayesbin.data import Batches, Dataset
 
 _SHOWN = 5  # labels that a message lists
@@ -182,7 +183,7 @@ def _kind(data: Any) -> str:
 
 def _examples(data: Any) -> list[Any]:
     # Whatever a data set draws is drawn once, and the same in every process.
-    with torch.random.fork_rng(devices=[]):
+    with in_turn(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if isinstance(data, IterableDataset):
             return list(data)

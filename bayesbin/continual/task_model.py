@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bayesbin.continual.answers import network_of
 from bayesbin.continual.networks import MultiHead
+from bayesbin.core.turns import in_turn
 from bayesbin.distributions import SignBernoulli, unconstrained_normal
 from bayesbin.distributions.wrappers import sign_distribution
 from bayesbin.guides.prototype import run_once
@@ -135,7 +136,7 @@ def own_priors(
 
     :param sites: a tensor of each site's shape. :param batch: data to run the model with once.
     """
-    with torch.random.fork_rng():
+    with in_turn(), torch.random.fork_rng():
         nodes = run_once(model, batch, {}).nodes
     result = {}
     for name, like in sites.items():

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from bayesbin.continual.checkpoints import drop_if_all_damaged
 from bayesbin.continual.priors import AtTaskEnd, Boundary, ExactPrior, Naturals, PriorPolicy
 from bayesbin.continual.task_model import TaskModel
+from bayesbin.core.turns import in_turn
 from bayesbin.data import Batches, Dataset
 from bayesbin.estimators import Estimator
 from bayesbin.guides.base import SignGuide
@@ -110,7 +111,7 @@ class Training:
         if self.estimator is not None:
             made = self.estimator
             overrides["estimator"] = made if isinstance(made, Estimator) else made()
-        with torch.random.fork_rng(devices=[]):
+        with in_turn(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             recipe = assemble(self.name, self.method, model, size, epochs, overrides)
         if guide is not None and recipe.guide is not guide:

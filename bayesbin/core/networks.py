@@ -24,6 +24,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from bayesbin.core.copies import copy_network
+from bayesbin.core.turns import in_turn
 
 Member = tuple[nn.Module, str]
 
@@ -255,17 +256,16 @@ def normalisation_kept(*, on_error: bool = False) -> Iterator[None]:
         if isinstance(module, _BatchNorm):
             kept.extend((buffer, buffer.clone()) for buffer in module.buffers())
 
-    handle = register_module_forward_pre_hook(keep)
-    restore = True
-    try:
-        yield
-        restore = not on_error
-    finally:
-        handle.remove()
-        with torch.no_grad():
-            for buffer, old in (
-                reversed(kept) if restore else ()
-            ):  # the first copy of a layer counts
-                # Past autograd's version counter: a graph may hold these statistics, but one recorded
-                # in training mode, the only one in which they have changed, does not use them.
-                buffer.data.copy_(old)
+    with in_turn():  # the hook sees the layers of every thread
+        handle = register_module_forward_pre_hook(keep)
+        try:
+            yield
+            if on_error:
+                kept.clear()
+        finally:
+            handle.remove()
+            with torch.no_grad():
+                for buffer, old in reversed(kept):  # the first copy of a layer counts
+                    # Past autograd's version counter: a graph may hold these statistics, but one
+                    # recorded in training mode, the only one in which they changed, does not use them.
+                    buffer.data.copy_(old)

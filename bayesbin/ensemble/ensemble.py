@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesbin.core.checks import one_of, shown, whole_number, whole_numbers
+from bayesbin.core.turns import in_turn
 from bayesbin.ensemble import calibration, evaluation, file
 from bayesbin.ensemble.answers import averaged, in_tensors, log_probs_of
 from bayesbin.ensemble.in_torch import draw_outputs
@@ -90,7 +91,8 @@ class Ensemble:
     ) -> None:
         count = whole_number("num_samples", num_samples, at_least=1)
         seed = whole_number("seed", seed)
-        member = Member.of(model, posterior, range(count), seed, head)
+        with in_turn():  # another thread may train the network
+            member = Member.of(model, posterior, range(count), seed, head)
         if statistics is not None:
             member = member.with_statistics(statistics)
         self._set((member,))
@@ -271,9 +273,10 @@ class Ensemble:
         else:
             net = self._members[0].net
             inputs = inputs_of(net, x)
-            with in_a_sentence(inputs):
+            with in_turn(), in_a_sentence(inputs):
                 buffers = normalisations(net, inputs.batches[0], by_batch=True)
-            chosen = calibration.statistics(self._members, inputs, buffers, progress)
+            with in_turn():
+                chosen = calibration.statistics(self._members, inputs, buffers, progress)
             self._example = self._example or inputs.signature
         members = [
             replace(member, statistics=statistics)

@@ -17,6 +17,7 @@ from bayesbin.compile.folding import fold
 from bayesbin.compile.sites import drawn_sites
 from bayesbin.core.copies import copy_network
 from bayesbin.core.networks import inputs_of
+from bayesbin.core.turns import in_turn
 from bayesbin.ensemble.answers import description
 from bayesbin.ensemble.inputs import Signature
 from bayesbin.ensemble.members import Draw, Member, Statistics
@@ -92,7 +93,8 @@ class Programs:
     def _program(self, signature: Signature) -> Program:
         if signature not in self._programs:
             try:
-                self._programs[signature] = fold(self._joined(signature))
+                with in_turn():  # torch.export is not made for several threads
+                    self._programs[signature] = fold(self._joined(signature))
             except ValueError as error:  # kept: to find it out again would take as long
                 self._programs[signature] = error
         found = self._programs[signature]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bayesbin.core.checks import shown, whole_number
 from bayesbin.core.registry import Registry
+from bayesbin.core.turns import in_turn
 from bayesbin.estimators.antithetic import ARM, ARMS, DisARM
 from bayesbin.estimators.base import Estimator, Values
 from bayesbin.estimators.control_variate import REBAR, RELAX
@@ -74,7 +75,7 @@ def _check(name: str, factory: Any) -> None:
         return torch.stack([nn.functional.linear(x, w).square().mean() for w in values["w"]])
 
     largest = 0.0
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with in_turn(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         for _ in range(5):  # one gradient of a sampling estimator may be 0
             try:

@@ -15,6 +15,7 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from bayesbin.core.turns import alone, in_turn
 from bayesbin.distributions import SignBernoulli, Support, unconstrained_normal
 from bayesbin.distributions.wrappers import sign_distribution
 from bayesbin.guides.announcing import announce, collected, loaded, register
@@ -96,9 +97,18 @@ class SignGuide(AutoGuide):
             raise ValueError(f"init_scale is a standard deviation, at least 0; got {init_scale}.")
         if not real_scale > 0:
             raise ValueError(f"real_scale is a positive standard deviation; got {real_scale}.")
-        trace = run_once(model, args, dict(kwargs or {}))
         self.sites: dict[str, Site] = {}
         self.natural, self.loc, self.log_scale = ParameterTree(), ParameterTree(), ParameterTree()
+        with in_turn():
+            self._build(run_once(model, args, dict(kwargs or {})), init, init_scale, real_scale)
+        if not any(site.is_binary for site in self.sites.values()):
+            raise ValueError(
+                f"{type(self).__name__} found no latent SignBernoulli site in the model; its sites are "
+                f"{', '.join(self.sites) or 'none'}. Give the binary weights a SignBernoulli prior."
+            )
+
+    def _build(self, trace: Any, init: Init, init_scale: float, real_scale: float) -> None:
+        """Insert the parameters of every latent site of a run of the model."""
         start = starting_point(init, init_scale)
         for name, message in trace.nodes.items():
             if message["type"] != "sample" or message["is_observed"] or site_is_subsample(message):
@@ -111,11 +121,6 @@ class SignGuide(AutoGuide):
             else:
                 self.insert_real(site, site.support.transform.inv(value), real_scale)
         self._plates_in_order = _plates_in_order(trace)
-        if not any(site.is_binary for site in self.sites.values()):
-            raise ValueError(
-                f"{type(self).__name__} found no latent SignBernoulli site in the model; its sites are "
-                f"{', '.join(self.sites) or 'none'}. Give the binary weights a SignBernoulli prior."
-            )
 
     def _describe(self, name: str, message: Any) -> Site:
         binary = self.is_weight(message["fn"])
@@ -305,7 +310,8 @@ class SignGuide(AutoGuide):
         return {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = super().__call__(*args, **kwargs)
+        with alone(type(self).__name__):
+            result = super().__call__(*args, **kwargs)
         if (
             collected()
         ):  # after the call: in Pyro's local mode a module has a store of its own within it

@@ -13,6 +13,7 @@ from torch import nn
 from bayesbin.core.checks import shown
 from bayesbin.core.nesting import SCOPES
 from bayesbin.core.registry import Registry
+from bayesbin.core.turns import in_turn
 from bayesbin.guides.mean_field import AutoSignBernoulli
 from bayesbin.guides.nested import AutoNestedSignBernoulli
 from bayesbin.nn import BinaryLinear, Classifier
@@ -43,7 +44,7 @@ def _check(name: str, factory: Any) -> None:
             f"{shown(factory)}."
         )
     model = Classifier(BinaryLinear(3, 2), dataset_size=4)
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
+    with in_turn(), torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
         try:
             made: Any = factory(model, init_scale=0.1)
         except Exception as error:

@@ -15,6 +15,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from bayesbin.core.checks import real_number, whole_number
+from bayesbin.core.turns import alone
 from bayesbin.distributions.wrappers import weight_distribution
 from bayesbin.estimators import BatchObjective, Estimator
 from bayesbin.estimators.base import SitePlates, Term
@@ -75,6 +76,7 @@ class TraceBinary_ELBO(ELBO):
     :raises ValueError: for a bad argument; at a call, for a model site the guide does not know, a guide
         site that is not in the model, a guide whose binary sites depend on one another's draws, or
         distributions that do not fit.
+    :raises RuntimeError: at a call while another thread is inside; ``fit`` waits for its turn instead.
 
     Example::
 
@@ -126,10 +128,12 @@ class TraceBinary_ELBO(ELBO):
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Terms:
         """The differentiable loss with its negative log-likelihood and KL, by the estimator."""
-        dependent = self._dependent_sites(model, guide, args, kwargs)
-        return self._mean(
-            self._particle(model, guide, dependent, args, kwargs) for _ in range(self.num_particles)
-        )
+        with alone(type(self).__name__):
+            dependent = self._dependent_sites(model, guide, args, kwargs)
+            return self._mean(
+                self._particle(model, guide, dependent, args, kwargs)
+                for _ in range(self.num_particles)
+            )
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -167,7 +171,8 @@ class TraceBinary_ELBO(ELBO):
             nll = -sum((value.sum() for _, value in observed_log_probs(trace)), torch.zeros(()))
             return Terms(nll + self.kl_weight * kl, nll, kl)
 
-        return self._mean(particle() for _ in range(self.num_particles))
+        with alone(type(self).__name__):
+            return self._mean(particle() for _ in range(self.num_particles))
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The traces of model and guide at one hard draw from the guide."""

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from bayesbin.core.checks import real_number, whole_number
+from bayesbin.core.turns import in_turn
 from bayesbin.estimators import Estimator, named_estimator
 from bayesbin.infer.batches import joined, length, require_batches, single_refused
 from bayesbin.infer.checkpoint import checkpoints, load_latest
@@ -93,8 +94,13 @@ def fit(
 
     in nats over all N data. Noise is a function of (seed, step), data order one of (seed, epoch):
     draws made elsewhere change nothing, the caller's generators are left as they were, and on the
-    same machine and software 5 epochs + resume + 5 equal 10, bit for bit. Not covered is what
-    ``data`` draws from other generators than torch's.
+    same machine and software 5 epochs + resume + 5 equal 10, bit for bit. What ``data`` draws from the
+    global generators of torch, NumPy and Python is a function of (seed, epoch) too, in workers and without;
+    persistent workers are started anew at each epoch for it. Not covered is a generator that ``data`` keeps
+    to itself.
+
+    Several threads may call it: they train one after another, for Pyro's handlers and torch's generators
+    belong to the whole process. While callbacks run, other threads may train.
 
     Ctrl-C lets the step finish, writes a checkpoint and raises KeyboardInterrupt; the same call
     continues there. A second Ctrl-C stops at once.
@@ -151,47 +157,50 @@ def fit(
     seed = whole_number("seed", seed)
     estimator = named_estimator(DEFAULTS["estimator"]) if estimator is None else estimator
     weight = _kl_weights(kl_weight)
-    elbo = TraceBinary_ELBO(estimator=estimator, kl_weight=weight(1), num_particles=num_particles)
-    module = elbo(model, guide)
-    data = joined(data, module)
-    size = resolve_dataset_size(dataset_size, model)
-    schedules = [schedulers] if isinstance(schedulers, LRScheduler) else list(schedulers)
-    if optimizers is None:
-        stepped, cosines = default_training(model, guide, estimator, epochs)
-        schedules = [*cosines, *schedules]
-    else:
-        stepped = checked_optimizers(optimizers, module)
-    run = TrainingRun(
-        module=module,
-        elbo=elbo,
-        models=(model, guide),
-        data=data,
-        validation=validation,
-        validate_every=validate_every,
-        dataset_size=size,
-        kl_weight=weight,
-        optimizers=stepped,
-        schedulers=schedules,
-        declared=DeclaredParameters(
-            module, stepped, schedules, epochs if optimizers is None else None
-        ),
-        callbacks=list(callbacks),
-        checkpoint_dir=checkpoint_dir,
-        seed=seed,
-        plate_sizes=PlateSizes.of(module, size),
-    )
-    run.configuration = {
-        "seed": str(seed),
-        "dataset size": str(size),
-        "KL weight": "a function" if callable(kl_weight) else str(weight(1)),
-        "particles": str(num_particles),
-        "batches per epoch": str(length(data)),
-        "estimator": repr(estimator),
-        **describe(module, run.optimizers, run.schedulers),
-    }
-    saved = None if checkpoint_dir is None else load_latest(checkpoint_dir)
-    _start(run, saved)
-    return _train(run, epochs, patience, progress)
+    with in_turn():
+        elbo = TraceBinary_ELBO(
+            estimator=estimator, kl_weight=weight(1), num_particles=num_particles
+        )
+        module = elbo(model, guide)
+        data = joined(data, module)
+        size = resolve_dataset_size(dataset_size, model)
+        schedules = [schedulers] if isinstance(schedulers, LRScheduler) else list(schedulers)
+        if optimizers is None:
+            stepped, cosines = default_training(model, guide, estimator, epochs)
+            schedules = [*cosines, *schedules]
+        else:
+            stepped = checked_optimizers(optimizers, module)
+        run = TrainingRun(
+            module=module,
+            elbo=elbo,
+            models=(model, guide),
+            data=data,
+            validation=validation,
+            validate_every=validate_every,
+            dataset_size=size,
+            kl_weight=weight,
+            optimizers=stepped,
+            schedulers=schedules,
+            declared=DeclaredParameters(
+                module, stepped, schedules, epochs if optimizers is None else None
+            ),
+            callbacks=list(callbacks),
+            checkpoint_dir=checkpoint_dir,
+            seed=seed,
+            plate_sizes=PlateSizes.of(module, size),
+        )
+        run.configuration = {
+            "seed": str(seed),
+            "dataset size": str(size),
+            "KL weight": "a function" if callable(kl_weight) else str(weight(1)),
+            "particles": str(num_particles),
+            "batches per epoch": str(length(data)),
+            "estimator": repr(estimator),
+            **describe(module, run.optimizers, run.schedulers),
+        }
+        saved = None if checkpoint_dir is None else load_latest(checkpoint_dir)
+        _start(run, saved)
+        return _train(run, epochs, patience, progress)
 
 
 def _train(run: TrainingRun, epochs: int, patience: int | None, progress: bool | None) -> FitResult:

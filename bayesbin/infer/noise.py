@@ -5,16 +5,18 @@ There is no generator state to save, and a draw elsewhere (logging, evaluation) 
 
 from __future__ import annotations
 
+import copy
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bayesbin.core.checks import whole_number
+from bayesbin.core.turns import in_turn
 
 # Stream numbers keep apart what shares a counter. Results depend on them: they never change.
 STEP_NOISE, DATA_ORDER, VALIDATION_NOISE = 0, 1, 2
@@ -40,53 +42,70 @@ class NoiseStream:
 
     Inside ``with stream.active():`` the generators of the CPU, and of CUDA where it is in use, are
     the stream's; it continues from block to block, and after each the caller's states are back.
-    Python's and NumPy's generators are left alone.
+
+    :param everywhere: whether the global generators of Python and NumPy are the stream's too.
 
     >>> stream = NoiseStream(0, STEP_NOISE, 7)
     >>> with stream.active():
     ...     noise = torch.rand(3)
     """
 
-    def __init__(self, seed: int, stream: int, counter: int) -> None:
+    def __init__(self, seed: int, stream: int, counter: int, everywhere: bool = False) -> None:
         self.word = counter_word(seed, stream, counter)
         # Asking for the CUDA generators of a process that does not use CUDA would initialise it.
         cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
-        self._generators = [torch.default_generator, *cuda]
-        self._states: list[Tensor] | None = None
+        others = (_Python, _NumPy) if everywhere else ()
+        self._generators: list[Any] = [torch.default_generator, *cuda, *others]
+        self._states: list[Any] | None = None
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        outside = [generator.get_state() for generator in self._generators]
-        try:
-            if self._states is None:
-                for generator in self._generators:
-                    generator.manual_seed(self.word)
-            else:
-                _set_states(self._generators, self._states)
-            yield
-        finally:
-            self._states = [generator.get_state() for generator in self._generators]
-            _set_states(self._generators, outside)
+        with in_turn():
+            outside = [generator.get_state() for generator in self._generators]
+            try:
+                if self._states is None:
+                    for generator in self._generators:
+                        generator.manual_seed(self.word)
+                else:
+                    _set_states(self._generators, self._states)
+                yield
+            finally:
+                self._states = [generator.get_state() for generator in self._generators]
+                _set_states(self._generators, outside)
 
 
-def _set_states(generators: list[torch.Generator], states: list[Tensor]) -> None:
+def _set_states(generators: list[Any], states: list[Any]) -> None:
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
+
+
+class _Python:
+    """Python's global generator, with the methods of one of torch's."""
+
+    get_state, set_state, manual_seed = random.getstate, random.setstate, random.seed
+
+
+class _NumPy:
+    """NumPy's global generator, with the methods of one of torch's."""
+
+    get_state, set_state, manual_seed = np.random.get_state, np.random.set_state, np.random.seed
 
 
 def ordered_batches(data: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
     """The batches of ``data`` in the order, and with the augmentation, of (seed, epoch).
 
-    What ``data`` draws from torch's global generators comes from a NoiseStream of its own.
-    Generators that a DataLoader or its samplers own are reseeded with the same word at each epoch,
-    and a DistributedSampler is told the epoch.
+    What ``data`` draws from the global generators of torch, NumPy and Python comes from a NoiseStream of its
+    own. Generators that a DataLoader or its samplers own are reseeded with the same word at each epoch, a
+    DistributedSampler is told the epoch, and workers are started anew: torch seeds them when they start,
+    so that those that persist would draw what depends on how many epochs they have seen.
 
     >>> list(ordered_batches(["first", "second"], seed=0, epoch=1))
     ['first', 'second']
     """
-    stream = NoiseStream(seed, DATA_ORDER, epoch)
+    stream = NoiseStream(seed, DATA_ORDER, epoch, everywhere=True)
     if isinstance(data, DataLoader):
         _reseed(data, stream.word, epoch)
+        data = _with_new_workers(data)
     with stream.active():
         iterator = iter(data)
     while True:
@@ -108,11 +127,20 @@ def _reseed(loader: DataLoader[Any], word: int, epoch: int) -> None:
             owner.set_epoch(epoch)
 
 
+def _with_new_workers(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """The loader, with workers that end with the epoch."""
+    if not loader.persistent_workers:
+        return loader
+    found = copy.copy(loader)
+    vars(found).update(persistent_workers=False, _iterator=None)  # it takes no assignment
+    return found
+
+
 @contextmanager
 def seeded_float32(seed: int) -> Iterator[None]:
     """Initial states in float32 from ``seed``; the caller's generator and default dtype come back after."""
-    dtype = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
+    with in_turn(), torch.random.fork_rng(devices=[]):
+        dtype = torch.get_default_dtype()
         torch.manual_seed(whole_number("seed", seed))
         torch.set_default_dtype(torch.float32)
         try:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from bayesbin.core.checks import real_number
+from bayesbin.core.turns import turn_given_up
 from bayesbin.infer.batches import SINGLE, arguments, length
 from bayesbin.infer.checkpoint import save_checkpoint
 from bayesbin.infer.declared import DeclaredParameters
@@ -168,7 +169,8 @@ class TrainingRun:
         bar.set_postfix({name: f"{row[name]:.4g}" for name in shown}, refresh=False)
         report = EpochReport(epoch, MappingProxyType(row), *self.models)
         try:
-            return any([callback(report) is True for callback in self.callbacks])
+            with turn_given_up():
+                return any([callback(report) is True for callback in self.callbacks])
         finally:  # after the callbacks, which may set a learning rate, and even if one fails
             if self.checkpoint_dir is not None:
                 self.save()

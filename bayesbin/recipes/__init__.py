@@ -11,6 +11,7 @@ from torch import nn
 from bayesbin.core.checks import shown, whole_number
 from bayesbin.core.names import RECIPES
 from bayesbin.core.registry import Registry
+from bayesbin.core.turns import in_turn
 from bayesbin.nn import Classifier, to_binary_
 from bayesbin.recipes.base import (
     PRESET,
@@ -48,7 +49,7 @@ def _check(name: str, method: Any) -> None:
             f"{shown(method)}."
         )
     settings = resolved(name, method, {})
-    with torch.random.fork_rng(devices=[]):
+    with in_turn(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = to_binary_(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
         model = Classifier(net, dataset_size=8)
@@ -108,8 +109,9 @@ def recipe(
     """
     method = METHODS[name]
     epochs = whole_number("epochs", epochs, at_least=1)
-    model, size = resolve_model(model, dataset_size)
-    return assemble(name, method, model, size, epochs, overrides)
+    with in_turn():
+        model, size = resolve_model(model, dataset_size)
+        return assemble(name, method, model, size, epochs, overrides)
 
 
 def settings_of(name: str, **overrides: Any) -> dict[str, Any]:

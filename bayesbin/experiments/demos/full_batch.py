@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bayesbin import data
+from bayesbin.core.turns import in_turn
 from bayesbin.nn import Classifier, Regressor
 from bayesbin.recipes import Recipe, recipe
 
@@ -23,8 +24,8 @@ def seeded(seed: int) -> Iterator[None]:
 
     Layers this small gain nothing from a second thread, and on a busy machine wait for it at each step.
     """
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
+    with in_turn(), torch.random.fork_rng(devices=[]):
+        threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
         torch.manual_seed(seed)
         torch.set_num_threads(1)
         torch.set_default_dtype(torch.float32)

@@ -12,6 +12,7 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from bayesbin.core.checks import whole_number
+from bayesbin.core.turns import alone
 from bayesbin.guides.announcing import LocalParameters
 from bayesbin.guides.prototype import normalisation_kept
 from bayesbin.infer.mcmc.log_joint import LogJoint
@@ -106,15 +107,16 @@ class MixedKernel(MCMCKernel):
         self._initial = dict(params)
 
     def sample(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        unconstrained = {name: params[name] for name in self._joint.real}
-        signs = {name: params[name] for name in self._joint.shapes}
-        for _ in range(self.sign_steps):
-            signs = self.signs.sample(signs)
-        self.given.values = signs
-        self.real.clear_cache()  # it holds the potential given the signs of before
-        unconstrained = self.real.sample(unconstrained)
-        self.signs.move_to(self._joint.flat(signs), self._constrained(unconstrained))
-        return {**signs, **unconstrained}
+        with alone(type(self).__name__):
+            unconstrained = {name: params[name] for name in self._joint.real}
+            signs = {name: params[name] for name in self._joint.shapes}
+            for _ in range(self.sign_steps):
+                signs = self.signs.sample(signs)
+            self.given.values = signs
+            self.real.clear_cache()  # it holds the potential given the signs of before
+            unconstrained = self.real.sample(unconstrained)
+            self.signs.move_to(self._joint.flat(signs), self._constrained(unconstrained))
+            return {**signs, **unconstrained}
 
     def _constrained(self, unconstrained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert self.transforms is not None

@@ -12,6 +12,7 @@ from pyro.infer.mcmc import HMC, MCMC, NUTS
 from torch import Tensor
 
 from bayesbin.core.checks import whole_number
+from bayesbin.core.turns import in_turn
 from bayesbin.infer.checks.convergence import Convergence, convergence
 from bayesbin.infer.mcmc.discrete_langevin import DiscreteLangevin
 from bayesbin.infer.mcmc.log_joint import LogJoint, called_with
@@ -131,31 +132,32 @@ def run_mcmc(
     num_chains = whole_number("num_chains", num_chains, at_least=1)
     thin = whole_number("thin", thin, at_least=1)
     args, kwargs = called_with(data)
-    with NoiseStream(seed, MCMC_NOISE, 0).active():
-        real_sites = LogJoint(model, args, kwargs).real
-    chains = []
-    for chain in range(num_chains):
-        sampler: Any = kernel(model)
-        if real_sites:
-            sampler = MixedKernel(sampler, real_kernel, sign_steps)
-        record = _Record(real_sites, thin)
-        start = dict(initial(chain)) if initial is not None else None
-        with NoiseStream(seed, MCMC_NOISE, 1 + chain).active():
-            mcmc = MCMC(
-                sampler,
-                num_samples=num_samples * thin,
-                warmup_steps=num_warmup,
-                initial_params=start,
-                hook_fn=record,
-                disable_progbar=True,
-                save_params=[],  # kept by the record, as int8
-            )
-            begin = time.perf_counter()
-            mcmc.run(*args, **kwargs)
-            record.seconds = time.perf_counter() - begin
-            found = mcmc.diagnostics()
-            record.diagnostics = {name: of["chain 0"] for name, of in found.items()}
-        chains.append(record)
+    with in_turn():
+        with NoiseStream(seed, MCMC_NOISE, 0).active():
+            real_sites = LogJoint(model, args, kwargs).real
+        chains = []
+        for chain in range(num_chains):
+            sampler: Any = kernel(model)
+            if real_sites:
+                sampler = MixedKernel(sampler, real_kernel, sign_steps)
+            record = _Record(real_sites, thin)
+            start = dict(initial(chain)) if initial is not None else None
+            with NoiseStream(seed, MCMC_NOISE, 1 + chain).active():
+                mcmc = MCMC(
+                    sampler,
+                    num_samples=num_samples * thin,
+                    warmup_steps=num_warmup,
+                    initial_params=start,
+                    hook_fn=record,
+                    disable_progbar=True,
+                    save_params=[],  # kept by the record, as int8
+                )
+                begin = time.perf_counter()
+                mcmc.run(*args, **kwargs)
+                record.seconds = time.perf_counter() - begin
+                found = mcmc.diagnostics()
+                record.diagnostics = {name: of["chain 0"] for name, of in found.items()}
+            chains.append(record)
     return MCMCResult(
         signs=_stacked([record.signs for record in chains]),
         real=_stacked([record.real for record in chains]),

@@ -13,6 +13,7 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.ops.dual_averaging import DualAveraging
 from torch import Tensor
 
+from bayesbin.core.turns import alone
 from bayesbin.infer.mcmc.log_joint import LogJoint
 
 
@@ -77,7 +78,8 @@ class SignKernel(MCMCKernel):
     # Pyro's interface
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        self.attach(LogJoint(self.model, args, kwargs), warmup_steps)
+        with alone(type(self).__name__):
+            self.attach(LogJoint(self.model, args, kwargs), warmup_steps)
         assert self._joint is not None
         if self._joint.real:
             raise ValueError(
@@ -131,8 +133,9 @@ class SignKernel(MCMCKernel):
         assert self._joint is not None, "setup comes first"
         if self._joint.flat(params).ne(self._signs).any():
             self.move_to(self._joint.flat(params), self._real)
-        for _ in range(self.draw_num_moves()):
-            self.make_move()
+        with alone(type(self).__name__):
+            for _ in range(self.draw_num_moves()):
+                self.make_move()
         if self._warmup_left:
             self._warmup_left -= 1
             if not self._warmup_left:

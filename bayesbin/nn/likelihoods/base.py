@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from bayesbin.core import networks
 from bayesbin.core.arrays import as_tensor, network_arguments
 from bayesbin.core.checks import shown, whole_number
+from bayesbin.core.turns import alone
 from bayesbin.distributions import SignBernoulli
 from bayesbin.nn.effective import binary_sites
 from bayesbin.nn.priors import checked_hyperpriors, hyperparameter_name, on_device, sample_natural
@@ -187,6 +188,10 @@ class Likelihood(PyroModule):
         :param weight: of each datum, (B,), at least 0. :param mask: which targets count, truth values in
             the shape of y.
         """
+        with alone(type(self).__name__):
+            return self._run(x, y, weight, mask)
+
+    def _run(self, x: Any, y: Any, weight: Any, mask: Any) -> Any:
         values = self.sample_weights()
         latents = self.sample_latents()
         if x is None:
