@@ -283,7 +283,7 @@ def test_each_setting_reaches_the_training(name):
         ),
         ("bayesbin", {"sharing": ["filter"]}, "guide 'mean-field' has no setting sharing"),
         ("bayesbin", {"guide": "random-effects", "sharing": ["weight"]}, "those of layer, filter"),
-        ("bayesbin", {"temperature": 0.5}, "'local-reparameterization' has no setting temperature"),
+        ("bayesbin", {"temperature": 0.5}, "'flipout-where-shared' has no setting temperature"),
         (
             "bayesbin",
             {"estimator": "enumerate", "num_samples": 2},

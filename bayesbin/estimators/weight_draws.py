@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,21 +15,12 @@ View = tuple[tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...], int | N
 UNKNOWN = "unknown"
 
 
-class RandomWeight(Protocol):
-    """What a use needs to know of a weight, which may be a view or a multiple of a site's."""
-
-    mean_: Tensor
-    variance_: Tensor
-    view_: View
-
-    noise_: Callable[[], Tensor]  # one perturbation of the weight
-
-
 @dataclass(frozen=True)
 class LinearUse:
     """A map that is linear in its input and in a weight, and what is a datum, an input and an output of it.
 
     :param name: for messages. :param function: ``function(input, weight, bias)``.
+    :param weight: a WeightMoments: a site's, or a view or multiple of it.
     :param squares: from the variance of the weight to that of the outputs, where it is not ``function`` of
         the squared input; and whether that input is a constant.
     :param axes: the axes of the weight that count outputs and inputs; None where it has no such axis.
@@ -43,7 +34,7 @@ class LinearUse:
     name: str
     function: Callable[..., Tensor]
     input: Tensor
-    weight: RandomWeight
+    weight: Any
     bias: Tensor | None
     axes: tuple[int | None, int | None]
     channels: tuple[int, int]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -45,15 +45,17 @@ class FitResult:
         ``validation_...``.
     :param epochs: finished epochs. :param steps: optimizer steps, both over all resumed runs.
     :param stopped_early: whether patience or a callback ended it before the last epoch.
+    :param choices: weight -> how it was drawn, where the estimator chose it weight by weight.
 
     >>> FitResult([{"epoch": 1, "loss": 0.5}], epochs=1, steps=4, stopped_early=False).to_json()
-    '{"history": [{"epoch": 1, "loss": 0.5}], "epochs": 1, "steps": 4, "stopped_early": false}'
+    '{"history": [{"epoch": 1, "loss": 0.5}], "epochs": 1, "steps": 4, "stopped_early": false, "choices": {}}'
     """
 
     history: list[dict[str, Any]]
     epochs: int
     steps: int
     stopped_early: bool
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON; a number that is not finite, which JSON does not know, becomes null."""
@@ -116,7 +118,8 @@ def fit(
     (``pyro.param``, constrained or not, also in a branch that is first taken in a later epoch) goes to Adam
     as well, and into checkpoints; with ``optimizers`` a warning names what none of them trains.
 
-    :param estimator: of the gradient; LocalReparameterization() by default.
+    :param estimator: of the gradient. By default FlipoutWhereShared(), whose ``choices`` say which weight it
+        draws by Flipout; ``result.choices`` are these.
     :param epochs: passes over ``data``, the ones before a resume included.
     :param kl_weight: beta, or a function of the epoch (1, 2, ...); 1 is the ELBO. The default is that of the
         recipe, ``bayesbin.optim.DEFAULTS["kl_weight"]``.
@@ -222,7 +225,8 @@ def _train(run: TrainingRun, epochs: int, patience: int | None, progress: bool |
         if interrupt.requested:
             raise KeyboardInterrupt("Interrupted at the end of an epoch.")
     done = run.progress
-    return FitResult(done.history, done.epoch, done.step, stopped_early=stopped)
+    choices = getattr(run.elbo.estimator, "choices", {})
+    return FitResult(done.history, done.epoch, done.step, stopped_early=stopped, choices=choices)
 
 
 def _start(run: TrainingRun, state: dict[str, Any] | None) -> None:

@@ -23,7 +23,7 @@ from bayesbin.optim.clipping import clip_after_step
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
         "guide": "mean-field",
-        "estimator": "local-reparameterization",
+        "estimator": "flipout-where-shared",
         "optimizer": "bayesian-learning-rule",
         "lr": 0.1,
         "momentum": 0.9,

@@ -23,7 +23,7 @@ from bayesbin.estimators.base import BatchObjective
 from bayesbin.estimators.weight_draws import WeightDraw
 from bayesbin.estimators.weight_moments import WeightMoments
 from bayesbin.guides import AutoSignBernoulli
-from bayesbin.infer import TraceBinary_ELBO
+from bayesbin.infer import TraceBinary_ELBO, fit
 from bayesbin.nn import Classifier, binary_sites, to_binary_
 
 DATA = 3
@@ -542,3 +542,12 @@ def test_what_cannot_be_followed_is_refused_by_name():
         Flipout(0)
     assert repr(Flipout(2)) == "Flipout(num_samples=2)"
     assert repr(FlipoutWhereShared()) == "FlipoutWhereShared(num_samples=1)"
+
+
+def test_fit_says_which_weight_got_which():
+    net = nn.Sequential(nn.Conv1d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    model = Classifier(to_binary_(net), dataset_size=6)
+    batches = [(torch.randn(6, 1, 6), torch.tensor([0, 1, 0, 1, 1, 0]))]
+    result = fit(model, AutoSignBernoulli(model), batches, epochs=1, progress=False)
+    assert result.choices == {"0.weight": "Flipout", "3.weight": "local reparameterization"}
+    assert '"choices": {"0.weight": "Flipout"' in result.to_json()

@@ -165,6 +165,7 @@ def test_result_is_json() -> None:
         "epochs": 1,
         "steps": 2,
         "stopped_early": True,
+        "choices": {},
     }
 
 
