@@ -225,8 +225,7 @@ def _train(run: TrainingRun, epochs: int, patience: int | None, progress: bool |
         if interrupt.requested:
             raise KeyboardInterrupt("Interrupted at the end of an epoch.")
     done = run.progress
-    choices = getattr(run.elbo.estimator, "choices", {})
-    return FitResult(done.history, done.epoch, done.step, stopped_early=stopped, choices=choices)
+    return FitResult(done.history, done.epoch, done.step, stopped, done.choices)
 
 
 def _start(run: TrainingRun, state: dict[str, Any] | None) -> None:

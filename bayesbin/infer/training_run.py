@@ -51,6 +51,7 @@ class Progress:
     best: float = math.inf  # validation nll
     waited: int = 0  # validations since then
     history: list[dict[str, Any]] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)  # weight -> how the estimator drew it
 
 
 @dataclass
@@ -162,8 +163,9 @@ class TrainingRun:
         row = self._history_row(epoch)
         self._step_schedulers(row)
         self.progress = Progress(
-            epoch, step=now.step, best=now.best, waited=now.waited, history=[*now.history, row]
-        )
+            epoch, step=now.step, best=now.best, waited=now.waited, history=[*now.history, row],
+            choices=dict(getattr(self.elbo.estimator, "choices", {})),
+        )  # fmt: skip
         bar.n = epoch
         shown = ("loss", "nll", "kl", *(name for name in row if name.startswith("validation_")))
         bar.set_postfix({name: f"{row[name]:.4g}" for name in shown}, refresh=False)

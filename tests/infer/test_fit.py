@@ -406,7 +406,7 @@ def test_a_run_is_not_mixed_with_another(tmp_path: Path) -> None:
     for change, message in (
         ({"seed": 1}, "seed: 0 in the checkpoint, 1 now"),
         ({"kl_weight": 0.5}, r"KL weight: 0\.03 in the checkpoint, 0\.5 now"),
-        ({"estimator": StraightThrough()}, "estimator: LocalRep.* in the checkpoint, Straight"),
+        ({"estimator": StraightThrough()}, "estimator: FlipoutWhere.* in the checkpoint, Straight"),
         (
             both_optimizers(model, guide),
             "optimizer 0 group 0: .*; scheduler 0: .* checkpoint, StepLR now",
