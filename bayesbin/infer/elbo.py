@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from pyro.infer.elbo import ELBOModule
-from pyro.infer.inspect import get_dependencies
 from pyro.util import warn_if_nan
 from torch import Tensor
 
 from bayesbin.core.checks import real_number, whole_number
 from bayesbin.core.turns import alone
-from bayesbin.distributions.wrappers import weight_distribution
-from bayesbin.estimators import BatchObjective, Estimator
-from bayesbin.estimators.base import SitePlates, Term
+from bayesbin.estimators import Estimator
 from bayesbin.guides.announcing import LocalParameters, announce
-from bayesbin.guides.base import SignGuide
 from bayesbin.guides.effects import with_effects
-from bayesbin.guides.prototype import normalisation_kept
-from bayesbin.infer.plate_terms import TermKey, TermSums, terms_of
+from bayesbin.infer.particle import Particle
 from bayesbin.infer.plates import subsamples_of
 from bayesbin.infer.several_draws import SeveralDraws
 from bayesbin.infer.sites import (
-    PlaceholderDraws,
-    any_value,
-    check_levels,
-    estimator_entry,
-    kl_by_batch,
-    kl_of_site,
+    in_full_precision,
     kl_of_sites,
     latent_sites,
     observed_log_probs,
@@ -105,9 +94,6 @@ class TraceBinary_ELBO(ELBO):
         self.estimator = estimator
         self.kl_weight = kl_weight
         self._several_draws = SeveralDraws()
-        self._dependent: weakref.WeakKeyDictionary[Any, frozenset[str]] = (
-            weakref.WeakKeyDictionary()
-        )
 
     @property
     def kl_weight(self) -> float:
@@ -128,12 +114,15 @@ class TraceBinary_ELBO(ELBO):
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Terms:
         """The differentiable loss with its negative log-likelihood and KL, by the estimator."""
+
+        def particle() -> Terms:
+            one = Particle(model, guide, self.kl_weight, self._several_draws, args, kwargs)
+            surrogate = one.surrogate(self.estimator)
+            kl = one.prior_kl()
+            return Terms(self.kl_weight * kl - surrogate, -surrogate.detach(), kl.detach())
+
         with alone(type(self).__name__):
-            dependent = self._dependent_sites(model, guide, args, kwargs)
-            return self._mean(
-                self._particle(model, guide, dependent, args, kwargs)
-                for _ in range(self.num_particles)
-            )
+            return self._mean(particle() for _ in range(self.num_particles))
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -167,8 +156,9 @@ class TraceBinary_ELBO(ELBO):
 
         def particle() -> Terms:
             trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-            kl = kl_of_sites(latent_sites(guide_trace), latent_sites(trace), frozenset())
-            nll = -sum((value.sum() for _, value in observed_log_probs(trace)), torch.zeros(()))
+            with in_full_precision():
+                kl = kl_of_sites(latent_sites(guide_trace), latent_sites(trace), frozenset())
+                nll = -sum((value.sum() for _, value in observed_log_probs(trace)), torch.zeros(()))
             return Terms(nll + self.kl_weight * kl, nll, kl)
 
         with alone(type(self).__name__):
@@ -181,83 +171,6 @@ class TraceBinary_ELBO(ELBO):
         values = {name: site["value"] for name, site in latent_sites(guide_trace).items()}
         whole = with_effects(model, guide)
         return run_at(whole, values, subsamples_of(guide_trace), args, kwargs), guide_trace
-
-    def _particle(
-        self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
-        dependent: frozenset[str],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Terms:
-        with LocalParameters(), PlaceholderDraws():
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        guided = latent_sites(guide_trace)
-        natural = {
-            name: entry
-            for name, site in guided.items()
-            if not site["fn"].has_rsample and (entry := estimator_entry(site["fn"])) is not None
-        }
-        check_levels(self.estimator, natural)
-        fixed = {name: site["value"] for name, site in guided.items() if name not in natural}
-        _check_pathwise(guided, natural)
-        subsamples = subsamples_of(guide_trace)
-        whole = with_effects(model, guide)
-        prior_kl: Tensor | None = None
-
-        averaged = sorted(dependent & guided.keys())  # sums in one order in every process
-        plates: dict[str, SitePlates] = {}
-
-        def evaluate(draw: dict[str, Tensor]) -> dict[TermKey, Tensor]:
-            nonlocal prior_kl
-            trace = run_at(whole, fixed | draw, subsamples, args, kwargs)
-            latents = latent_sites(trace)
-            terms = TermSums(trace, natural)
-            plates.update(terms.plates)
-            for site, log_prob in observed_log_probs(trace):
-                terms.add(log_prob, site)
-            kl_of = kl_by_batch if terms.is_split else kl_of_site
-            for name in averaged:
-                terms.add(-self.kl_weight * kl_of(guided[name], latents[name]), latents[name])
-            # The other priors are the same for every draw; keep the one with a live graph.
-            if prior_kl is None and torch.is_grad_enabled():
-                with torch.set_grad_enabled(self.kl_weight > 0):
-                    prior_kl = kl_of_sites(guided, latents, dependent)
-            return terms.sums or {TermKey(): torch.zeros(())}
-
-        def at_draws(values: Mapping[str, Sequence[Tensor]]) -> list[Term]:
-            return terms_of(self._several_draws(model, evaluate, values))
-
-        objective = BatchObjective(at_draws, args, kwargs, plates, subsamples)
-
-        if natural:
-            surrogate = self.estimator(objective, natural)
-        else:  # nothing to estimate: one evaluation, with a value for no site of the model
-            surrogate = objective({"": [torch.zeros(())]}).mean()
-        if prior_kl is None:
-            # Outside autograd, or with an estimator that never evaluates with gradients.
-            hard = {name: any_value(entry) for name, entry in natural.items()}
-            trace = run_at(whole, fixed | hard, subsamples, args, kwargs)
-            prior_kl = kl_of_sites(guided, latent_sites(trace), dependent)
-        loss = self.kl_weight * prior_kl - surrogate
-        return Terms(loss, -surrogate.detach(), prior_kl.detach())
-
-    def _dependent_sites(self, model: Any, guide: Any, args: Any, kwargs: Any) -> frozenset[str]:
-        """The latent sites whose prior depends on a binary site; found once per model and guide."""
-        for program in (model,) if isinstance(guide, SignGuide) else (model, guide):
-            key = getattr(program, "__func__", program)
-            if key in self._dependent:
-                continue
-            with normalisation_kept(), poutine.block(), LocalParameters():
-                found = _downstream_of_signs(program, args, kwargs)
-            if found and program is guide:
-                raise ValueError(
-                    f"The guide's distribution at {sorted(found)} depends on the draw of a binary site. "
-                    "Estimators take the natural parameters of all binary sites together: make "
-                    "them depend on parameters and real-valued sites only."
-                )
-            self._dependent[key] = found
-        return self._dependent[getattr(model, "__func__", model)]
 
     def _mean(self, particles: Any) -> Terms:
         parts = list(particles)
@@ -276,22 +189,3 @@ class BinaryELBOModule(ELBOModule):
     def terms(self, *args: Any, **kwargs: Any) -> Terms:
         """The loss with its negative log-likelihood and KL."""
         return self.elbo.terms(self.model, self.guide, *args, **kwargs)
-
-
-def _check_pathwise(guided: Mapping[str, Any], natural: Mapping[str, Any]) -> None:
-    for name, site in guided.items():
-        if name not in natural and not site["fn"].has_rsample:
-            raise ValueError(
-                f"The guide's distribution at {name!r} is {type(site['fn']).__name__}, which is neither a "
-                "SignBernoulli nor reparameterised (rsample); TraceBinary_ELBO has no gradient for it."
-            )
-
-
-def _downstream_of_signs(program: Any, args: Any, kwargs: Any) -> frozenset[str]:
-    """The latent sites of a program whose distribution depends on the draw of a binary site."""
-    with torch.no_grad(), torch.random.fork_rng():  # the first step draws what any other would
-        trace = poutine.trace(program).get_trace(*args, **kwargs)
-    latents = latent_sites(trace)
-    signs = {name for name, site in latents.items() if weight_distribution(site["fn"]) is not None}
-    upstream: Any = get_dependencies(program, args, dict(kwargs))["prior_dependencies"]
-    return frozenset(name for name in latents if signs & (upstream.get(name, {}).keys() - {name}))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,19 +21,34 @@ from bayesbin.distributions import RelaxedSignBernoulli, SignBernoulli
 from bayesbin.distributions.wrappers import TRANSPARENT, sign_distribution, weight_distribution
 from bayesbin.estimators import Estimator
 from bayesbin.guides.announcing import LocalParameters
+from bayesbin.infer.dependence import DependenceOnSigns
 from bayesbin.infer.plates import check_plates, checked_indices, checked_value
 
 
 class PlaceholderDraws(Messenger):
-    """Spares a guide the drawing of signs that the estimator draws itself."""
+    """Spares a guide the drawing of signs that the estimator draws itself.
+
+    ``following`` finds out which of its distributions depend on a binary draw, while it is entered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.following = DependenceOnSigns()
 
     def _pyro_sample(self, msg: Any) -> None:
-        distribution = None if msg["is_observed"] or msg["done"] else sign_distribution(msg["fn"])
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        self.following.at_site(msg)
+        distribution = None if msg["done"] else sign_distribution(msg["fn"])
         if distribution is not None and not msg["fn"].has_rsample:
             msg["value"] = torch.ones(
                 (), dtype=distribution.natural.dtype, device=distribution.natural.device
             ).expand(msg["fn"].shape())
             msg["done"] = True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if weight_distribution(msg["fn"]) is not None and not msg["fn"].has_rsample:
+            self.following.follow(msg["value"])
 
 
 class FixedValues(Messenger):
@@ -41,16 +58,24 @@ class FixedValues(Messenger):
     Subsample indices drawn by the first run are replayed in the later ones of the same step.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], subsamples: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        subsamples: dict[str, Tensor],
+        following: DependenceOnSigns | None = None,
+    ) -> None:
         super().__init__()
         self.values = values
         self.subsamples = subsamples
         self.guided = frozenset(subsamples)
+        self.following = following
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"]:
             return
         name = msg["name"]
+        if self.following is not None and not site_is_subsample(msg):
+            self.following.at_site(msg)
         if site_is_subsample(msg):
             if name in self.subsamples:
                 msg["value"], msg["done"] = checked_indices(msg, self.subsamples[name]), True
@@ -66,6 +91,8 @@ class FixedValues(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
             self.subsamples[msg["name"]] = msg["value"]
+        elif self.following is not None and not msg["is_observed"]:
+            self.following.after_site(msg["name"], msg["value"])
 
 
 def run_at(
@@ -74,9 +101,13 @@ def run_at(
     subsamples: dict[str, Tensor],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    following: DependenceOnSigns | None = None,
 ) -> Any:
-    """The trace of the model at the given values of its latent sites."""
-    with LocalParameters(), FixedValues(values, subsamples):
+    """The trace of the model at the given values of its latent sites.
+
+    :param following: what finds out which latents depend on binary draws, if that is asked for.
+    """
+    with LocalParameters(), FixedValues(values, subsamples, following):
         return poutine.trace(model).get_trace(*args, **kwargs)
 
 
@@ -116,13 +147,14 @@ def observed_log_probs(trace: Any) -> Iterator[tuple[Any, Tensor]]:
     """The observed sites, each with its log probability in nats, scaled and masked, by batch shape."""
     for site in trace.nodes.values():
         if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site):
-            value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            fn = in_float32(site["fn"])
+            value = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
             yield site, scaled(value, site)
 
 
 def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
     """KL(q||p) of one latent site: closed-form where it is known, else log q - log p at the draw."""
-    q, p = guide_site["fn"], model_site["fn"]
+    q, p = in_float32(guide_site["fn"]), in_float32(model_site["fn"])
     signs_q, signs_p = _discrete_distribution(q), _discrete_distribution(p)
     if signs_q is not None and signs_p is not None and q.shape() == p.shape():
         scale = torch.as_tensor(model_site["scale"])
@@ -136,7 +168,7 @@ def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
 def kl_by_batch(guide_site: Any, model_site: Any) -> Tensor:
     """The same, scaled and masked, by the batch shape of the model's site, or in one sum where the two sites
     have other batch shapes."""
-    q, p = guide_site["fn"], model_site["fn"]
+    q, p = in_float32(guide_site["fn"]), in_float32(model_site["fn"])
     signs_q, signs_p = _discrete_distribution(q), _discrete_distribution(p)
     if signs_q is not None:
         if signs_p is None:
@@ -193,6 +225,33 @@ def scaled_sum(log_prob: Tensor, site: Any) -> Tensor:
 def scaled(log_prob: Tensor, site: Any) -> Tensor:
     """A site's log probabilities, scaled and masked as Pyro's handlers ask."""
     return scale_and_mask(log_prob, site["scale"], site["mask"])
+
+
+@contextmanager
+def in_full_precision() -> Iterator[None]:
+    """Switch autocast off: what is added up over a data set does not fit into the digits of bfloat16."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def in_float32(part: Any) -> Any:
+    """A distribution with its parameters of 16 bits, if it has any, converted to float32; else itself."""
+    if isinstance(part, Tensor):
+        return part.float() if part.dtype in (torch.bfloat16, torch.float16) else part
+    if isinstance(part, (list, tuple)):
+        parts = [in_float32(each) for each in part]
+        return part if all(a is b for a, b in zip(part, parts, strict=True)) else type(part)(parts)
+    if not isinstance(part, (torch.distributions.Distribution, torch.distributions.Transform)):
+        return part
+    wide = {name: in_float32(value) for name, value in vars(part).items()}
+    if all(wide[name] is value for name, value in vars(part).items()):
+        return part
+    part = copy.copy(part)
+    vars(part).update(wide)
+    return part
 
 
 def _discrete_distribution(distribution: Any) -> SignBernoulli | None:

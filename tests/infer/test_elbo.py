@@ -207,8 +207,9 @@ def test_masked_observations_do_not_count():
     def model(x, y):
         classifier = Classifier(net, dataset_size=4)
         values = classifier.sample_weights()
+        logits = torch.func.functional_call(net, values, (x,))
         with pyro.plate("data", 4), poutine.mask(mask=mask):
-            pyro.sample("y", dist.Categorical(logits=classifier.outputs(values, x, y)), obs=y)
+            pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 
     guide = AutoSignBernoulli(model, args=(x, y), init_scale=0.5)
     loss = TraceBinary_ELBO(Enumerate(), kl_weight=0.0).terms(model, guide, x, y).loss
