@@ -250,8 +250,8 @@ class Learned(Baseline):
         if not known or tuple(output.shape) not in sizes:
             came = tuple(output.shape) if known else type(output).__name__
             raise ValueError(
-                f"The module of a Learned baseline returns one number per batch; got {came}. Sum or "
-                "average over the batch."
+                "The module of a Learned baseline returns one number per batch, or one for each element of "
+                f"the plates of a site; got {came}. Sum or average over the batch."
             )
         fits = tuple(n for n in shape if n != 1) == tuple(n for n in output.shape if n != 1)
         return output.reshape(tuple(shape)) if fits else output.mean()

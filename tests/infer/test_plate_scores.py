@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +13,17 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 from stats import assert_within_standard_errors, exceeds_standard_errors
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesbin.core import numerics
-from bayesbin.distributions import SignBernoulli
+from bayesbin.distributions import LowBitCategorical, SignBernoulli
 from bayesbin.estimators import (
     ARM,
     ARMS,
+    REBAR,
+    RELAX,
     BatchObjective,
     DisARM,
     Enumerate,
@@ -359,3 +363,240 @@ def test_local_expectation_flips_the_elements_of_a_plate_together(name):
 
     LocalExpectation()(BatchObjective(counted, plates=objective.plates), natural)
     assert evaluations == CASES[name].evaluations
+
+
+# Through the ELBO
+
+
+def minibatch(index: Tensor) -> Callable[[], None]:
+    def model() -> None:
+        w = sign("w", 0.2)
+        with pyro.plate("data", 4, subsample=index):
+            z = sign("z", 0.6 * w * X[index])
+            normal("y", torch.exp(0.4 * z * w) + z * X[index], Y[index])
+
+    return model
+
+
+def test_the_average_over_all_minibatches_is_the_gradient_of_the_whole():
+    """Of the exact expectation to rounding, and of DisARM's and a baseline's mean to standard errors."""
+    w, z = torch.tensor(0.3, requires_grad=True), torch.tensor([0.4, -0.7, 0.2, 0.9])
+    z.requires_grad_()
+    batches = [torch.tensor(pair) for pair in itertools.combinations(range(4), 2)]
+
+    def gradient(estimator: Estimator, index: Tensor) -> Tensor:
+        def guide() -> None:
+            pyro.sample("w", SignBernoulli(natural=w))
+            pyro.sample("z", SignBernoulli(natural=z[index]).to_event(1))
+
+        loss = TraceBinary_ELBO(estimator).differentiable_loss(minibatch(index), guide)
+        return flat_gradient(loss, {"w": w, "z": z})
+
+    exact = gradient(Enumerate(), torch.arange(4))
+    average = torch.stack([gradient(Enumerate(), index) for index in batches]).mean(0)
+    torch.testing.assert_close(average, exact)
+    disarm, moving = DisARM(2), ScoreFunction(4, MovingAverage())
+    for estimator in (disarm, moving):
+        found = [
+            torch.stack([gradient(estimator, index) for index in batches]).mean(0) for _ in range(8)
+        ]
+        assert_within_standard_errors(torch.stack(found), exact)
+
+
+@pytest.mark.parametrize("build", [lambda: REBAR(tune=False), lambda: REBAR(), lambda: RELAX()])
+def test_the_control_variates_are_unbiased_for_signs_in_plates(build):
+    case = CASES["local_and_global"]
+    natural = case.natural
+    guide, estimator = guide_of(case, natural), build()
+    exact = TraceBinary_ELBO(Enumerate()).differentiable_loss(case.model, guide)
+    expected = flat_gradient(exact, natural)
+    elbo = TraceBinary_ELBO(estimator)
+    slopes = [
+        flat_gradient(elbo.differentiable_loss(case.model, guide), natural) for _ in range(60)
+    ]
+    assert_within_standard_errors(torch.stack(slopes), expected)
+    if isinstance(estimator, REBAR):  # a control variate of its own datum
+        elbo = TraceBinary_ELBO(Whole(estimator))
+        whole = [
+            flat_gradient(elbo.differentiable_loss(case.model, guide), natural) for _ in range(60)
+        ]
+        assert torch.stack(slopes).var(0).sum() < torch.stack(whole).var(0).sum()
+
+
+def test_weights_of_a_few_levels_in_a_plate():
+    """Each datum has a weight of three levels; the score function is the only one that takes them."""
+    levels = (-1.0, 0.0, 1.0)
+    logits = torch.tensor([[0.2, -0.4, 0.1], [0.5, 0.3, -0.6], [0.0, 0.9, 0.2]])
+    logits.requires_grad_()
+
+    def model() -> None:
+        with pyro.plate("data", 3):
+            z = pyro.sample("z", LowBitCategorical(levels, torch.zeros(3, 3)))
+            normal("y", z * X[:3] + z.square(), Y[:3])
+
+    def guide() -> None:
+        with pyro.plate("data", 3):
+            pyro.sample("z", LowBitCategorical(levels, logits))
+
+    def gradient(estimator: Estimator) -> Tensor:
+        loss = TraceBinary_ELBO(estimator).differentiable_loss(model, guide)
+        return torch.autograd.grad(loss, logits)[0]
+
+    exact = gradient(Enumerate())
+    by_plate = torch.stack([gradient(ScoreFunction(8)) for _ in range(50)])
+    whole = torch.stack([gradient(Whole(ScoreFunction(8))) for _ in range(50)])
+    assert_within_standard_errors(by_plate, exact)
+    assert by_plate.var(0).sum() < 0.7 * whole.var(0).sum()
+
+
+class Whole(Estimator):
+    """Another estimator, told nothing of terms and plates."""
+
+    unbiased = True
+    low_bit = True
+
+    def __init__(self, estimator: Estimator) -> None:
+        super().__init__()
+        self.estimator = estimator
+
+    def forward(self, objective: Any, natural: Mapping[str, Any]) -> Tensor:
+        return self.estimator(lambda values: objective(values), natural)
+
+
+def test_the_noise_is_at_most_that_of_pyros_own_loss():
+    """A sigmoid belief network of 60 data with a sign each, at two draws."""
+    generator = torch.Generator().manual_seed(0)
+    weight = 1.2 * torch.randn(6, generator=generator)
+    x = torch.bernoulli(torch.full((60, 6), 0.5), generator=generator)
+    natural = (0.5 * torch.randn(60, generator=generator)).requires_grad_()
+
+    def model() -> None:
+        with pyro.plate("data", 60):
+            z = pyro.sample("z", SignBernoulli(natural=torch.zeros(60)))
+            pyro.sample("x", dist.Bernoulli(logits=z[:, None] * weight).to_event(1), obs=x)
+
+    def guide() -> None:
+        with pyro.plate("data", 60):
+            pyro.sample("z", SignBernoulli(natural=natural))
+
+    def deviation(loss: Any) -> float:
+        slopes = [
+            torch.autograd.grad(loss.differentiable_loss(model, guide), natural)[0]
+            for _ in range(40)
+        ]
+        return float(torch.stack(slopes).var(0).sum().sqrt())
+
+    stock = deviation(Trace_ELBO(num_particles=2))
+    for estimator in (
+        ScoreFunction(2),
+        ScoreFunction(2, MovingAverage()),
+        ARM(),
+        DisARM(),
+        ARMS(2),
+    ):
+        assert deviation(TraceBinary_ELBO(estimator)) < 1.2 * stock
+    assert deviation(TraceBinary_ELBO(LocalExpectation())) < 1e-10
+    assert deviation(TraceBinary_ELBO(Whole(DisARM()))) > 1.2 * stock
+
+
+# What baselines keep
+
+
+def test_a_moving_average_is_kept_for_each_element_of_a_whole_plate_and_goes_round():
+    probe, natural = tabulated("local_and_global")
+    estimator = ScoreFunction(3, MovingAverage())
+    gradients(estimator, probe.objective(), natural, 4)
+    state = estimator.state_dict()
+    assert state["baseline.by_site.z.mean_sum"].shape == (4,)
+    assert state["baseline.by_site.w.mean_sum"].shape == ()
+    again = ScoreFunction(3, MovingAverage())
+    again.load_state_dict(state)
+    torch.manual_seed(5)
+    first = gradients(estimator, probe.objective(), natural, 1)
+    torch.manual_seed(5)
+    assert torch.equal(gradients(again, probe.objective(), natural, 1), first)
+    probe, natural = tabulated("batch_of_a_plate")  # which datum is in a batch is not known
+    estimator = ScoreFunction(3, MovingAverage())
+    gradients(estimator, probe.objective(), natural, 2)
+    assert estimator.state_dict()["baseline.by_site.z.mean_sum"].shape == ()
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3,)])
+def test_a_learned_baseline_of_the_batch_may_return_a_number_for_each_datum(shape):
+    class OfTheBatch(nn.Module):
+        def forward(self) -> Tensor:
+            return torch.linspace(-1.0, 1.0, 4)[: shape[0]] if shape else torch.tensor(0.3)
+
+    case = CASES["local_and_global"]
+    natural = case.natural
+    elbo = TraceBinary_ELBO(ScoreFunction(6, Learned(OfTheBatch())))
+    guide = guide_of(case, natural)
+    if shape == (3,):
+        with pytest.raises(ValueError, match="returns one number per batch, or one for each"):
+            elbo.differentiable_loss(case.model, guide)
+        return
+    exact = TraceBinary_ELBO(Enumerate()).differentiable_loss(case.model, guide)
+    slopes = [
+        flat_gradient(elbo.differentiable_loss(case.model, guide), natural) for _ in range(60)
+    ]
+    assert_within_standard_errors(torch.stack(slopes), flat_gradient(exact, natural))
+
+
+class Shorter(dist.Normal):
+    """A distribution whose log-probabilities are not of its batch shape."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value)[:3]
+
+
+def test_a_term_of_another_size_than_its_plate_is_refused():
+    def model() -> None:
+        with pyro.plate("data", 5):
+            sign("z", 0.3)
+            pyro.sample("y", Shorter(torch.zeros(5), 1.0), obs=Y[:5])
+
+    case = CASES["local"]
+    with pytest.raises(
+        ValueError, match="term of 'y' has 3 elements along the plate 'data' of size 5"
+    ):
+        TraceBinary_ELBO(DisARM()).terms(model, guide_of(case, case.natural))
+
+
+# In sixteen bits
+
+
+AUTOCAST: dict[str, Callable[[], Estimator]] = {
+    "LocalExpectation": lambda: LocalExpectation(2),
+    "DisARM": lambda: DisARM(8),
+    "leave-one-out": lambda: ScoreFunction(8),
+    "REBAR": lambda: REBAR(num_samples=4),
+    "Enumerate": Enumerate,
+}
+
+
+@pytest.mark.parametrize("name", AUTOCAST)
+def test_under_autocast_the_loss_is_float32_and_its_gradient_that_of_the_rounded_network(name):
+    """5,000 data: in bfloat16 the sum would be off by tens of nats, and differences of it by more."""
+    torch.set_default_dtype(torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(5000, 4, generator=generator), torch.randn(5000, generator=generator)
+    natural = torch.tensor([0.3, -0.5, 0.2, 0.8], requires_grad=True)
+
+    def model() -> None:
+        w = pyro.sample("w", SignBernoulli(natural=torch.zeros(4)).to_event(1))
+        with pyro.plate("data", 5000):
+            pyro.sample("y", dist.Normal(0.2 * (x @ w[:, None])[:, 0], 1.0), obs=y)
+
+    def guide() -> None:
+        pyro.sample("w", SignBernoulli(natural=natural).to_event(1))
+
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(2)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = TraceBinary_ELBO(AUTOCAST[name]()).differentiable_loss(model, guide)
+        assert loss.dtype == torch.float32
+        found.append((loss.item(), torch.autograd.grad(loss, natural)[0]))
+    (plain, slope), (rounded, rounded_slope) = found
+    assert rounded == pytest.approx(plain, rel=2e-4)
+    assert (rounded_slope - slope).norm() < 0.02 * slope.norm()
