@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,9 +148,13 @@ def markov() -> None:
         normal(f"y{i}", before * X[i], Y[i])
 
 
+def three_of_twelve() -> Any:
+    return pyro.plate("data", 12, subsample=torch.tensor([7, 2, 3]))
+
+
 def batch_of_a_plate() -> None:
     """Two shapes of local signs, and a real scale of N / n: a minibatch by explicit indices."""
-    with pyro.plate("data", 12, subsample=torch.tensor([7, 2, 3])):
+    with three_of_twelve():
         z = sign("z", 0.3)
         v = sign("v", 0.2 * z[:, None], 3, 2, events=1)
         normal("y", z * X[:3] + 0.4 * v.sum(-1) * z, Y[:3])
@@ -160,6 +165,7 @@ class Case:
     model: Callable[[], None]
     shapes: Mapping[str, tuple[int, ...]]
     evaluations: int  # of LocalExpectation, per draw
+    plate: Callable[[], Any] = nullcontext  # of the guide
 
     @property
     def natural(self) -> dict[str, Tensor]:
@@ -187,7 +193,7 @@ CASES = {
         Case(masks_and_weights, {"z": (4,), "w": (4,)}, 3),
         Case(sequential, {"w": (), **STEPS}, 6),
         Case(markov, {f"z{i}": () for i in range(3)}, 4),
-        Case(batch_of_a_plate, {"z": (3,), "v": (3, 2)}, 4),
+        Case(batch_of_a_plate, {"z": (3,), "v": (3, 2)}, 4, three_of_twelve),
     )
 }  # fmt: skip
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
@@ -203,11 +209,13 @@ ESTIMATORS: dict[str, Callable[[], Estimator]] = {
 
 
 def guide_of(case: Case, natural: Mapping[str, Tensor]) -> Callable[[], None]:
-    """A guide that says nothing of plates: those of the model count."""
+    """A guide that says nothing of plates, where it may: those of the model count."""
 
     def guide() -> None:
-        for name, lam in natural.items():
-            pyro.sample(name, SignBernoulli(natural=lam).to_event(lam.dim()))
+        with case.plate():
+            for name, lam in natural.items():
+                events = lam.dim() - (case.plate is not nullcontext)
+                pyro.sample(name, SignBernoulli(natural=lam).to_event(events))
 
     return guide
 
@@ -387,7 +395,8 @@ def test_the_average_over_all_minibatches_is_the_gradient_of_the_whole():
     def gradient(estimator: Estimator, index: Tensor) -> Tensor:
         def guide() -> None:
             pyro.sample("w", SignBernoulli(natural=w))
-            pyro.sample("z", SignBernoulli(natural=z[index]).to_event(1))
+            with pyro.plate("data", 4, subsample=index):
+                pyro.sample("z", SignBernoulli(natural=z[index]))
 
         loss = TraceBinary_ELBO(estimator).differentiable_loss(minibatch(index), guide)
         return flat_gradient(loss, {"w": w, "z": z})
