@@ -10,8 +10,8 @@ from torch import Tensor
 from bayesbin.core.arrays import as_tensor, class_labels
 from bayesbin.core.checks import real_number
 
-_ROUNDING = 1e-3  # by which log-probabilities may miss a total of 1: that of float16 softmaxes
-_FAR_OFF = 0.1  # beyond which numbers are logits, or probabilities
+_ROUNDING = 1e-3  # by which the logarithm of a total may miss 0: that of float32 with many classes
+_COARSE = 0.05  # that of float16 and bfloat16
 
 
 def log_probs_of(log_probs: Any, shape: str) -> Tensor:
@@ -45,7 +45,7 @@ def labelled(log_probs: Any, y: Any) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"Expected labels in 0 .. {log_probs.shape[1] - 1}; got {int(y.min())} .. {int(y.max())}."
         )
-    return _in_float64(log_probs, "NC", _FAR_OFF), y.to(log_probs.device)
+    return _in_float64(log_probs, "NC"), y.to(log_probs.device)
 
 
 def hits_of(confidence: Any, correct: Any, *, probabilities: bool) -> tuple[Tensor, Tensor]:
@@ -81,21 +81,49 @@ def share(name: str, value: Any) -> float:
     return real_number(name, value, above=0.0, below=1.0)
 
 
-def _in_float64(log_probs: Any, shape: str, tolerance: float = _ROUNDING) -> Tensor:
+def normalised(log_probs: Any) -> Tensor:
+    """Return log-probabilities (..., C), after checking that they are such; those of 16 bits normalised.
+
+    :raises ValueError: for numbers above 0, or probabilities that do not add up to 1. NaN is let through.
+    """
+    log_probs = as_tensor("log-probabilities", log_probs)
+    found = log_probs.detach().double()
+    total = found.logsumexp(-1)  # comparisons with NaN are false
+    short = log_probs.is_floating_point() and log_probs.element_size() < 4
+    off = total.abs() > (_COARSE if short else _ROUNDING)
+    if bool(off.any()):
+        raise ValueError(
+            f"expected log-probabilities, at most 0, that add up to 1 over classes, got {_kind(found)} in "
+            f"{int(off.sum())} of {off.numel()} rows; {_remedy(found)}."
+        )
+    return found - total[..., None] if short else log_probs
+
+
+def _kind(found: Tensor) -> str:
+    if _are_probabilities(found):
+        return "probabilities"
+    return "numbers above 0" if bool((found > _COARSE).any()) else "another total"
+
+
+def _remedy(found: Tensor) -> str:
+    if _are_probabilities(found):
+        return "pass their logarithm, probs.log()"
+    return "pass log_softmax(-1) of logits, classes along the last axis"
+
+
+def _are_probabilities(found: Tensor) -> bool:
+    inside = bool(((found >= 0.0) & (found <= 1.0)).all())
+    return inside and bool(((found.sum(-1) - 1.0).abs() <= _COARSE).all())
+
+
+def _in_float64(log_probs: Any, shape: str) -> Tensor:
     log_probs = as_tensor("log-probabilities", log_probs)
     if log_probs.dim() != len(shape) or 0 in log_probs.shape:
         raise ValueError(
             f"expected log-probabilities ({', '.join(shape)}), at least 1 of each, got "
             f"{tuple(log_probs.shape)}; stack or reshape them."
         )
-    log_probs = log_probs.detach().double()
-    off = log_probs.logsumexp(-1).abs() > tolerance  # false for NaN
-    if bool(off.any()):
-        raise ValueError(
-            f"expected log-probabilities that add up to 1 over classes, got {int(off.sum())} of "
-            f"{off.numel()} rows that do not; apply log_softmax to logits, log to probabilities."
-        )
-    return log_probs
+    return normalised(log_probs).detach().double()
 
 
 def equal_to(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesbin.core.arrays import as_tensor
 from bayesbin.core.checks import real_number
-from bayesbin.diagnostics._accepted import labelled, log_probs_of
+from bayesbin.diagnostics._accepted import labelled, log_probs_of, normalised
 
 _LARGEST = 100.0  # temperature; the smallest is its inverse
 
@@ -87,6 +86,8 @@ class TemperatureScaling:
         return cls(torch.tensor(root, dtype=torch.float64).exp().item())
 
     def apply(self, log_probs: Tensor) -> Tensor:
-        """Log-probabilities (..., C) at this temperature."""
-        log_probs = as_tensor("log-probabilities", log_probs)
-        return torch.log_softmax(log_probs / self.temperature, dim=-1)
+        """Log-probabilities (..., C) at this temperature.
+
+        :raises ValueError: for what are no log-probabilities; take log_softmax of logits first.
+        """
+        return torch.log_softmax(normalised(log_probs) / self.temperature, dim=-1)

@@ -170,7 +170,7 @@ def test_errors(error, confidence, correct, message):
 def test_errors_of_settings_and_log_probabilities():
     with pytest.raises(ValueError, match="num_bins to be a whole number of at least 1; got 0"):
         ece(torch.zeros(1), torch.zeros(1), num_bins=0)
-    with pytest.raises(ValueError, match="apply log_softmax"):
+    with pytest.raises(ValueError, match="pass log_softmax"):
         brier(torch.zeros(2, 2), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"labels in 0 \.\. 1; got 0 \.\. 2"):
         brier(torch.zeros(2, 2).log_softmax(-1), torch.tensor([0, 2]))

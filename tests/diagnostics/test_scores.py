@@ -9,7 +9,16 @@ import torch
 from torch import nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from bayesbin.diagnostics import scores
+from bayesbin.diagnostics import (
+    TemperatureScaling,
+    brier,
+    classification_scores,
+    risk_coverage,
+    scores,
+    sharpness,
+    top_label,
+    uncertainty,
+)
 
 
 def test_by_hand():
@@ -46,8 +55,8 @@ def test_against_torchmetrics(dtype):
 
 
 def test_rounding_above_one_is_a_probability_not_a_logit():
-    exact = torch.tensor([[0.0, -20.0], [-0.1, -2.0]], dtype=torch.float32)
-    above = torch.tensor([[1e-7, -20.0], [-0.1, -2.0]], dtype=torch.float32)
+    exact = torch.tensor([[0.0, -20.0], [-0.1, -2.3521685]], dtype=torch.float32)
+    above = torch.tensor([[1e-7, -20.0], [-0.1, -2.3521685]], dtype=torch.float32)
     y = torch.tensor([0, 1])
     torch.testing.assert_close(scores(above, y)["ece"], scores(exact, y)["ece"])
 
@@ -85,3 +94,58 @@ def test_certain_and_wrong_is_infinite():
 def test_errors(log_probs, y, message):
     with pytest.raises(ValueError, match=message):
         scores(log_probs, y)
+
+
+P = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
+ONES = torch.tensor([[1.0, 0.0, 0.0]] * 3)
+
+TAKES_LOG_PROBS = {
+    "scores": lambda x: scores(x, torch.zeros(len(x), dtype=torch.int64)),
+    "classification_scores": lambda x: classification_scores(
+        x, torch.zeros(len(x), dtype=torch.int64)
+    ),
+    "brier": lambda x: brier(x, torch.zeros(len(x), dtype=torch.int64)),
+    "sharpness": sharpness,
+    "top_label": lambda x: top_label(x, torch.zeros(len(x), dtype=torch.int64)),
+    "risk_coverage": lambda x: risk_coverage(x, torch.zeros(len(x), dtype=torch.int64)),
+    "uncertainty": lambda x: uncertainty(x[None]),
+    "temperature": lambda x: TemperatureScaling(2.0).apply(x),
+}
+NOT_LOG_PROBS = {
+    "probabilities": (P, "got probabilities .*probs.log"),
+    "probabilities of 0 and 1": (ONES, "got probabilities .*probs.log"),
+    "probabilities in float16": (P.half(), "got probabilities"),
+    "percentages": (100.0 * P, "numbers above 0 .*log_softmax"),
+    "their logarithms": ((100.0 * P).log(), "numbers above 0"),
+    "logits": (torch.tensor([[2.0, -1.0, 0.5]] * 3), "numbers above 0"),
+    "logits below 0": (torch.tensor([[-2.0, -7.0, -3.0]] * 3), "another total"),
+    "another axis": (P.log().T.contiguous(), "add up to 1 over classes"),
+    "whole numbers": (torch.tensor([[0, 0, 1]] * 3), "got probabilities"),
+    "zeros": (torch.zeros(3, 3), "another total"),
+    "one class, a probability": (torch.ones(3, 1), "got probabilities"),
+    "nothing possible": (torch.full((3, 3), -torch.inf), "another total"),
+    "infinity": (torch.full((3, 3), torch.inf), "numbers above 0"),
+    "a little off": (P.log() + 0.05, "another total|numbers above 0"),
+    "one row": (torch.cat([P.log()[:2], P[2:]]), "numbers above 0 in 1 of 3 rows"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_LOG_PROBS)
+@pytest.mark.parametrize("function", TAKES_LOG_PROBS)
+def test_what_is_no_log_probability_is_refused_by_every_function(function, kind):
+    wrong, message = NOT_LOG_PROBS[kind]
+    with pytest.raises(ValueError, match=message):
+        TAKES_LOG_PROBS[function](wrong)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        P.log(), P.double().log(), P.half().log(), P.bfloat16().log(), ONES.log(), torch.zeros(3, 1),
+        torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)).log_softmax(-1),
+        (P + torch.tensor([1e-7, 0.0, 0.0])).log(), 
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("function", TAKES_LOG_PROBS)
+def test_log_probabilities_are_accepted_with_their_rounding(function, right):
+    TAKES_LOG_PROBS[function](torch.as_tensor(right))

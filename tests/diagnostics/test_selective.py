@@ -92,7 +92,7 @@ def test_infinite_confidence_can_be_ordered():
         (torch.zeros(0), torch.zeros(0), "N at least 1"),
         (torch.tensor([math.nan]), torch.zeros(1), "can be ordered, got NaN"),
         (torch.zeros(2), torch.tensor([0, 5]), "true or false"),
-        (torch.zeros(2, 3), torch.tensor([0, 1]), "apply log_softmax"),
+        (torch.zeros(2, 3), torch.tensor([0, 1]), "pass log_softmax"),
     ],
 )
 def test_errors(confidence, correct, message):

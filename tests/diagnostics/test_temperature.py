@@ -76,7 +76,7 @@ def test_errors(temperature):
 
 
 def test_errors_of_data():
-    with pytest.raises(ValueError, match="apply log_softmax"):
+    with pytest.raises(ValueError, match="pass log_softmax"):
         TemperatureScaling.fit(torch.zeros(2, 3), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"labels in 0 \.\. 2"):
         TemperatureScaling.fit(torch.zeros(1, 3).log_softmax(-1), torch.tensor([3]))

@@ -148,7 +148,7 @@ def test_predictions_and_their_draws_give_the_same():
     [
         (torch.zeros(3, 2), r"log-probabilities \(S, B, C\).*got \(3, 2\)"),
         (torch.zeros(0, 3, 2), "at least 1 of each"),
-        (torch.zeros(2, 3, 2), "6 of 6 rows that do not; apply log_softmax"),
+        (torch.zeros(2, 3, 2), "6 of 6 rows; pass log_softmax"),
         (torch.full((1, 1, 2), math.nan), "got NaN"),
         ([], "at least one draw"),
     ],
