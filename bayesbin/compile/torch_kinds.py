@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from bayesbin.compile import torch_products as products
 from bayesbin.compile.torch_products import LEADING, Attributes, aligned, along, images
+from bayesbin.core.differentiable import Elementwise, Slopes, applied
 from bayesbin.runtime.program import Step
 from bayesbin.runtime.reference_elementwise import in_range
 
@@ -82,33 +83,26 @@ def _whole(step: Step, inputs: Sequence[Tensor | None]) -> Tensor:
 # Decisions
 
 
-class _Decision(torch.autograd.Function):
+class _Decision(Elementwise):
     """+1 where d (x - t) >= 0, else -1; the gradient of d (x - t) where that is in [-1, 1]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, threshold: Tensor, direction: Tensor) -> Tensor:
-        ctx.save_for_backward(x, threshold, direction)
+    def forward(x: Tensor, threshold: Tensor, direction: Tensor) -> Tensor:
         # Compared, not subtracted: no difference of unlike numbers is rounded to 0.
         plus = torch.where(direction > 0, x >= threshold, x <= threshold) | (direction == 0)
         return torch.where(plus, 1.0, -1.0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        x, threshold, direction = ctx.saved_tensors
+    def partials(needed: Sequence[bool], x: Tensor, threshold: Tensor, direction: Tensor) -> Slopes:
         passes = (direction * (x - threshold)).abs() <= 1
-        grad = torch.where(passes, grads[0] * direction, 0.0)
-        while grad.dim() and grad.shape != x.shape:  # draws or data share x
-            axis = next(
-                a for a, (g, s) in enumerate(zip(grad.shape, x.shape, strict=True)) if g != s
-            )
-            grad = grad.sum(axis, keepdim=True)
-        return grad, None, None
+        return torch.where(passes, direction, 0.0), None, None
+
+
+_apply_decision = applied(_Decision)
 
 
 def _decide(x: Tensor, threshold: Tensor, direction: Tensor) -> Tensor:
-    signs = _Decision.apply(x, threshold, direction)
-    assert isinstance(signs, Tensor)
-    return signs
+    return _apply_decision(x, threshold, direction)
 
 
 def _sign(a: Attributes, x: Tensor) -> Tensor:

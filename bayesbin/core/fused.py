@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from bayesbin.core.numerics import LOG_2, kl_divergence, sign_of
+from bayesbin.core.differentiable import (
+    Differentiable,
+    Elementwise,
+    Slopes,
+    applied,
+    batched,
+    first_order,
+    save,
+)
+from bayesbin.core.numerics import LOG_2, kl_divergence, mean_difference, sign_of, variance
 from bayesbin.core.one_pass import one_pass
 
 
@@ -35,25 +44,38 @@ def _moments_slope(
     return (torch.addcmul(grad_mean, grad_variance, mean, value=-2.0).mul_(fisher),)
 
 
-class _Moments(torch.autograd.Function):
+class _Moments(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor) -> tuple[Tensor, ...]:
-        results = _mean_and_fisher(natural)
-        ctx.save_for_backward(*results)
-        return results
+    def forward(natural: Tensor) -> tuple[Tensor, ...]:
+        return _mean_and_fisher(natural)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
-        return _moments_slope(grad_mean, grad_variance, *ctx.saved_tensors)[0]
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        # Both derivatives are formed from the results, which have derivatives of their own.
+        save(ctx, *output)
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
+        mean, fisher = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return (grads[0] - 2.0 * grads[1] * mean) * fisher
+        return _moments_slope(*grads, mean, fisher)[0]
+
+    @classmethod
+    def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+        mean, fisher = saved
+        return tangents[0] * fisher, tangents[0] * (-2.0 * mean * fisher)
+
+
+_apply_moments = applied(_Moments)
 
 
 def moments(natural: Tensor) -> tuple[Tensor, Tensor]:
-    """(mu, F) = (tanh(lambda), sech^2(lambda)) of a large layer; first derivatives only.
+    """(mu, F) = (tanh(lambda), sech^2(lambda)) of a large layer.
 
     mu is exact to one rounding of 1 (not of mu itself), F to a few roundings of F.
     """
-    return _Moments.apply(natural)
+    return _apply_moments(natural)
 
 
 # The slope (lambda - lambda_p) F, F = 4 e r^2, costs little beside the value: both come together.
@@ -79,35 +101,65 @@ def _kl_to_prior(natural: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
     return decay.mul_(r.mul_(4.0)).mul_(natural - prior), value.sum(dtype=torch.float64)
 
 
-class _KLSum(torch.autograd.Function):
+class _KLSum(Differentiable):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor, prior: Tensor) -> Tensor:
+    def forward(natural: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         if prior.dim() == 0 and not prior.any():
             slope, total = _kl_to_uniform(natural)
         else:
             slope, total = _kl_to_prior(natural, prior)
-        ctx.save_for_backward(slope)
-        return total.to(natural.dtype)
+        return total.to(natural.dtype), slope
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (slope,) = ctx.saved_tensors
-        return slope * grad, None
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        save(ctx, *inputs, output[1])
+        ctx.set_materialize_grads(False)
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
+        natural, prior, slope = ctx.saved_tensors
+        for_total, for_slope = grads
+        for_natural = for_prior = None
+        if for_total is not None:
+            for_natural = slope * for_total
+            if ctx.needs_input_grad[1]:
+                for_prior = (mean_difference(prior, natural) * for_total).sum_to_size(prior.shape)
+        if for_slope is not None:
+            fisher = variance(natural)
+            second = for_slope * (fisher - 2.0 * torch.tanh(natural) * slope)
+            for_natural = second if for_natural is None else for_natural + second
+            if ctx.needs_input_grad[1]:
+                second = (-for_slope * fisher).sum_to_size(prior.shape)
+                for_prior = second if for_prior is None else for_prior + second
+        return for_natural, for_prior
+
+    @classmethod
+    def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+        natural, prior, slope = saved
+        along, along_prior = (0.0 if tangent is None else tangent for tangent in tangents)
+        fisher = variance(natural)
+        of_slope = along * (fisher - 2.0 * torch.tanh(natural) * slope) - along_prior * fisher
+        of_total = (along * slope + along_prior * mean_difference(prior, natural)).sum()
+        return of_total, of_slope
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        natural, prior = torch.broadcast_tensors(*batched(info.batch_size, in_dims, inputs))
+        each = kl_divergence(natural, prior)
+        total = each[:, None].flatten(1).sum(1, dtype=torch.float64).to(natural.dtype)
+        return (total, (natural - prior) * variance(natural)), (0, 0)
+
+
+_apply_kl_sum = applied(_KLSum)
 
 
 def kl_sum(natural: Tensor, prior: Tensor) -> Tensor:
-    """The sum of ``kl_divergence`` over the weights, added up in float64.
-
-    Where the prior is itself learned or drawn, the elementwise form carries its gradient too.
-    """
-    if prior.requires_grad:
-        return kl_divergence(*torch.broadcast_tensors(natural, prior)).sum()
+    """The sum of ``kl_divergence`` over the weights, added up in float64."""
     if prior.numel() == 1 or (prior.numel() and not any(prior.stride())):
         prior = prior[(0,) * prior.dim()]  # one number, expanded to a layer: keep it one
     else:
         natural, prior = torch.broadcast_tensors(natural, prior)
-    return _KLSum.apply(natural, prior)
+    return _apply_kl_sum(natural, prior)[0]
 
 
 @one_pass
@@ -129,43 +181,54 @@ def over_fisher(gradient: Tensor, natural: Tensor, bound: float | None = None) -
 @one_pass
 def _through_slope(natural: Tensor, grad: Tensor) -> tuple[Tensor]:
     _, decay, r = _decay(natural)
-    return (decay.mul_(4.0).mul_(r.square_()).mul_(grad),)
+    return (grad * decay.mul_(4.0).mul_(r.square_()),)
 
 
-class _SignsThrough(torch.autograd.Function):
+class _SignsThrough(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor, signs: Tensor) -> Tensor:
-        ctx.save_for_backward(natural)
+    def forward(natural: Tensor, signs: Tensor) -> Tensor:
         return signs.view_as(signs)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        save(ctx, inputs[0])
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
         (natural,) = ctx.saved_tensors
-        return _through_slope(natural, grad)[0], None
+        if torch.is_grad_enabled():
+            return grads[0] * variance(natural), None
+        return _through_slope(natural, grads[0])[0], None
+
+    @classmethod
+    def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+        return tangents[0] * variance(saved[0])
+
+
+_apply_signs_through = applied(_SignsThrough)
 
 
 def signs_through(natural: Tensor, signs: Tensor) -> Tensor:
     """Hard signs in the forward pass whose gradient is passed to the mean: dw/d lambda := F."""
-    return _SignsThrough.apply(natural, signs)
+    return _apply_signs_through(natural, signs)
 
 
-class _SignsSloped(torch.autograd.Function):
+class _SignsSloped(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor, signs: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
+    def forward(natural: Tensor, signs: Tensor, slope: Tensor) -> Tensor:
         return signs.view_as(signs)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return grad * slope, None, None
+    def partials(needed: Sequence[bool], natural: Tensor, signs: Tensor, slope: Tensor) -> Slopes:
+        return first_order(slope, natural), None, None
+
+
+_apply_signs_sloped = applied(_SignsSloped)
 
 
 def signs_sloped(natural: Tensor, signs: Tensor, slope: Tensor) -> Tensor:
     """Hard signs in the forward pass with a slope that is given: dw/d lambda := slope."""
-    return _SignsSloped.apply(natural, signs, slope)
+    return _apply_signs_sloped(natural, signs, slope)
 
 
 @one_pass
@@ -176,7 +239,7 @@ def _reward_slope(natural: Tensor, signs: Tensor, scale: float) -> tuple[Tensor]
 
 def signs_rewarded(natural: Tensor, signs: Tensor, scale: float) -> Tensor:
     """Hard signs whose gradient g becomes scale w g times the score: dw/d lambda := scale (1 - w mu)."""
-    return _SignsSloped.apply(natural, signs, _reward_slope(natural.detach(), signs, scale)[0])
+    return _apply_signs_sloped(natural, signs, _reward_slope(natural.detach(), signs, scale)[0])
 
 
 @one_pass
@@ -188,20 +251,38 @@ def _relaxed(natural: Tensor, uniform: Tensor, temperature: float) -> tuple[Tens
     return value, decay.mul_(r.square_()).mul_(4.0 / temperature)
 
 
-class _RelaxedDraw(torch.autograd.Function):
+class _RelaxedDraw(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    def forward(natural: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         value, slope = _relaxed(natural.to(uniform.dtype), uniform, temperature)
-        ctx.save_for_backward(slope)
-        return value.to(natural.dtype)
+        return value.to(natural.dtype), slope
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return (grad * slope).to(grad.dtype), None, None
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.temperature, ctx.dtype = inputs[2], inputs[0].dtype
+        save(ctx, *output)
+        ctx.set_materialize_grads(False)
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
+        value, slope = ctx.saved_tensors
+        for_value, for_slope = grads
+        total = None if for_value is None else for_value * slope
+        if for_slope is not None:
+            second = for_slope * (-2.0 / ctx.temperature * value * slope)
+            total = second if total is None else total + second
+        return None if total is None else total.to(ctx.dtype), None, None
+
+    @classmethod
+    def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+        value, slope = saved
+        of_value = tangents[0] * slope
+        return of_value.to(ctx.dtype), of_value * (-2.0 / ctx.temperature * value)
+
+
+_apply_relaxed_draw = applied(_RelaxedDraw)
 
 
 def relaxed_draw(natural: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """w_r = tanh((lambda + logit(u)/2) / tau) with its gradient sech^2 / tau; first derivatives only."""
-    return _RelaxedDraw.apply(natural, uniform, temperature)
+    """w_r = tanh((lambda + logit(u)/2) / tau) with its gradient sech^2 / tau."""
+    return _apply_relaxed_draw(natural, uniform, temperature)[0]

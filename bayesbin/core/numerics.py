@@ -11,13 +11,14 @@ information F = sech^2(lambda) formed from ``exp(-2|lambda|)``.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from bayesbin.core.differentiable import Elementwise, Slopes, applied
 from bayesbin.core.one_pass import BLOCK, one_pass
 
 LOG_2 = math.log(2.0)
@@ -62,79 +63,78 @@ def _magnitude(natural: Tensor) -> Tensor:
     return natural * sign_of(natural)
 
 
-class _Mean(torch.autograd.Function):
+class _Mean(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor) -> Tensor:
-        ctx.save_for_backward(natural)
+    def forward(natural: Tensor) -> Tensor:
         return torch.tanh(natural)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (natural,) = ctx.saved_tensors
-        return grad * _fisher(natural)
+    def partials(needed: Sequence[bool], natural: Tensor) -> Slopes:
+        return (_fisher(natural),)
+
+
+_apply_mean = applied(_Mean)
 
 
 def mean(natural: Tensor) -> Tensor:
     """mu = tanh(lambda), the expectation parameter; d mu = F d lambda survives saturation."""
-    return _Mean.apply(natural)
+    return _apply_mean(natural)
 
 
-class _Variance(torch.autograd.Function):
+class _Variance(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor) -> Tensor:
-        ctx.save_for_backward(natural)
-        with torch.no_grad():
-            return _fisher(natural)
+    def forward(natural: Tensor) -> Tensor:
+        return _fisher_value(natural)[0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (natural,) = ctx.saved_tensors
-        return -2.0 * grad * torch.tanh(natural) * _fisher(natural)
+    def partials(needed: Sequence[bool], natural: Tensor) -> Slopes:
+        return (-2.0 * torch.tanh(natural) * _fisher(natural),)
+
+
+_apply_variance = applied(_Variance)
 
 
 def variance(natural: Tensor) -> Tensor:
     """F = sech^2(lambda), the variance of a sign; dF = -2 mu F d lambda."""
-    return _Variance.apply(natural)
+    return _apply_variance(natural)
 
 
-class _LogPartition(torch.autograd.Function):
+class _LogPartition(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor) -> Tensor:
-        ctx.save_for_backward(natural)
+    def forward(natural: Tensor) -> Tensor:
         magnitude = natural.abs()
         return magnitude + softplus(-2.0 * magnitude)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (natural,) = ctx.saved_tensors
-        return grad * mean(natural)
+    def partials(needed: Sequence[bool], natural: Tensor) -> Slopes:
+        return (mean(natural),)
+
+
+_apply_log_partition = applied(_LogPartition)
 
 
 def log_partition(natural: Tensor) -> Tensor:
     """A(lambda) = log 2cosh(lambda) = |lambda| + softplus(-2|lambda|); dA = mu d lambda."""
-    return _LogPartition.apply(natural)
+    return _apply_log_partition(natural)
 
 
-class _LogProb(torch.autograd.Function):
+class _LogProb(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(natural, value)
+    def forward(natural: Tensor, value: Tensor) -> Tensor:
         once = without_repeats(natural)
         sign, magnitude = sign_of(once), once.abs()
         return magnitude * (value * sign - 1.0) - softplus(-2.0 * magnitude)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        natural, value = ctx.saved_tensors
-        for_natural = for_value = None
-        if ctx.needs_input_grad[0]:
-            # The score w - mu = (w - s) + s (1 - tanh|lambda|): at a drawn w = s only the tail is left.
-            sign = sign_of(natural)
-            score = (value - sign) + sign * _tail(_magnitude(natural))
-            for_natural = (grad * score).sum_to_size(natural.shape)
-        if ctx.needs_input_grad[1]:
-            for_value = (grad * natural).sum_to_size(value.shape)
-        return for_natural, for_value
+    def partials(needed: Sequence[bool], natural: Tensor, value: Tensor) -> Slopes:
+        if not needed[0]:
+            return None, natural
+        # The score w - mu = (w - s) + s (1 - tanh|lambda|): at a drawn w = s only the tail is left.
+        sign = sign_of(natural)
+        return (value - sign) + sign * _tail(_magnitude(natural)), natural if needed[1] else None
+
+
+_apply_log_prob = applied(_LogProb)
 
 
 def without_repeats(expanded: Tensor, keep: int = 0) -> Tensor:
@@ -151,25 +151,26 @@ def without_repeats(expanded: Tensor, keep: int = 0) -> Tensor:
 
 def log_prob(natural: Tensor, value: Tensor) -> Tensor:
     """log p(w) = lambda w - A(lambda), linear in w; the score is 2 w sigmoid(-2 w lambda) at w = +-1."""
-    return _LogProb.apply(*torch.broadcast_tensors(natural, value))
+    return _apply_log_prob(*torch.broadcast_tensors(natural, value))
 
 
-class _Entropy(torch.autograd.Function):
+class _Entropy(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor) -> Tensor:
-        ctx.save_for_backward(natural)
+    def forward(natural: Tensor) -> Tensor:
         magnitude = natural.abs()
         return softplus(-2.0 * magnitude) + magnitude * _tail(magnitude)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (natural,) = ctx.saved_tensors
-        return -grad * natural * _fisher(natural)
+    def partials(needed: Sequence[bool], natural: Tensor) -> Slopes:
+        return (-natural * _fisher(natural),)
+
+
+_apply_entropy = applied(_Entropy)
 
 
 def entropy(natural: Tensor) -> Tensor:
     """H = A(lambda) - lambda mu, in nats; dH = -lambda F d lambda."""
-    return _Entropy.apply(natural)
+    return _apply_entropy(natural)
 
 
 def _kl_value(natural: Tensor, prior: Tensor) -> Tensor:
@@ -184,24 +185,23 @@ def _kl_value(natural: Tensor, prior: Tensor) -> Tensor:
     )
 
 
-class _KL(torch.autograd.Function):
+class _KL(Elementwise):
     @staticmethod
-    def forward(ctx: Any, natural: Tensor, prior: Tensor) -> Tensor:
-        ctx.save_for_backward(natural, prior)
+    def forward(natural: Tensor, prior: Tensor) -> Tensor:
         return _kl_value(natural, prior)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        natural, prior = ctx.saved_tensors
-        for_natural = for_prior = None
-        if ctx.needs_input_grad[0]:
-            for_natural = (grad * (natural - prior) * _fisher(natural)).sum_to_size(natural.shape)
-        if ctx.needs_input_grad[1]:
-            for_prior = (grad * _mean_difference(prior, natural)).sum_to_size(prior.shape)
-        return for_natural, for_prior
+    def partials(needed: Sequence[bool], natural: Tensor, prior: Tensor) -> Slopes:
+        return (
+            (natural - prior) * _fisher(natural) if needed[0] else None,
+            mean_difference(prior, natural) if needed[1] else None,
+        )
 
 
-def _mean_difference(first: Tensor, second: Tensor) -> Tensor:
+_apply_kl = applied(_KL)
+
+
+def mean_difference(first: Tensor, second: Tensor) -> Tensor:
     """tanh(a) - tanh(b) = sinh(a - b) / (cosh(a) cosh(b)).
 
     For opposite signs nothing cancels. For equal ones, with l and h the smaller and the larger
@@ -222,7 +222,7 @@ def kl_divergence(natural: Tensor, prior: Tensor) -> Tensor:
 
     Finite at every finite pair; d lambda carries (lambda - lambda_p) F, d lambda_p carries mu_p - mu.
     """
-    return _KL.apply(natural, prior)
+    return _apply_kl(natural, prior)
 
 
 def logistic_noise(like: Tensor) -> Tensor:
@@ -260,24 +260,22 @@ def _hard_signs(natural: Tensor, uniform: Tensor) -> tuple[Tensor]:
     return (sign_of(uniform - natural.mul(-2.0).sigmoid_()),)
 
 
-class _RelaxedSigns(torch.autograd.Function):
+class _RelaxedSigns(Elementwise):
     @staticmethod
-    def forward(ctx: Any, shifted: Tensor, temperature: Tensor) -> Tensor:
+    def forward(shifted: Tensor, temperature: Tensor) -> Tensor:
         # The inputs are saved, not their ratio, which a second derivative would take for a constant.
-        ctx.save_for_backward(shifted, temperature)
         return torch.tanh(shifted / temperature)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        shifted, temperature = ctx.saved_tensors
+    def partials(needed: Sequence[bool], shifted: Tensor, temperature: Tensor) -> Slopes:
         scaled = shifted / temperature
-        for_scaled = grad * _fisher(scaled)
-        for_temperature = None
-        if ctx.needs_input_grad[1]:
-            for_temperature = (-for_scaled * scaled / temperature).sum_to_size(temperature.shape)
-        return (for_scaled / temperature).sum_to_size(shifted.shape), for_temperature
+        slope = _fisher(scaled) / temperature
+        return slope, -slope * scaled if needed[1] else None
+
+
+_apply_relaxed_signs = applied(_RelaxedSigns)
 
 
 def relaxed_signs(shifted: Tensor, temperature: Tensor) -> Tensor:
     """w_r = tanh((lambda + delta) / tau) given lambda + delta; the gradient carries sech^2 in log space."""
-    return _RelaxedSigns.apply(shifted, temperature)
+    return _apply_relaxed_signs(shifted, temperature)

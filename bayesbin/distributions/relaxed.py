@@ -4,7 +4,7 @@ straight-through draw."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from torch.distributions import constraints as torch_constraints
 from torch.distributions import register_kl
 
 from bayesbin.core import numerics
+from bayesbin.core.differentiable import Elementwise, applied
 from bayesbin.distributions import constraints
 from bayesbin.distributions.sign_bernoulli import SignBernoulli
 
@@ -206,17 +207,28 @@ class SignBernoulliStraightThrough(SignBernoulli):
 
 def straight_through(signs: Tensor, mean: Tensor) -> Tensor:
     """``signs`` in the forward pass, ``mean`` in the backward pass."""
-    return _StraightThrough.apply(signs, mean)
+    return _apply_straight_through(signs, mean)
 
 
-class _StraightThrough(torch.autograd.Function):
+class _StraightThrough(Elementwise):
     @staticmethod
-    def forward(ctx: Any, signs: Tensor, mean: Tensor) -> Tensor:
+    def forward(signs: Tensor, mean: Tensor) -> Tensor:
         return signs.view_as(signs)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, grad
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
+        return None, grads[0]
+
+    @classmethod
+    def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+        return tangents[1].view_as(tangents[1])
+
+
+_apply_straight_through = applied(_StraightThrough)
 
 
 @register_kl(RelaxedSignBernoulli, SignBernoulli)

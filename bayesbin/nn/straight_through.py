@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesbin.core.differentiable import Elementwise, applied, save
 from bayesbin.core.numerics import log_variance
 
 DERIVATIVES = ("identity", "clipped", "polynomial", "tanh-noise")
@@ -25,9 +26,7 @@ def sign_through(input: Tensor, derivative: str = "clipped", width: float = 1.0)
 
     NaN stays NaN.
     """
-    result = _SignThrough.apply(input, derivative, width)
-    assert isinstance(result, Tensor)
-    return result
+    return _apply_sign_through(input, derivative, width)
 
 
 _AS_OPERATOR: ContextVar[bool] = ContextVar("whether signs are one operator", default=False)
@@ -59,29 +58,38 @@ def _signs(input: Tensor) -> Tensor:
     return torch.where(torch.isnan(input), input, signs)
 
 
-class _SignThrough(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _SignThrough(Elementwise):
     @staticmethod
     def forward(input: Tensor, derivative: str, width: float) -> Tensor:
         return sign_operator(input) if _AS_OPERATOR.get() else _signs(input)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, str, float], output: Tensor) -> None:
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         input, ctx.derivative, ctx.width = inputs
         if ctx.derivative != "identity":
-            ctx.save_for_backward(input)
+            save(ctx, input)
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
+        return cls._along(ctx, ctx.saved_tensors, grads[0]), None, None
+
+    @classmethod
+    def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+        return cls._along(ctx, saved, tangents[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def _along(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> Tensor:
         if ctx.derivative == "identity":
-            return grad, None, None
-        (input,) = ctx.saved_tensors
+            return grad.view_as(grad)
+        (input,) = saved
         if ctx.derivative == "clipped":
-            return torch.where(input.abs() <= ctx.width, grad, 0.0), None, None
+            return torch.where(input.abs() <= ctx.width, grad, 0.0)
         if ctx.derivative == "polynomial":
-            return grad * (2.0 - 2.0 * input.abs()).clamp_min(0.0), None, None
-        return grad * torch.exp(log_variance(input)), None, None
+            return grad * (2.0 - 2.0 * input.abs()).clamp_min(0.0)
+        return grad * torch.exp(log_variance(input))
+
+
+_apply_sign_through = applied(_SignThrough)
 
 
 def checked_derivative(derivative: str, known: tuple[str, ...] = DERIVATIVES) -> str:
