@@ -22,7 +22,10 @@ class Differentiable(torch.autograd.Function):
     @classmethod
     def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
         """The tangents of the outputs, from the saved tensors and the tangents of the inputs."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{cls.__name__.strip('_')} has no forward mode: take jacrev for jacfwd and jvp, and "
+            "jacrev(jacrev(f)) for hessian(f)."
+        )
 
     @classmethod
     def jvp(cls, ctx: Any, *tangents: Any) -> Any:
@@ -36,13 +39,15 @@ def applied(function: type[Differentiable]) -> Callable[..., Any]:
     """What applies an autograd function to all of its arguments, by position."""
     # torch.compile traces static methods only, and no function that has a forward mode.
     own: dict[str, Any] = {
-        name: staticmethod(_static(getattr(function, name))) for name in ("setup_context", "backward")
+        name: staticmethod(_static(getattr(function, name)))
+        for name in ("setup_context", "backward")
     }
     own["jvp"] = staticmethod(torch.autograd.Function.jvp)
     compiled: Any = type(function.__name__, (function,), own)
     # Function.apply also binds the arguments to forward's signature, which takes longer than the
     # arithmetic of a small layer.
-    direct: Any = super(torch.autograd.Function, function).apply
+    parent: Any = super(torch.autograd.Function, function)
+    direct = parent.apply
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -121,22 +126,26 @@ class Elementwise(Differentiable):
         return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
 
 
-def batched(size: int, in_dims: Sequence[int | None], inputs: Sequence[Any]) -> list[Any]:
-    """The tensors with the dimension of ``vmap`` first, and otherwise of one number of dimensions.
+def batched(
+    size: int, in_dims: Sequence[int | None], inputs: Sequence[Any], *, align: bool = True
+) -> list[Any]:
+    """The tensors with the dimension of ``vmap`` first, and the constants after them.
 
     A tensor that is the same in the whole batch is expanded: an output that repeats its values, with the
     gradient of another input, must not be taken for one output that the batch shares.
+
+    :param align: whether the tensors get one number of dimensions, so that they broadcast as before.
     """
     tensors = [
         value[None].expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
         for value, dim in zip(inputs, in_dims, strict=True)
         if isinstance(value, Tensor)
     ]
-    most = max(tensor.dim() for tensor in tensors)
-    for i, tensor in enumerate(tensors):
-        ones = (1,) * (most - tensor.dim())
-        tensors[i] = tensor[(slice(None), *(None for _ in ones))]
-    return [*tensors, *inputs[len(tensors) :]]
+    constants = inputs[len(tensors) :]
+    if align:
+        most = max(tensor.dim() for tensor in tensors)
+        tensors = [t[(slice(None), *[None] * (most - t.dim()))] for t in tensors]
+    return [*tensors, *constants]
 
 
 class _FirstOrder(Elementwise):
@@ -154,8 +163,8 @@ class _FirstOrder(Elementwise):
     def backward(cls, ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(
             "The gradient here is an estimate, which has no derivative of its own; a second derivative "
-            "through it would be wrong. Differentiate a loss in the real parameters alone, or use "
-            "ExactEnumeration or Concrete, whose gradients are derivatives."
+            "through it would be wrong. Take second derivatives in the real parameters alone, or with the "
+            "estimators Enumerate and Concrete, whose gradients are derivatives."
         )
 
     jvp = backward

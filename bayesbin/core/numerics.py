@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from bayesbin.core.differentiable import Elementwise, Slopes, applied
+from bayesbin.core.differentiable import Elementwise, Slopes, applied, save
 from bayesbin.core.one_pass import BLOCK, one_pass
 
 LOG_2 = math.log(2.0)
@@ -237,17 +238,29 @@ def logistic_noise(like: Tensor) -> Tensor:
 def uniform_noise(like: Tensor) -> Tensor:
     """u uniform on the open interval (0, 1), of ``like``'s shape, in float32 or better."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    if like.numel() < BLOCK or like.device.type != "cpu" or dtype == torch.float64:
+    uniform = None
+    if like.numel() >= BLOCK and like.device.type == "cpu" and dtype == torch.float32:
+        uniform = _fast_noise(like.numel())
+    if uniform is None:
         uniform = torch.rand(like.shape, dtype=dtype, device=like.device)
-    else:
-        # torch's CPU generator is serial and takes 3 ns per number; a generator of numpy's, seeded from
-        # it, fills large layers with 32-bit integers several times faster.
-        seed = int(torch.randint(2**63 - 1, ()).item())
-        words = np.random.SFC64(seed).random_raw(-(-like.numel() // 2)).view(np.int32)
-        uniform = torch.from_numpy(words[: like.numel()]).to(dtype).mul_(2.0**-32).add_(0.5)
     # Rounding may reach 0 or 1: both are moved to their neighbours inside.
     eps = torch.finfo(dtype).eps
-    return uniform.clamp_(eps / 4, 1.0 - eps / 2).view(like.shape)
+    return uniform.clamp(eps / 4, 1.0 - eps / 2).view(like.shape)
+
+
+def _fast_noise(size: int) -> Tensor | None:
+    """Numbers on [0, 1] in float32, or None under ``torch.vmap``, where each draw has its own seed.
+
+    torch's CPU generator is serial and takes 3 ns per number; a generator of numpy's, seeded from it,
+    fills large layers with 32-bit integers several times faster.
+    """
+    drawn = torch.randint(2**63 - 1, ())
+    try:
+        seed = int(drawn.item())
+    except RuntimeError:
+        return None
+    words = np.random.SFC64(seed).random_raw(-(-size // 2)).view(np.int32)
+    return torch.from_numpy(words[:size]).to(torch.float32).mul_(2.0**-32).add_(0.5)
 
 
 def hard_signs(natural: Tensor, uniform: Tensor) -> Tensor:
@@ -279,3 +292,29 @@ _apply_relaxed_signs = applied(_RelaxedSigns)
 def relaxed_signs(shifted: Tensor, temperature: Tensor) -> Tensor:
     """w_r = tanh((lambda + delta) / tau) given lambda + delta; the gradient carries sech^2 in log space."""
     return _apply_relaxed_signs(shifted, temperature)
+
+
+class _SafeSqrt(Elementwise):
+    @staticmethod
+    def forward(variance: Tensor) -> Tensor:
+        return variance.clamp(min=0.0).sqrt_()
+
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        save(ctx, output)
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
+        return cls.tangent(ctx, ctx.saved_tensors, grads)
+
+    @classmethod
+    def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+        (root,) = saved
+        return 0.5 * tangents[0] / torch.where(root > 0, root, math.inf)
+
+
+safe_sqrt = applied(_SafeSqrt)
+safe_sqrt.__doc__ = """sqrt(v), 0 where v is negative by rounding, with the derivative 0 at v = 0.
+
+A row of inputs that are all 0 has no noise, and must not make the gradient NaN.
+"""

@@ -98,7 +98,13 @@ class _ControlVariate(Estimator):
     def _relaxed(self, shifted: Tensor) -> Tensor:
         temperature = self.log_temperature.exp().to(shifted)
         relaxed = numerics.relaxed_signs(shifted, temperature)
-        return relaxed if relaxed.requires_grad else relaxed.requires_grad_()
+        try:
+            return relaxed if relaxed.requires_grad else relaxed.requires_grad_()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{type(self).__name__} differentiates its control variate on the way, which works with "
+                "backward() and torch.autograd.grad, and not inside a transform of torch.func."
+            ) from error
 
     def _gradients(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesbin.core import numerics
+from bayesbin.core.differentiable import Differentiable, applied, batched, first_order, save
 
 Noise = dict[str, list[Tensor]]
 
@@ -83,16 +84,36 @@ def weighted_score(
     return total
 
 
-class _WithGradient(torch.autograd.Function):
+class _WithGradient(Differentiable):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return value.view_as(value)
+    def forward(value: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
+        return value.clone()
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return grad, grad * gradient, None
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        save(ctx, *inputs[1:])
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
+        parameter, gradient = ctx.saved_tensors
+        (grad,) = grads  # of a number, under vmap of a number for each of the batch
+        ones = (1,) * (gradient.dim() - grad.dim())
+        slope = first_order(gradient, parameter)
+        return grad, grad.reshape(grad.shape + ones) * slope, None
+
+    @classmethod
+    def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+        parameter, gradient = saved
+        slope = first_order(gradient, parameter)
+        total = (tangents[1] * slope)[..., None].flatten(tangents[0].dim()).sum(-1)
+        return tangents[0] + total
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        return cls.apply(*batched(info.batch_size, in_dims, inputs, align=False)), 0
+
+
+_apply_with_gradient = applied(_WithGradient)
 
 
 def with_gradient(
@@ -102,7 +123,5 @@ def with_gradient(
     ``gradients``: how an estimate that is not the derivative of anything becomes a surrogate's."""
     for name, gradient in gradients.items():
         parameter = parameters[name]
-        if parameter.requires_grad:
-            gradient = gradient.detach().to(parameter.dtype)
-            value = _WithGradient.apply(value, parameter, gradient)
+        value = _apply_with_gradient(value, parameter, gradient.detach().to(parameter.dtype))
     return value

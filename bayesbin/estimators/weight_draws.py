@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesbin.core import numerics
+from bayesbin.core.differentiable import Elementwise, applied
+
 # A view of a site's tensor: functions to apply to it in turn, each with its arguments and, where it
 # returns several tensors, the number of the one that is meant.
 View = tuple[tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...], int | None], ...]
@@ -98,7 +101,9 @@ class WeightDraw:
     def noise(self) -> Tensor:
         """The perturbation of the whole weight, drawn when it is first asked for."""
         if self._noise is None:
-            self._noise = safe_sqrt(self.variance.to(self.mean.dtype)) * torch.randn_like(self.mean)
+            self._noise = numerics.safe_sqrt(self.variance.to(self.mean.dtype)) * torch.randn_like(
+                self.mean
+            )
         return self._noise
 
     def answer(self, use: LinearUse) -> Tensor:
@@ -162,7 +167,7 @@ class WeightDraw:
         if self.pathwise:
             noise = use.function(input, noise)
         else:
-            noise = _Scaled.apply(use.function(input, noise.detach()), use.variance(constant=True))
+            noise = _scaled(use.function(input, noise.detach()), use.variance(constant=True))
         if outputs is None:
             return mean + noise
         return torch.addcmul(mean, noise.to(mean.dtype), outputs.to(mean.dtype))
@@ -229,7 +234,7 @@ class WeightDraw:
 
 
 def _independent(use: LinearUse, mean: Tensor) -> Tensor:
-    return mean + safe_sqrt(use.variance().to(mean.dtype)) * torch.randn_like(mean)
+    return mean + numerics.safe_sqrt(use.variance().to(mean.dtype)) * torch.randn_like(mean)
 
 
 def _random_signs(data: int, count: int, like: Tensor) -> Tensor:
@@ -248,36 +253,27 @@ def _spread(signs: Tensor, like: Tensor, datum: int | None, channel: int) -> Ten
     return (signs if datum < channel else signs.t()).reshape(shape)
 
 
-class _Scaled(torch.autograd.Function):
+class _Scaled(Elementwise):
     """Noise n of variance v with slope n / (2 v) in v, as of sqrt(v) times a constant; 0 at v = 0."""
 
     @staticmethod
-    def forward(ctx: Any, noise: Tensor, variance: Tensor) -> Tensor:
-        ctx.save_for_backward(noise, variance)
+    def forward(noise: Tensor, variance: Tensor) -> Tensor:
         return noise.view_as(noise)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        # The result and not the noise that came: a second derivative needs its slope in v too.
+        ctx.save_for_backward(output, inputs[1])
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
         noise, variance = ctx.saved_tensors
-        slope = (grad * noise).mul_(0.5).div_(variance).masked_fill_(variance <= 0, 0.0)
+        (grad,) = grads
+        if torch.is_grad_enabled():
+            slope = 0.5 * grad * noise / torch.where(variance > 0, variance, torch.inf)
+        else:
+            slope = (grad * noise).mul_(0.5).div_(variance).masked_fill_(variance <= 0, 0.0)
         return grad, slope.to(variance.dtype)
 
 
-class _SafeSqrt(torch.autograd.Function):
-    """sqrt(v) with gradient 0 at v = 0: a zero input row has no noise, and must not make it NaN."""
-
-    @staticmethod
-    def forward(ctx: Any, variance: Tensor) -> Tensor:
-        root = variance.clamp(min=0.0).sqrt_()
-        ctx.save_for_backward(root)
-        return root
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (root,) = ctx.saved_tensors
-        return torch.where(root > 0, 0.5 * grad / root, 0.0)
-
-
-def safe_sqrt(variance: Tensor) -> Tensor:
-    """The square root, with gradient 0 at 0."""
-    return _SafeSqrt.apply(variance)
+_scaled = applied(_Scaled)
