@@ -85,13 +85,15 @@ class LowBitCategorical(TorchDistribution):
             raise ValueError(
                 f"{len(self.levels)} levels have logits of shape (..., {len(self.levels)}); got {came}."
             )
-        if validate_args or (validate_args is None and self._validate_args):
-            if not bool(torch.isfinite(logits).all()):
-                raise ValueError(
-                    f"{type(self).__name__} expected finite logits; got NaN or infinity. A level that "
-                    "must not occur has a logit 80 below the others, not -inf."
-                )
-        super().__init__(logits.shape[:-1], validate_args=validate_args)
+        checked = self._validate_args if validate_args is None else validate_args
+        if checked and not bool(torch.isfinite(logits).all()):
+            raise ValueError(
+                f"{type(self).__name__} expected finite logits; got NaN or infinity. A level that "
+                "must not occur has a logit 80 below the others, not -inf."
+            )
+        # torch's own check of logits fails where there are no weights.
+        super().__init__(logits.shape[:-1], validate_args=False)
+        self._validate_args = checked
 
     @property
     def support(self) -> Any:

@@ -64,7 +64,8 @@ class RelaxedLowBit(TorchDistribution):
             self.categorical = LowBitCategorical(levels, logits, validate_args=validate_args)
         except ValueError as error:
             raise ValueError(str(error).replace("LowBitCategorical", type(self).__name__)) from None
-        super().__init__(self.categorical.batch_shape, validate_args=validate_args)
+        super().__init__(self.categorical.batch_shape, validate_args=False)
+        self._validate_args = self.categorical._validate_args
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> RelaxedLowBit:
         new: Any = self._get_checked_instance(RelaxedLowBit, _instance)

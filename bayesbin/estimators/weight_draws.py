@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -274,6 +274,12 @@ class _Scaled(Elementwise):
         else:
             slope = (grad * noise).mul_(0.5).div_(variance).masked_fill_(variance <= 0, 0.0)
         return grad, slope.to(variance.dtype)
+
+    @classmethod
+    def tangent(cls, ctx: Any, saved: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+        return super(Elementwise, cls).tangent(
+            ctx, saved, tangents
+        )  # the value is its input's memory
 
 
 _scaled = applied(_Scaled)
