@@ -12,9 +12,9 @@ from pyro.infer import MCMC
 from torch import Tensor
 
 from bayesbin.core.checks import whole_number
-from bayesbin.distributions import SignBernoulli
+from bayesbin.distributions import LowBitCategorical, SignBernoulli
 from bayesbin.infer.mcmc import MCMCResult
-from bayesbin.posterior import BinaryPosterior
+from bayesbin.posterior import Posterior
 
 
 class Chain(Protocol):
@@ -54,7 +54,7 @@ class Chain(Protocol):
 class PosteriorChain:
     """Independent draws 0, 1, ... of ``seed`` of a posterior."""
 
-    posterior: BinaryPosterior
+    posterior: Posterior[Any]
     num_draws: int
     seed: int
 
@@ -74,8 +74,7 @@ class PosteriorChain:
             return {}
         total = 0.0
         for site, distribution in self.posterior.items():
-            exact = SignBernoulli(natural=distribution.natural.double(), validate_args=False)
-            total += exact.log_prob(values[site].double()).sum().item()
+            total += _in_float64(distribution).log_prob(values[site].double()).sum().item()
         for site, distribution in self.posterior.real.items():
             total += (
                 distribution.to(torch.float64)
@@ -87,9 +86,7 @@ class PosteriorChain:
         return {"log_q": total}
 
     def parameters(self) -> dict[str, np.ndarray]:
-        natural = {
-            f"{site}.natural": distribution.natural for site, distribution in self.posterior.items()
-        }
+        natural = dict(_parameter(*item) for item in self.posterior.items())
         loc = {
             f"{site}.loc": distribution.loc for site, distribution in self.posterior.real.items()
         }
@@ -138,21 +135,21 @@ class SampledChain:
 
 
 def chains_of(
-    posterior: BinaryPosterior | Sequence[BinaryPosterior] | MCMCResult | MCMC,
+    posterior: Posterior[Any] | Sequence[Posterior[Any]] | MCMCResult | MCMC,
     num_samples: int,
     seed: int,
 ) -> list[Chain]:
     """The chains behind what was given, or an error in a sentence."""
     if isinstance(posterior, (MCMCResult, MCMC)):
         return list(_sampled(posterior))
-    posteriors = [posterior] if isinstance(posterior, BinaryPosterior) else posterior
+    posteriors = [posterior] if isinstance(posterior, Posterior) else posterior
     if (
         not isinstance(posteriors, Sequence)
         or not posteriors
-        or not all(isinstance(each, BinaryPosterior) for each in posteriors)
+        or not all(isinstance(each, Posterior) for each in posteriors)
     ):
         raise ValueError(
-            f"Expected a BinaryPosterior, a list of them, or an MCMC run; got "
+            f"Expected a posterior of weights, a list of them, or an MCMC run; got "
             f"{type(posterior).__name__}. A guide's is guide.posterior()."
         )
     num_samples = whole_number("num_samples", num_samples, at_least=1)
@@ -166,13 +163,26 @@ def chains_of(
     return [PosteriorChain(q, num_samples, seed + number) for number, q in enumerate(posteriors)]
 
 
+def _in_float64(distribution: SignBernoulli | LowBitCategorical) -> Any:
+    if isinstance(distribution, LowBitCategorical):
+        return LowBitCategorical(distribution.levels, distribution.logits.double())
+    return SignBernoulli(natural=distribution.natural.double(), validate_args=False)
+
+
+def _parameter(site: str, distribution: SignBernoulli | LowBitCategorical) -> tuple[str, Tensor]:
+    """What ``constant_data`` tells of a weight: its natural parameter, or of a few levels its mean."""
+    if isinstance(distribution, LowBitCategorical):
+        return f"{site}.mean", distribution.mean
+    return f"{site}.natural", distribution.natural
+
+
 def array_of(value: Any) -> np.ndarray:
     """A tensor or number as an array."""
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
-def _shapes(posterior: BinaryPosterior) -> dict[str, tuple[int, ...]]:
-    signs = {site: tuple(distribution.natural.shape) for site, distribution in posterior.items()}
+def _shapes(posterior: Posterior[Any]) -> dict[str, tuple[int, ...]]:
+    signs = {site: tuple(distribution.batch_shape) for site, distribution in posterior.items()}
     return signs | {
         site: tuple(distribution.loc.shape) for site, distribution in posterior.real.items()
     }

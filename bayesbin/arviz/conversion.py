@@ -17,13 +17,13 @@ from bayesbin.arviz.labels import Labels, Variable
 from bayesbin.ensemble import Ensemble, Statistics
 from bayesbin.infer.mcmc import MCMCResult
 from bayesbin.nn.likelihoods import Likelihood
-from bayesbin.posterior import BinaryPosterior
+from bayesbin.posterior import Posterior
 
 LARGEST = 1000  # weights of a site whose draws are kept unless asked otherwise
 
 
 def to_inference_data(
-    posterior: BinaryPosterior | Sequence[BinaryPosterior] | MCMCResult | MCMC,
+    posterior: Posterior[Any] | Sequence[Posterior[Any]] | MCMCResult | MCMC,
     model: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     data: Any = (),
     *,
@@ -41,14 +41,15 @@ def to_inference_data(
 
     The groups; those with a star need a model and its data:
 
-    - ``posterior``: signs as int8, real sites in their support, (chain, draw, ...). A site of more than
-      1000 weights gives the average of its signs in each draw instead, ``<site>.average``.
+    - ``posterior``: signs and other whole levels as int8, real sites in their support, (chain, draw, ...).
+      A site of more than 1000 weights gives its average in each draw instead, ``<site>.average``.
     - ``sample_stats``: of each draw ``lp`` = log p(y, w)* and ``log_q`` = log q(w) in nats (no
       ``log_q`` with random effects), of MCMC ``diverging``. lp - log_q is what k-hat is computed from.
     - ``log_likelihood``*: log p(y_n | w) of each datum; where some are masked, of the others, along a
       dimension ``<site>_kept`` of their numbers. ``posterior_predictive``*: data drawn anew.
     - ``observed_data``*, NaN where they are masked, and ``constant_data``: the model's other tensors*, and
-      what does not change with the draw: the natural parameters ``<site>.natural``, and ``<site>.loc`` and
+      what does not change with the draw: the natural parameters ``<site>.natural`` (of weights of a few
+      levels ``<site>.mean``), and ``<site>.loc`` and
       ``<site>.scale`` of real sites in unconstrained space, (chain, ...).
 
     A weight that is the same in all draws has no R-hat and no effective sample size: ``az.summary`` gives

@@ -131,7 +131,8 @@ def _posterior(
         if name not in signs:
             yield name, value
         elif name in kept:
-            yield name, value.to(torch.int8)
+            whole = bool((value == value.round()).all())  # levels may be others
+            yield name, value.to(torch.int8) if whole else value
         else:
             yield f"{name}.average", value.mean()
 

@@ -20,11 +20,11 @@ from stats import assert_within_standard_errors, exceeds_standard_errors
 
 import bayesbin
 from bayesbin import BinaryPosterior, Ensemble, to_inference_data
-from bayesbin.distributions import SignBernoulli, Support
+from bayesbin.distributions import LowBitCategorical, SignBernoulli, Support
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer.mcmc import DiscreteLangevin, run_mcmc
 from bayesbin.nn import BinaryLinear, Classifier, to_binary_
-from bayesbin.posterior import RealPosterior
+from bayesbin.posterior import LowBitPosterior, RealPosterior
 
 NOISE = 2.5
 PRIOR = torch.tensor([0.3, -0.2, 0.0, 0.1], dtype=torch.float64)
@@ -486,7 +486,7 @@ def other_shape(x, y):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"posterior": {"w": torch.zeros(4)}}, "Expected a BinaryPosterior.*got dict"),
+        ({"posterior": {"w": torch.zeros(4)}}, "Expected a posterior of weights.*got dict"),
         ({"posterior": []}, "got list"),
         ({"posterior": [exact_posterior(), BinaryPosterior({"w": torch.zeros(3)})]}, "posterior 1 has"),
         ({"num_samples": 0}, "num_samples to be a whole number of at least 1; got 0"),
@@ -495,7 +495,7 @@ def other_shape(x, y):
         ({"model": [model, model]}, "one model for each of the 1 chains; got 2"),
         ({"model": subsampled}, "all 100 data of the plate 'data'; got 8"),
         ({"model": lambda x, y: None}, "has w, which the model does not sample"),
-        ({"model": other_shape}, r"'w' has shape \(5,\) in the model and \(4,\)"),
+        ({"model": other_shape}, r"the guide has shape \(4,\) and the model \(5,\)"),
         ({"statistics": Ensemble(BinaryLinear(4, 1), BinaryPosterior({"weight": torch.zeros(1, 4)}),
                                  2).calibrate(None).statistics}, "statistics are those of the network"),
         ({"dims": {"v": ["place"]}}, "dims has names for v; the variables are"),
@@ -514,3 +514,18 @@ def test_a_site_that_the_posterior_lacks_is_named():
     q = BinaryPosterior({"v": torch.zeros(4)})
     with pytest.raises(ValueError, match="samples 'w', which the guide does not know"):
         to_inference_data(q, model, (design(), targets()), num_samples=2)
+
+
+@pytest.mark.parametrize("levels", [(-1.0, 0.0, 1.0), (-0.75, -0.25, 0.25, 0.75)])
+def test_weights_of_a_few_levels_keep_their_values_and_density(levels):
+    logits = torch.arange(float(2 * len(levels))).reshape(2, len(levels)).sin()
+    q = LowBitPosterior({"w": LowBitCategorical(levels, logits)})
+    found = to_inference_data([q, q], num_samples=20)
+    exact = LowBitCategorical(levels, logits.double())
+    for chain in range(2):
+        draws = torch.stack([q.sample(s, seed=chain)["w"] for s in range(20)]).double()
+        assert np.array_equal(found.posterior["w"][chain], draws.numpy())
+        expected = exact.log_prob(draws).sum(-1)
+        np.testing.assert_allclose(found.sample_stats["log_q"][chain], expected.numpy())
+    assert set(np.unique(found.posterior["w"])) <= set(levels)
+    np.testing.assert_allclose(found.constant_data["w.mean"][0], q["w"].mean.numpy())
