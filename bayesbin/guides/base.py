@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pyro
@@ -197,10 +198,30 @@ class SignGuide(AutoGuide):
         return (p for p in self.parameters() if id(p) not in binary)
 
     def training_groups(self) -> Iterator[TrainingGroup]:
-        """What trains the guide, for ``fit`` and recipes: natural gradients for the natural parameters
-        and Adam for the rest. A guide of other parameters overrides it."""
-        yield TrainingGroup(tuple(self.natural_parameters()), "natural-gradient", "natural")
+        """What trains the guide, for ``fit`` and recipes: natural gradients for the natural parameters, those
+        of sites in plates lazily, and Adam for the rest. A guide of other parameters overrides it."""
+        yield from self.by_rows(self.natural_parameters(), "natural")
         yield TrainingGroup(tuple(self.real_parameters()))
+
+    def by_rows(
+        self, parameters: Iterable[nn.Parameter], role: str, preconditioner: Any = None
+    ) -> Iterator[TrainingGroup]:
+        """Groups for the natural gradients of the binary sites, in site order, with sites in plates apart:
+        of their rows, those outside of a batch rest."""
+        parameters = tuple(parameters)
+        in_plates = [
+            any(axis.dim is not None for axis in site.plates)
+            for site in self.sites.values()
+            if site.is_binary
+        ]
+        if len(in_plates) != len(
+            parameters
+        ):  # of a guide whose parameters are not those of its sites
+            in_plates = [False] * len(parameters)
+        pairs = zip(in_plates, parameters, strict=True)
+        for lazy, members in groupby(pairs, lambda pair: pair[0]):
+            together = tuple(parameter for _, parameter in members)
+            yield TrainingGroup(together, "natural-gradient", role, preconditioner, lazy=lazy)
 
     @property
     def is_point(self) -> bool:

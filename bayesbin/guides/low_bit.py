@@ -138,9 +138,7 @@ class AutoLowBit(SignGuide):
 
     def training_groups(self) -> Iterator[TrainingGroup]:
         """The logits by their natural gradient, the rest by Adam."""
-        yield TrainingGroup(
-            tuple(self.logits()), "natural-gradient", "logits", self.natural_gradient
-        )
+        yield from self.by_rows(self.logits(), "logits", self.natural_gradient)
         yield TrainingGroup(tuple(self.real_parameters()))
 
     def natural_gradient(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:

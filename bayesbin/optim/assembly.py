@@ -51,6 +51,8 @@ class TrainingGroup:
         the same preconditioner make one optimizer, and it gets the gradients of all, in order.
     :param together: whether the parameters add up, as the offsets of a nested guide: their steps then have
         one size in common.
+    :param lazy: whether the Bayesian learning rule leaves elements alone whose gradient is exactly 0: those
+        of latents per datum that are in no batch.
     :param bound: the parameters are clipped to [-bound, bound] after each step of Adam.
     :raises ValueError: for an unknown rule, or something that is no parameter.
 
@@ -67,6 +69,7 @@ class TrainingGroup:
     role: str = "real"
     preconditioner: Preconditioner | None = None
     together: bool = False
+    lazy: bool = False
     bound: float | None = None
 
     def __post_init__(self) -> None:
@@ -245,6 +248,7 @@ def _rules(
                     # A preconditioner gets all gradients, also of those that are held fixed.
                     "params": list(group.trainable if preconditioner is None else group.parameters),
                     "normalize": ("group" if group.together else True) if relative else False,
+                    "lazy": group.lazy,
                 }
                 for group in members
             ],

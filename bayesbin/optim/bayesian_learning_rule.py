@@ -41,6 +41,11 @@ class BayesianLearningRule(Optimizer):
     :param bound: |lambda| is kept at most this; "auto" is 40 in float32 and bfloat16 and 300 in
         float64, None switches it off. F^-1 at 40 is 1e34, near the end of float32's range; beyond
         it the next step would be infinity times zero.
+    :param lazy: leave an element whose gradient is exactly 0 as it is, with its momentum and its own count of
+        steps; ``normalize`` averages over the others. For latents per datum: a row that is in no batch has
+        gradient 0 there, and momentum would move it by what it was told batches ago. Each row then makes
+        the steps that it would make alone. In a plate of N rows, B of them in a batch, its gradient
+        comes with the factor N / B: without ``normalize`` a full natural step has ``lr`` B / N.
     :param preconditioner: for guides whose parameters are not natural ones: maps the list of all
         gradients, in parameter order, to natural gradients, instead of F^-1. Not part of the state.
     :raises ValueError: for arguments out of range, or if there are no parameters.
@@ -66,9 +71,11 @@ class BayesianLearningRule(Optimizer):
         *,
         normalize: bool | str = False,
         bound: float | str | None = "auto",
+        lazy: bool = False,
         preconditioner: Preconditioner | None = None,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "normalize": normalize, "bound": bound}
+        defaults["lazy"] = lazy
         params = list(params)
         if not params:
             raise ValueError(
@@ -86,6 +93,11 @@ class BayesianLearningRule(Optimizer):
         # torch's own leaves out whatever it does not know, and a copy could not step.
         return {**super().__getstate__(), "_preconditioner": self._preconditioner}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("lazy", False)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; with a closure, that computes the loss and its gradients first and is returned."""
@@ -96,6 +108,8 @@ class BayesianLearningRule(Optimizer):
         natural_gradients = self._natural_gradients()
         for group in self.param_groups:
             found = {p: g for p in group["params"] if (g := natural_gradients[p]) is not None}
+            if group["lazy"]:
+                found = {p: g for p, g in found.items() if g.any()}
             for parameter, gradient in found.items():
                 self._observe(parameter, gradient, group)
             for parameter, gradient in found.items():
@@ -133,9 +147,14 @@ class BayesianLearningRule(Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float64)
             if group["momentum"]:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
+            if group["lazy"]:
+                state["steps"] = torch.zeros_like(parameter)  # of each element
             if group["normalize"]:
                 state["mean_square"] = 0.0  # a number: load_state_dict casts tensors to float32
         state["step"] += 1
+        if group["lazy"]:
+            state["steps"] += gradient != 0
+            gradient = gradient[gradient != 0]
         if group["normalize"]:
             size = gradient.double().square().mean().item() if gradient.numel() else 0.0
             state["mean_square"] = SIZE_DECAY * state["mean_square"] + (1.0 - SIZE_DECAY) * size
@@ -152,7 +171,12 @@ class BayesianLearningRule(Optimizer):
         beta, lr = group["momentum"], group["lr"]
         if group["normalize"]:
             gradient = gradient * self._inverse_size(parameter, group)
-        if beta:
+        if beta and group["lazy"]:
+            average, present = state["momentum_buffer"], gradient != 0
+            average.copy_(torch.where(present, average.lerp(gradient, 1.0 - beta), average))
+            steps = average / (1.0 - beta ** state["steps"].clamp_min(1.0))
+            parameter.sub_(torch.where(present, lr * steps, 0.0))
+        elif beta:
             average = state["momentum_buffer"]
             average.lerp_(gradient, 1.0 - beta)
             parameter.add_(average, alpha=-lr / (1.0 - beta ** state["step"].item()))

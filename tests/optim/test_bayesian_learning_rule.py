@@ -571,3 +571,94 @@ def test_beside_adam_in_one_training_run():
         losses.append(value.item())
     assert sum(losses[-5:]) < sum(losses[:5])
     assert all(not torch.equal(a, b) for a, b in zip(before, guide.parameters(), strict=True))
+
+
+# Latents per datum
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("lazy", [True, False])
+def test_a_row_makes_the_steps_that_it_would_make_alone(momentum, lazy):
+    """Rows that are in no batch have gradient 0 there; a rule that is not lazy moves them by momentum."""
+    start = torch.linspace(-1.0, 1.0, 4, dtype=torch.float64)
+    natural = nn.Parameter(start.clone())
+    rule = BayesianLearningRule([natural], lr=0.2, momentum=momentum, lazy=lazy)
+    alone = [Reference(value, 0.2, momentum) for value in start]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        rows = torch.randperm(4, generator=generator)[:2]
+        natural.grad = torch.zeros_like(natural)
+        natural.grad[rows] = (natural - 0.5).detach()[rows] / torch.cosh(
+            natural.detach()[rows]
+        ) ** 2
+        for row in rows:
+            alone[row].step((alone[row].natural - 0.5) / torch.cosh(alone[row].natural) ** 2)
+        rule.step()
+    expected = torch.stack([each.natural for each in alone])
+    equal = torch.allclose(natural.detach(), expected, rtol=1e-10)
+    assert equal == (lazy or not momentum)
+
+
+def test_the_size_of_gradients_is_that_of_the_rows_in_the_batch():
+    few, all_rows = parameter(0.3, 0.3, 0.3, 0.3), parameter(0.3)
+    rules = [
+        BayesianLearningRule([p], 0.1, 0.9, normalize=True, lazy=True) for p in (few, all_rows)
+    ]
+    for _ in range(3):
+        few.grad, all_rows.grad = torch.tensor([0.0, 0.7, 0.0, 0.0]), torch.tensor([0.7])
+        for rule in rules:
+            rule.step()
+    assert_close(few[1:2], all_rows.detach())
+    assert_close(few[[0, 2, 3]], torch.full((3,), 0.3))
+    few.grad = torch.zeros(4)
+    before = copy.deepcopy(rules[0].state_dict())
+    rules[0].step()  # a batch without any row of it
+    assert str(rules[0].state_dict()) == str(before)
+
+
+def test_training_on_minibatches_ends_where_training_on_all_rows_does():
+    """Signs of each datum and a global one by the default optimizers, against the mean-field optimum."""
+    y = torch.tensor([0.9, -0.4, 0.2, -1.3])
+
+    def model(rows):
+        w = pyro.sample("w", SignBernoulli(natural=torch.tensor(0.3)))
+        with pyro.plate("data", 4, subsample=rows):
+            z = pyro.sample("z", SignBernoulli(natural=0.4 * w + 0.2))
+            pyro.sample("y", dist.Normal(z + 0.5 * w, 1.0), obs=y[rows])
+
+    def log_joint(state):
+        w, z = state[0], state[1:]
+        prior = -torch.log1p(torch.exp(-2.0 * (0.4 * w + 0.2) * z)).sum()
+        return prior - 0.5 * ((y - z - 0.5 * w) ** 2).sum()
+
+    uniform = torch.tensor([0.3, 0.0, 0.0, 0.0, 0.0])
+    optimum = oracles.mean_field_optimum(log_joint, uniform, start=torch.zeros(5))
+    everything = torch.arange(4)
+    guide = AutoSignBernoulli(model, args=(everything,), init_scale=0.5)
+    groups = list(guide.training_groups())
+    assert [group.lazy for group in groups if group.rule == "natural-gradient"] == [False, True]
+    natural = [guide.natural_of(name) for name in ("w", "z")]
+    rules = [
+        BayesianLearningRule([natural[0]], 0.1, 0.5),
+        BayesianLearningRule([natural[1]], 0.25, 0.5, lazy=True),
+    ]
+    elbo = TraceBinary_ELBO(Enumerate())(model, guide)
+    for step in range(400):
+        rows = torch.tensor([step % 4, (step + 1 + step // 4 % 3) % 4])
+        guide.zero_grad()
+        elbo(rows).backward()
+        for rule in rules:
+            for group in rule.param_groups:  # steps that shrink, for the noise of the global sign
+                group["lr"] = (0.1 if rule is rules[0] else 0.25) / (1.0 + 0.05 * step)
+            rule.step()
+    found = torch.cat([p.detach().flatten() for p in natural])
+    torch.testing.assert_close(found, optimum, atol=0.02, rtol=0.0)
+    with torch.no_grad():
+        for p, value in zip(natural, optimum.split([1, 4]), strict=True):
+            p.copy_(value.reshape(p.shape))
+    guide.zero_grad()
+    elbo(everything).backward()
+    assert max(p.grad.abs().max().item() for p in natural) < 1e-9
+    guide.zero_grad()  # and a row's own gradient vanishes there in each minibatch
+    elbo(everything[1:3]).backward()
+    assert natural[1].grad.abs().max() < 1e-9 < natural[0].grad.abs()
