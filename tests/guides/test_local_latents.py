@@ -16,10 +16,14 @@ from pyro import poutine
 from torch import Tensor
 
 import bayesbin.guides.base
+from bayesbin.arviz import to_inference_data
 from bayesbin.distributions import SignBernoulli
-from bayesbin.estimators import Enumerate
+from bayesbin.ensemble import Ensemble
+from bayesbin.estimators import Concrete, Enumerate
 from bayesbin.guides import AutoSignBernoulli
 from bayesbin.infer import TraceBinary_ELBO
+from bayesbin.nn import Classifier, to_binary_
+from bayesbin.posterior import BinaryPosterior
 
 Batch = dict[str, Tensor]  # plate -> the rows of a call
 EXACT = 1e-8  # a standard deviation at which an average over a Normal is its value at the location
@@ -83,7 +87,7 @@ def one_plate_log_joint(s, real):
 def masked_and_weighted(data=None, count=2):
     w = pyro.sample("w", SignBernoulli(natural=torch.tensor(0.3)))
     with plate("data", 4, data, count) as rows:
-        with poutine.scale(scale=WEIGHTS[rows]), poutine.mask(mask=KEPT[rows]):
+        with poutine.scale(scale=WEIGHTS[rows]), poutine.mask(mask=KEPT[rows]):  # pyright: ignore[reportArgumentType]
             z = pyro.sample("z", SignBernoulli(natural=0.4 * w))
             pyro.sample("y", dist.Normal(z + 0.5 * w, 0.7), obs=Y[rows])
 
@@ -140,7 +144,7 @@ def in_a_loop(data=None, count=1):
         u = pyro.sample(f"u{g}", SignBernoulli(natural=0.3 * w))
         with within as rows:
             z = pyro.sample(f"z{g}", SignBernoulli(natural=0.2 * u))
-            pyro.sample(f"y{g}", dist.Normal(z + 0.5 * u, 0.7), obs=SQUARE[rows, g])
+            pyro.sample(f"y{g}", dist.Normal(z + 0.5 * u, 0.7), obs=SQUARE[:, int(g)][rows])
 
 
 def in_a_loop_log_joint(s, real):
@@ -194,10 +198,12 @@ def entropy_weights(arrangement: Arrangement, name: str) -> Any:
     return KEPT * WEIGHTS if masked else 1.0
 
 
-def exact(arrangement: Arrangement, guide: AutoSignBernoulli) -> tuple[Tensor, list[Tensor]]:
+def exact(arrangement: Arrangement, guide: Any) -> tuple[Tensor, list[Tensor]]:
     """Loss and gradient over all the data, by a sum over all states of all signs."""
     natural = {n: guide.natural_of(n) for n, s in guide.sites.items() if s.is_binary}
-    locations = {n: guide._parameter("loc", n) for n, s in guide.sites.items() if not s.is_binary}
+    locations: dict[str, Tensor] = {
+        n: guide._parameter("loc", n) for n, s in guide.sites.items() if not s.is_binary
+    }
     shapes = {name: value.shape for name, value in natural.items()}
     sizes = [value.numel() for value in natural.values()]
     states = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=sum(sizes))))
@@ -344,3 +350,81 @@ def test_rows_may_come_more_than_once():
         for rows in itertools.product(range(4), repeat=2)
     ]
     assert largest_difference(mean_of(found), exact(arrangement, guide)) < 1e-9
+
+
+# Every guide, and what is made of it
+
+GUIDES = {
+    "mean-field": (bayesbin.guides.AutoSignBernoulli, {}),
+    "nested": (bayesbin.guides.AutoNestedSignBernoulli, {"sharing": ("layer", "filter", "weight")}),
+    "random effects": (
+        bayesbin.guides.AutoNestedSignBernoulli,
+        {"sharing": ("layer", "weight"), "kind": "random-effects"},
+    ),
+    "low-bit": (bayesbin.guides.AutoLowBit, {}),
+    "relaxed": (bayesbin.guides.AutoRelaxedSignBernoulli, {}),
+    "point": (bayesbin.guides.AutoSignDelta, {}),
+}
+
+
+@pytest.mark.parametrize(("Guide", "options"), GUIDES.values(), ids=list(GUIDES))
+def test_every_guide_gathers_the_rows_of_its_call(Guide, options):
+    """Rows are told apart by their draws; a minibatch trains its own rows and what all of them share."""
+    model, size = inside, 2
+    first = {"groups": torch.arange(1), "items": torch.arange(1)}
+    guide = Guide(model, kwargs=first, init_scale=3.0, **options)
+    with torch.no_grad():  # all but certain, so that a draw shows its row
+        for parameter in guide.parameters():
+            parameter.mul_(50.0)
+    mode = guide.median()["s"]
+    assert mode.shape == (size, size, 2)
+    batch = {"groups": torch.tensor([1]), "items": torch.tensor([1, 0])}
+    torch.manual_seed(0)
+    if options.get("kind") != "random-effects":  # whose draws move all rows
+        drawn = guide(**batch)["s"]
+        assert drawn.shape == (2, 1, 2)
+        assert (drawn.round() == mode[[1, 0]][:, [1]]).double().mean() > 0.7
+    guide = Guide(model, kwargs=first, **options)
+    estimator = Concrete(temperature=1.0)
+    TraceBinary_ELBO(estimator)(model, guide)(**batch).backward()
+    for name, parameter in guide.named_parameters():
+        if name.endswith((".s", ".s.weight")) and parameter.grad is not None:
+            assert parameter.grad[:, 0].abs().sum() == 0 < parameter.grad[:, 1].abs().sum()
+
+
+def test_what_is_made_of_a_posterior_with_local_latents():
+    """Draws of all rows go to ArviZ in the data's order; an ensemble of a network refuses them by name."""
+    everything = {"data": torch.arange(4)}
+    guide = AutoSignBernoulli(one_plate, kwargs=everything)
+    posterior = guide.posterior()
+
+    def model(rows):  # no input of it has the name of a plate
+        return one_plate(rows)
+
+    found = to_inference_data(posterior, model, (everything["data"],), num_samples=5)
+    assert found.posterior["z"].shape == (1, 5, 4)
+    assert found.log_likelihood["y"].shape == (1, 5, 4)
+    with pytest.raises(ValueError, match="comes from outside of that plate, for unknown rows"):
+        to_inference_data(posterior, model, (torch.arange(4).flip(0),), num_samples=2)
+
+    net = to_binary_(torch.nn.Linear(3, 2))
+
+    def with_network(x, y):
+        weight = pyro.sample("weight", SignBernoulli(natural=torch.zeros(2, 3)).to_event(2))
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", SignBernoulli(natural=torch.tensor(0.0)))
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal((x @ weight.T)[:, 0] + z + a, 1.0), obs=y)
+
+    x = torch.randn(4, 3)
+    posterior = AutoSignBernoulli(with_network, args=(x, Y)).posterior()
+    for network in (net, Classifier(net, 4)):
+        with pytest.raises(ValueError, match="a site 'z', but the network has no"):
+            Ensemble(network, posterior)
+    signs = BinaryPosterior({"weight": posterior["weight"]}, {"a": posterior.real["a"]})
+    with pytest.raises(ValueError, match="real-valued site 'a'"):
+        Ensemble(Classifier(net, 4), signs)
+    assert Ensemble(net, BinaryPosterior({"weight": posterior["weight"]})).outputs(x).shape[1:] == (
+        4,
+        2,
+    )

@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoGuideList
+from pyro.optim import PyroOptim
 
 from bayesbin.distributions import SignBernoulli
 from bayesbin.estimators import Enumerate, StraightThrough
@@ -122,7 +123,7 @@ def test_the_rows_of_a_loss_in_steps_of_pyros_own():
     for loss, draws in ((TraceBinary_ELBO(StraightThrough()), 1), (Trace_ELBO(), 1)):
         guide = AutoSignBernoulli(model, args=(Y, ORDER))
         before = guide.natural_of("z").detach().clone()
-        svi = SVI(model, guide, pyro.optim.SGD({"lr": 0.1}), loss)
+        svi = SVI(model, guide, PyroOptim(torch.optim.SGD, {"lr": 0.1}), loss)
         for _ in range(draws):
             svi.step(Y[ROWS], ROWS)
         moved = (guide.natural_of("z") != before).nonzero().flatten().tolist()
