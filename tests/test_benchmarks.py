@@ -161,6 +161,20 @@ def test_estimators(tmp_path):
     assert all(row["median"] > 0 for row in record["speed"])
 
 
+def test_shared_weights(tmp_path):
+    arguments = ("--smoke", "--part", "transformer", "--estimators", "Flipout", "--out", "results")
+    table = run("shared_weights.py", *arguments, cwd=tmp_path)
+    (record,) = (json.loads(p.read_text()) for p in (tmp_path / "results").glob("*.json"))
+    tried = {
+        r["settings"]["lr"]: r["scores"]["mean"]["nll"]
+        for r in (json.loads(p.read_text()) for p in (tmp_path / "results/tuning").glob("*.json"))
+    }
+    assert record["settings"]["lr"] == min(tried, key=tried.__getitem__)
+    assert record["settings"]["epochs"] == len(record["history"]) == 1
+    again = run("shared_weights.py", "--report", "results", cwd=tmp_path)
+    assert table.endswith(again) and f"{record['scores']['mean']['nll']:.4f}" in again
+
+
 def test_estimators_training(tmp_path):
     arguments = ("--smoke", "--out", "results")
     table = run("estimators_training.py", *arguments, cwd=tmp_path)

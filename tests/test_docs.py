@@ -41,6 +41,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         ("estimators", "estimators.json"),
         ("estimators_training", "estimators_training"),
         ("nested", "nested"),
+        ("shared_weights", "shared_weights"),
         ("priors", "priors"),
         ("predict", "predict.json"),
         ("kernels", "kernels.json"),

@@ -34,12 +34,15 @@ class Flipout(Estimator):
 
     What it drops: weights are Gaussian and not signs, as in :class:`LocalReparameterization`; and data
     are uncorrelated, though all of them have the same weight in a hard draw. Only a network that mixes
-    the data of a batch sees the latter, by batch normalisation in training mode.
+    the data of a batch sees the latter, by batch normalisation in training mode. Measured on four layers
+    of fan-in 64 to 2,304, the expected NLL per datum, 4.4 to 5.1 nats, was .03 below that of hard draws,
+    which is 1.3 to 1.6 standard errors.
 
     The gradient in F goes, by default, through the marginal variance V of each output, as that of local
     reparameterization: a perturbation n counts as sqrt(V) times a constant. It is exact with one position
-    or equal ones; terms of pairs of different positions are left out. ``pathwise=True`` has them, and
-    noise that grows with cosh(lambda): it trains slowly.
+    or equal ones; terms of pairs of different positions, and of several uses of a weight, are left out.
+    ``pathwise=True`` has them, and noise that grows with cosh(lambda) in natural gradients: it trains
+    slowly.
 
     Which axis of an input counts data is found by its length, that of the targets: the argument ``y`` of
     the model, or the last tensor it is called with. In attention it is known. Where no axis has that

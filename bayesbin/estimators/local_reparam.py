@@ -34,9 +34,9 @@ class LocalReparameterization(Estimator):
     Biased: the sum of signs is taken to be Gaussian, an error of the order of 1/fan-in that is small
     above about 30 inputs. Where positions share a weight (convolutions, linear layers over sequences)
     their noise is drawn independently, which drops their covariance: measured on one layer, the expected
-    NLL per datum was 4.86 for 5.13 with a fan-in of 144 and 3.96 for 4.36 with 576, and a slope 13 and
-    20 % too large. There, take :class:`Flipout`. Of all estimators for networks this has the lowest
-    variance.
+    NLL per datum was 4.86 for 5.13 with a fan-in of 144, 3.96 for 4.36 with 576, 4.10 for 4.56 with
+    2,304 and 4.35 for 5.01 over a sequence of 30, and a slope 12 to 27 % too large. There, take
+    :class:`Flipout`. Of all estimators for networks this has the lowest variance.
 
     :param num_samples: draws averaged per call.
     :param variance_dtype: compute the variance of pre-activations in this type, such as torch.bfloat16

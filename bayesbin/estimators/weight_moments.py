@@ -7,6 +7,7 @@ value itself (``__torch_function__``) what a linear layer makes of it.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -140,8 +141,9 @@ def _bilinear(left: Any, right: Any, weight: Any, bias: Any = None) -> Any:
         return NotImplemented
 
     def squares(variance: Tensor, constant: bool) -> Tensor:
-        both = (each.detach() if constant else each for each in (left, right))
-        return F.bilinear(*(each.square().to(variance.dtype) for each in both), variance)
+        first, second = (each.detach() if constant else each for each in (left, right))
+        dtype = variance.dtype
+        return F.bilinear(first.square().to(dtype), second.square().to(dtype), variance)
 
     return weight.draw.answer(
         LinearUse(
@@ -296,7 +298,9 @@ def _reshape(function: Callable[..., Any]) -> Callable[..., Any]:
     """A rule for functions that give some of the elements in another shape, or several such tensors."""
 
     def rule(weight: WeightMoments, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(weight, WeightMoments) and _is_plain((args, tuple(kwargs.values()))):
+        own = _as_view(function, args, kwargs) if isinstance(weight, WeightMoments) else None
+        if own is not None:
+            args = own
             found = function(weight.mean_, *args, **kwargs)
             if isinstance(found, Tensor):
                 return view(weight, args, kwargs, None)
@@ -317,11 +321,22 @@ def _reshape(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether arguments are numbers, names and slices: an index by tensors may repeat elements."""
-    if isinstance(value, (tuple, list)):
-        return all(_is_plain(each) for each in value)
-    return value is None or value is ... or isinstance(value, (int, str, slice))
+def _as_view(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+    """The arguments of a view that takes each element at most once, in comparable form; else None."""
+    if function is not Tensor.__getitem__:
+        return None if any(isinstance(a, Tensor) for a in (*args, *kwargs.values())) else args
+    found: list[Any] = []
+    for part in args[0] if isinstance(args[0], tuple) else args:
+        if part is None or part is ... or isinstance(part, slice):
+            found.append(part)
+            continue
+        if isinstance(part, Tensor):  # which, as a list or an array, may name an element twice
+            return None
+        try:
+            found.append(operator.index(part))
+        except TypeError:
+            return None
+    return (tuple(found),)
 
 
 _METADATA = {

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import oracles
 import pyro
 import pyro.distributions as dist
@@ -132,6 +133,10 @@ USES = {
     "rows in three parts": (
         (6, 5), (3, 6, 5), 0,
         lambda x, w: torch.cat([F.linear(x.sin() ** (i + 1), part) for i, part in enumerate(w.chunk(3))], -1),
+    ),
+    "rows and columns": (
+        (6, 5), (3, 5), 0,
+        lambda x, w: torch.cat([x @ w[np.int64(2)], F.linear(x[:, :3], w[3:, 2:]).sum(1)]).reshape(2, 3).T,
     ),
     "the whole, then a part": (
         (6, 5), (3, 5), 0, lambda x, w: torch.cat([F.linear(x, w), F.linear(x.sin(), w[2:4])], 1),
@@ -358,6 +363,42 @@ def test_the_gradient_through_the_variance_of_outputs(name):
         ]
         biased = exceeds_standard_errors(torch.stack(slopes), exact)
         assert biased == (name == "different positions")
+
+
+ROWS = {
+    "convolution, fan-in 18": ((8, 2, 3, 3), (16, 2, 8, 8), lambda x, w: F.conv2d(x, w).flatten(2)),
+    "convolution, fan-in 72": ((8, 8, 3, 3), (16, 8, 6, 6), lambda x, w: F.conv2d(x, w).flatten(2)),
+    "linear over 20 positions": ((8, 32), (16, 20, 32), lambda x, w: F.linear(x, w).transpose(1, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_expected_nll_is_that_of_hard_draws(name):
+    """Of a layer with positions, a ReLU and a mean over positions; local reparameterization misses it."""
+    shape, inputs, use = ROWS[name]
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(inputs, generator=generator)
+    x = (x + x.flatten(2).mean(-1).reshape(*inputs[:2], *[1] * (len(inputs) - 2))).relu()
+    if len(inputs) == 3:  # places of a sequence have something in common
+        x = (x + torch.randn(inputs[0], 1, inputs[2], generator=generator)).relu()
+    natural = {"w": 0.3 * torch.randn(shape, generator=generator)}
+    head = torch.randn(5, 8, generator=generator)
+    y = torch.arange(inputs[0]) % 5
+
+    def nll(w: Tensor) -> Tensor:
+        hidden = (use(x, w) / shape[1:].numel() ** 0.5).relu().mean(-1)
+        return F.cross_entropy(2.0 * hidden @ head.T, y)
+
+    shape = torch.Size(shape)
+    probs = torch.sigmoid(2 * natural["w"])
+    hard = torch.stack([nll(2 * torch.bernoulli(probs) - 1) for _ in range(3000)])
+    objective = BatchObjective(lambda values: torch.stack([nll(w) for w in values["w"]]), (x, y))
+    scores = []
+    for estimator in (Flipout(), LocalReparameterization()):
+        drawn_nll = torch.stack([estimator(objective, natural) for _ in range(1500)])
+        error = (hard.var() / len(hard) + drawn_nll.var() / len(drawn_nll)).sqrt()
+        scores.append(float((drawn_nll.mean() - hard.mean()) / error))
+    assert abs(scores[0]) < 3 and abs(scores[1]) > 6, scores
 
 
 # The choice, weight by weight

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import oracles
 import pyro
 import pyro.distributions as dist
@@ -252,6 +253,9 @@ UNSUPPORTED = {
     "sum": lambda w: w.sum(),
     "relu": lambda w: torch.relu(w),
     "index by a tensor": lambda w: w[torch.tensor([0, 0])],
+    "index by a list": lambda w: w[[0, 0]],
+    "index by an array": lambda w: w[:, np.array([1, 1])],
+    "index by truth": lambda w: w[torch.ones(4, 3) > 0],
     "expand": lambda w: w.expand(2, 4, 3),
     "stack": lambda w: torch.stack([w, w]),
     "product of two": lambda w: w @ w.t(),
