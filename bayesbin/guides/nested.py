@@ -167,9 +167,22 @@ class AutoNestedSignBernoulli(SignGuide):
             return self.combine.natural(name, parts, shape, read)
         total: Tensor | None = None
         for part in parts.values():  # coarse to fine: only the last sum is of full size
+            part = self._aligned(name, part)
             total = part if total is None else total + part
         assert total is not None
-        return total.expand(shape)
+        return total.expand(torch.broadcast_shapes(total.shape, shape))
+
+    def _aligned(self, name: str, part: Tensor) -> Tensor:
+        """A part without the empty axes of plates that a random effect has where it is drawn many times.
+
+        The effect lies in no plate of the model: all of its own axes are one event. Those of its site are the
+        axes of the site's plates and then its event, so that the draws come directly before the plates.
+        """
+        dims = len(self.shapes[name])
+        extra, plates = part.dim() - dims, dims - self.sites[name].event_dim
+        if extra <= 0 or plates == 0:
+            return part
+        return part.squeeze(tuple(range(extra - plates, extra)))
 
     def natural_parameters(self) -> Iterator[nn.Parameter]:
         return iter(())
