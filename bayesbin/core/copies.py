@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from bayesbin.core.wrappers import unwrapped, wrapped
+
 Network = TypeVar("Network", bound=nn.Module)
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
@@ -25,8 +27,9 @@ _NONE = object()
 def copy_network(net: Network) -> Network:
     """A deep copy of a network in which functions, too, refer to the copy.
 
-    That is, functions in attributes and hooks of its modules, whether they know the original by a variable of
-    the scope that they were made in, by a global variable, as the object of a method, or by a default.
+    Functions are those in attributes and hooks of its modules, whether they know the original by a variable
+    of the scope that they were made in, by a global variable, as the object of a method, or by a default.
+    Modules that only run another one, as those of ``torch.compile``, are left out.
 
     >>> net = nn.Sequential(nn.Linear(1, 1))
     >>> before = net.forward
@@ -38,7 +41,11 @@ def copy_network(net: Network) -> Network:
     2.0
     """
     memo: dict[int, Any] = {}
-    made = copy.deepcopy(net, memo)
+    made: Any = copy.deepcopy(unwrapped(net), memo)
+    for module in list(made.modules()):
+        for name, child in module._modules.items():
+            if child is not None and wrapped(child) is not None:
+                module._modules[name] = unwrapped(child)
     references = _References(memo)
     for each in [*memo.values()]:
         _rebind(each, references)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bayesbin.core.copies import copy_network
 from bayesbin.core.turns import in_turn
+from bayesbin.core.wrappers import module_at
 
 Member = tuple[nn.Module, str]
 
@@ -133,10 +135,7 @@ def recompute(module: nn.Module) -> None:
 def _members(net: nn.Module, site: str) -> list[Member]:
     """The modules that hold the signs of a site, and their names for them."""
     path, _, leaf = site.rpartition(".")
-    try:
-        module = net.get_submodule(path)
-    except AttributeError:
-        module = None
+    module = module_at(net, path)
     if module is None or module._buffers.get(leaf) is None:
         raise KeyError(
             f"The network has no weight named {site!r}. A posterior is used with the network it was trained "
@@ -148,8 +147,8 @@ def _members(net: nn.Module, site: str) -> list[Member]:
 def _place(net: nn.Module, key: str) -> tuple[dict[str, Any], str]:
     """Where a network holds the tensor of a state-dict name."""
     path, _, leaf = key.rpartition(".")
-    module = net.get_submodule(path)
-    for place in (module._buffers, module._parameters):
+    module = module_at(net, path)
+    for place in () if module is None else (module._buffers, module._parameters):
         if place.get(leaf) is not None:
             return place, leaf
     raise KeyError(f"The network has no buffer or parameter named {key!r}.")
@@ -259,7 +258,12 @@ def normalisation_kept(*, on_error: bool = False) -> Iterator[None]:
     with in_turn():  # the hook sees the layers of every thread
         handle = register_module_forward_pre_hook(keep)
         try:
-            yield
+            with warnings.catch_warnings():
+                # Of a hook that runs twice for a compiled module: a second copy changes nothing.
+                warnings.filterwarnings(
+                    "ignore", "Using `torch.compile.module.` when there are global hooks"
+                )
+                yield
             if on_error:
                 kept.clear()
         finally:

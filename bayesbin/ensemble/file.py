@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from bayesbin.core import networks
 from bayesbin.core.checks import shown
 from bayesbin.core.files import CorruptFileError
+from bayesbin.core.wrappers import unwrapped
 from bayesbin.ensemble.inputs import Signature
 from bayesbin.ensemble.members import Draw, Member, Statistics, checked_head
 from bayesbin.ensemble.state import (
@@ -98,6 +99,7 @@ def read(path: str | os.PathLike[str], model: nn.Module) -> tuple[list[Member], 
     :raises CorruptFileError: for a damaged or foreign file. :raises ValueError: for another architecture.
     """
     tensors, header = file.read(path, FORMAT)
+    model = unwrapped(model) if isinstance(model, nn.Module) else model
     inner = model.net if isinstance(model, Likelihood) else model
     if not isinstance(inner, nn.Module):
         raise ValueError(f"expected a model or a network; got {type(model).__name__}.")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bayesbin.core import networks
 from bayesbin.core.checks import is_number, one_of, real_number, real_numbers, shown, whole_number
+from bayesbin.core.wrappers import unwrapped
 from bayesbin.ensemble.state import (
     described,
     network_digest,
@@ -102,7 +103,7 @@ class Member:
             raise ValueError(
                 f"expected a model or a network, an nn.Module; got {type(model).__name__}."
             )
-        posterior = copy.deepcopy(posterior).to("cpu")
+        posterior, model = copy.deepcopy(posterior).to("cpu"), unwrapped(model)
         inner = model.net if isinstance(model, Likelihood) else model
         require_sites(inner, _shapes(posterior), posterior.kind)
         found = checked_head(_asked(model, head), posterior)

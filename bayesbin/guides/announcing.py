@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -93,9 +95,16 @@ class LocalParameters(Messenger):
     In Pyro's global parameter mode the store would otherwise answer with the parameter that was first
     registered under the name, and a second model or guide would be left silently untrained. Where somebody
     collects parameters, the store learns their names, and ``pyro.optim`` can save their state.
+
+    What is compiled by ``torch.compile`` runs as it is written: weights are tensors of kinds, and sites have
+    effects, that compiled code does not follow.
     """
 
     def __enter__(self) -> Any:
+        self._eager: Any = nullcontext()
+        if "torch._dynamo" in sys.modules:
+            self._eager = torch.compiler.set_stance("force_eager")
+        self._eager.__enter__()
         self._named: dict[str, Tensor] | None = {} if collected() else None
         return super().__enter__()
 
@@ -104,6 +113,7 @@ class LocalParameters(Messenger):
         names = pyro.get_param_store()._param_to_name
         for name, parameter in (self._named or {}).items():
             names.setdefault(parameter, name)
+        self._eager.__exit__(*error)
         return super().__exit__(*error)
 
     def _pyro_param(self, msg: Any) -> None:

@@ -15,6 +15,7 @@ from bayesbin.core import networks
 from bayesbin.core.arrays import network_arguments
 from bayesbin.core.checks import shown
 from bayesbin.core.copies import copy_network
+from bayesbin.core.wrappers import unwrapped
 from bayesbin.diagnostics import likelihood_scores
 from bayesbin.diagnostics.by_likelihood import LOGARITHMS, predicted
 from bayesbin.estimators import StraightThrough
@@ -49,6 +50,7 @@ def validation_metrics(
     :param dataset_size: N, to which the plate of a model scales the likelihood of a batch.
     """
     device = next(guide.parameters()).device
+    model = unwrapped(model) if isinstance(model, nn.Module) else model
     if not isinstance(model, Likelihood):
         return {"nll": _expected_nll(model, guide, data, seed, device) / dataset_size}
     posterior, batches = guide.posterior(), [_Batch.of(batch, device) for batch in data]

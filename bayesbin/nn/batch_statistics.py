@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from bayesbin.core.wrappers import named_buffers
 from bayesbin.nn.state_norm import StateBatchNorm
 
 Batches = Sequence[tuple[Tensor, ...]]
@@ -77,7 +78,7 @@ def normalisations(
     >>> normalisations(net, (torch.zeros(2, 3),))
     (('1.running_mean', '1.running_var'),)
     """
-    names = {id(buffer): name for name, buffer in net.named_buffers()}
+    names = {id(buffer): name for name, buffer in named_buffers(net)}
     found: dict[Buffers, None] = {}
 
     def note(func: Any, given: dict[str, Any]) -> None:
@@ -112,7 +113,7 @@ def batch_statistics(net: nn.Module, batches: Batches) -> dict[str, Tensor]:
     >>> found["running_mean"].item(), round(found["running_var"].item(), 3)
     (4.0, 6.667)
     """
-    names = {id(buffer): name for name, buffer in net.named_buffers()}
+    names = {id(buffer): name for name, buffer in named_buffers(net)}
     sums: dict[Buffers, ChannelMoments] = {}
 
     def by_batch(func: Any, given: dict[str, Any]) -> Tensor:

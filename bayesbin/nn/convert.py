@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from torch.nn.parameter import is_lazy
 
 from bayesbin.core.networks import recompute, ties_of
+from bayesbin.core.wrappers import named_modules
 from bayesbin.nn.effective import make_binary, scale_of, tie, walk_binary
 from bayesbin.nn.scales import Axes, LayerPrior, LayerScale, checked_prior, scale_for_all
 from bayesbin.nn.selection import Candidate, Where, candidates, chosen
@@ -178,7 +179,7 @@ def conversion(net: nn.Module) -> Conversion:
 def _names_in_order(net: nn.Module) -> list[str]:
     """Binary and real tensors by module, the binary ones of a module first."""
     names = []
-    for path, module in net.named_modules():
+    for path, module in named_modules(net, seen=set()):
         prefix = f"{path}." if path else ""
         leaves = (*getattr(type(module), "binary_leaves", ()), *module._parameters)
         names += [f"{prefix}{leaf}" for leaf in dict.fromkeys(leaves)]

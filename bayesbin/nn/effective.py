@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from bayesbin.core.networks import ties_of
 from bayesbin.core.numerics import sign_of
+from bayesbin.core.wrappers import named_modules
 
 Module = TypeVar("Module", bound=nn.Module)
 Number = float | Tensor
@@ -374,7 +375,7 @@ def tie(members: list[tuple[nn.Module, str]]) -> None:
 def walk_binary(net: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Dotted name, owner and leaf of every converted tensor, each tied one once, in the order of modules."""
     seen: set[tuple[int, str]] = set()
-    for path, module in net.named_modules():
+    for path, module in named_modules(net, seen=set()):
         for leaf in getattr(type(module), "binary_leaves", ()):
             if (id(module), leaf) not in seen:
                 seen |= {(id(other), name) for other, name in ties_of(module, leaf)}
@@ -384,7 +385,8 @@ def walk_binary(net: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 def binary_sites(net: nn.Module) -> dict[str, BinarySite]:
     """The binary weights of a network by site name, in the order of ``net.named_modules()``.
 
-    A weight that is tied between layers is one site, under its first name.
+    The names are those without wrappers, as of ``torch.compile``. A weight that is tied between layers is one
+    site, under its first name.
 
     Example::
 

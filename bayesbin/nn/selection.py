@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from bayesbin.core.checks import shown
+from bayesbin.core.wrappers import module_at, named_modules
 from bayesbin.nn.effective import walk_binary
 from bayesbin.nn.scales import known_use
 
@@ -48,7 +49,7 @@ class Candidate:
 def candidates(net: nn.Module) -> list[Candidate]:
     """The real parameters of a network, tied ones once, in the order of ``net.named_parameters()``."""
     found: dict[int, tuple[Tensor, list[Member], list[str]]] = {}
-    for path, owner in net.named_modules(remove_duplicate=False):
+    for path, owner in named_modules(net):
         prefix = f"{path}." if path else ""
         for leaf, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
             _, members, names = found.setdefault(id(parameter), (parameter, [], []))
@@ -159,7 +160,11 @@ def _asked_for(net: nn.Module, where: Any, every: list[Candidate], caller: str) 
 
 
 def _by_name(net: nn.Module, candidate: Candidate) -> list[tuple[str, nn.Module]]:
-    return [(name, net.get_submodule(name.rpartition(".")[0])) for name in candidate.names]
+    return [
+        (name, owner)
+        for name in candidate.names
+        if (owner := module_at(net, name.rpartition(".")[0])) is not None
+    ]
 
 
 def _inside(module: nn.Module, every: list[Candidate]) -> list[Candidate]:
@@ -172,7 +177,7 @@ def _named(net: nn.Module, name: str, every: list[Candidate], caller: str) -> se
     found = {id(c) for c in every if name in c.names}
     if found:
         return found
-    paths = dict(net.named_modules(remove_duplicate=False))
+    paths = dict(named_modules(net))
     if name in paths:
         return {id(c) for c in _inside(paths[name], every)}
     path, _, leaf = name.rpartition(".")

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bayesbin.core.checks import one_of, shown, whole_number
+from bayesbin.core.wrappers import unwrapped
 from bayesbin.estimators import Estimator
 from bayesbin.infer import FitResult, fit
 from bayesbin.nn import Classifier, binary_sites, to_binary_
@@ -248,7 +249,7 @@ def resolve_model(model: Any, dataset_size: int | None) -> tuple[Any, int]:
     if isinstance(model, nn.Module):
         if not binary_sites(model) and has_convertible_weights(model):
             to_binary_(model)
-        if not isinstance(model, PyroModule):
+        if not isinstance(unwrapped(model), PyroModule):
             if dataset_size is None:
                 raise ValueError(
                     "recipe takes a Pyro model, such as bayesbin.nn.Classifier(net, dataset_size), or a "
