@@ -15,7 +15,7 @@ def wrapped(module: nn.Module) -> nn.Module | None:
     """The module that a wrapper runs; None for any other module."""
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return module.module
-    return module._modules.get("_orig_mod")  # of torch.compile
+    return _child(module, "_orig_mod")  # of torch.compile
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -66,6 +66,11 @@ def module_at(net: nn.Module, path: str) -> nn.Module | None:
     """``net.get_submodule(path)`` by the names without wrappers; None where there is none."""
     module: nn.Module | None = unwrapped(net)
     for name in path.split(".") if path else ():
-        module = None if module is None else module._modules.get(name)
+        module = None if module is None else _child(module, name)
         module = None if module is None else unwrapped(module)
     return module
+
+
+def _child(module: nn.Module, name: str) -> nn.Module | None:
+    # The children of a module that torch.jit has compiled are in no dictionary.
+    return module._modules[name] if name in module._modules else None

@@ -133,6 +133,11 @@ class LowBitCategorical(TorchDistribution):
         """Var[w], as a sum of squares: nothing cancels where one level is all but certain."""
         return self.moments()[1]
 
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantiles: the smallest level whose cumulative probability is at least ``value`` in [0, 1]."""
+        below = self.probs.cumsum(-1)[..., :-1] < value[..., None]
+        return self.level_values[below.sum(-1)]
+
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance, from one pass over the logits."""
         probs, levels = self.probs, self.level_values

@@ -146,6 +146,11 @@ class SignBernoulli(TorchDistribution):
             self._validate_sample(value)
         return numerics.log_prob(self.natural, value.to(self.natural.dtype))
 
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantiles: the smallest sign whose cumulative probability is at least ``value`` in [0, 1]."""
+        minus = torch.sigmoid(-2.0 * self.natural)
+        return torch.where(value <= minus, -1.0, 1.0).to(self.natural.dtype)
+
     def entropy(self) -> Tensor:
         """A(lambda) - lambda tanh(lambda), in nats: between 0 and log 2."""
         return numerics.entropy(self.natural)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, init_to_median
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ from bayesbin.guides.plates import (
     require_size,
     rows_of,
 )
-from bayesbin.guides.prototype import run_once
+from bayesbin.guides.prototype import START, run_once
 from bayesbin.optim.assembly import DEFAULTS, TrainingGroup
 from bayesbin.posterior import BinaryPosterior, RealPosterior
 
@@ -91,6 +91,7 @@ class SignGuide(AutoGuide):
         init_scale: float = DEFAULTS["init_scale"],
         init: Init = None,
         real_scale: float = 0.1,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         create_plates: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__(model, create_plates=create_plates)
@@ -101,7 +102,8 @@ class SignGuide(AutoGuide):
         self.sites: dict[str, Site] = {}
         self.natural, self.loc, self.log_scale = ParameterTree(), ParameterTree(), ParameterTree()
         with in_turn():
-            self._build(run_once(model, args, dict(kwargs or {})), init, init_scale, real_scale)
+            trace = run_once(model, args, dict(kwargs or {}), init_loc_fn)
+            self._build(trace, init, init_scale, real_scale)
         if not any(site.is_binary for site in self.sites.values()):
             raise ValueError(
                 f"{type(self).__name__} found no latent SignBernoulli site in the model; its sites are "
@@ -117,7 +119,12 @@ class SignGuide(AutoGuide):
             site = self._describe(name, message)
             value = repeated(message["value"].detach(), site.plates)
             if site.support is None:
-                self.insert_natural(name, start(name, value), random=init is None)
+                given = message["infer"].get(START) if init is None else None
+                if given is not None:
+                    given = {name: repeated(given, site.plates)}
+                first = start if given is None else starting_point(given, init_scale)
+                random = init is None and given is None
+                self.insert_natural(name, first(name, value), random=random)
                 self.sites[name] = site
             else:
                 self.insert_real(site, site.support.transform.inv(value), real_scale)
@@ -264,6 +271,10 @@ class SignGuide(AutoGuide):
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The mode of the binary sites and the median of the real ones."""
         return self.posterior().mode()
+
+    def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The quantiles of each site's elements, see ``Posterior.quantiles``; of signs, -1 or +1."""
+        return self.posterior().quantiles(quantiles)
 
     # Sampling
 

@@ -28,6 +28,10 @@ class AutoSignBernoulli(SignGuide):
         with ``init`` a network, their root mean square.
     :param init: a pretrained real network (or its state dict), whose weights become natural
         parameters, or a ``BinaryPosterior`` to start from.
+    :param init_loc_fn: where real-valued sites start: one of ``pyro.infer.autoguide``'s ``init_to_median``
+        (of the prior; the default), ``init_to_mean``, ``init_to_sample``, ``init_to_feasible``,
+        ``init_to_uniform``, ``init_to_value``, ``init_to_generated``, or a function of the site. Weights
+        that ``init_to_value`` or a function gives are taken as those of ``init``.
     :param real_scale: initial standard deviation of the real-valued sites, in unconstrained space.
     :param create_plates: a function of the model's arguments that returns the plates of a call, one or
         several, as in Pyro's ``AutoNormal``; plates that it does not return are looked up in the model.

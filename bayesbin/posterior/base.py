@@ -7,10 +7,12 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from bayesbin.core import networks
 from bayesbin.core.canonical import key_of
+from bayesbin.core.checks import is_number, real_numbers
 from bayesbin.distributions import Support
 from bayesbin.posterior import file
 from bayesbin.posterior.draws import draw_noise
@@ -93,6 +95,28 @@ class Posterior(Mapping[str, Distribution]):
         return self.signs() | {
             site: distribution.at(0.0) for site, distribution in self.real.items()
         }
+
+    def quantiles(self, quantiles: Any) -> dict[str, Tensor]:
+        """The quantiles of each site's elements: of signs and levels, and of real sites in their support.
+
+        :param quantiles: Q numbers in [0, 1], or one.
+        :return: by site, shape (Q, ...); without the first axis for a single number.
+        :raises ValueError: for numbers outside of [0, 1].
+
+        >>> import torch
+        >>> from bayesbin.posterior import BinaryPosterior
+        >>> posterior = BinaryPosterior({"w": torch.tensor([1.0, 0.0, -1.0])})
+        >>> posterior.quantiles([0.2, 0.8])["w"].tolist()
+        [[1.0, -1.0, -1.0], [1.0, 1.0, -1.0]]
+        """
+        at = real_numbers("quantiles", quantiles, at_least=0, at_most=1)
+        found = {}
+        for site, distribution in (*self.items(), *self.real.items()):
+            known: Any = distribution
+            shape = known.loc.shape if isinstance(known, RealPosterior) else known.batch_shape
+            rows = [known.icdf(torch.full(shape, q, dtype=torch.float64)) for q in at]
+            found[site] = rows[0] if is_number(quantiles) else torch.stack(rows)
+        return found
 
     def sample_network(self, net: nn.Module, index: int, seed: int = 0) -> nn.Module:
         """A copy of ``net`` in evaluation mode whose weights are draw ``index`` of ``seed``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bayesbin.distributions import Support, unconstrained_normal
@@ -26,6 +27,15 @@ class RealPosterior:
         value = self.support.transform(self.loc + self.scale * noise)
         assert value is not None
         return value
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantiles of the site itself, in its support, at ``value`` in [0, 1]."""
+        transform = self.support.transform
+        value = value if transform.sign == 1 else 1.0 - value
+        noise = torch.special.ndtri(value.to(self.loc))
+        found = transform(self.loc + self.scale * noise)
+        assert isinstance(found, Tensor)
+        return found
 
     def distribution(self) -> Any:
         """The distribution as a Pyro distribution, elementwise."""
