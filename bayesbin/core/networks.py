@@ -50,10 +50,13 @@ def call(
     :param x: a tuple is the arguments of the network, anything else the one argument.
     :param state: further buffers or parameters to replace, by state-dict name: normalisation statistics.
     :raises KeyError: for a site or a state-dict name that the network does not have.
+    :raises ValueError: for weights of another shape, as those of many draws at once.
     """
     replaced: list[tuple[dict[str, Any], str, Any]] = []
     for site, value in values.items():
-        for module, leaf in _members(net, site):
+        members = _members(net, site)
+        _require_one_draw(site, value, members[0])
+        for module, leaf in members:
             replaced.append((module._buffers, leaf, value))
     for key, value in (state or {}).items():
         replaced.append((*_place(net, key), value))
@@ -142,6 +145,21 @@ def _members(net: nn.Module, site: str) -> list[Member]:
             "on, converted by to_binary_ in the same way."
         )
     return ties_of(module, leaf)
+
+
+def _require_one_draw(site: str, value: Tensor, member: Member) -> None:
+    shape = member[0]._buffers[member[1]].shape  # type: ignore[union-attr]
+    if value.shape == shape:
+        return
+    if value.shape[value.dim() - len(shape) :] == shape:
+        raise ValueError(
+            f"expected one draw of the weight {site!r}, of shape {tuple(shape)}, got {tuple(value.shape)}: "
+            "layers of torch take no batch of weights. Leave out vectorize_particles=True, or parallel=True."
+        )
+    raise ValueError(
+        f"expected the weight {site!r} to be of shape {tuple(shape)}, got {tuple(value.shape)}. A posterior "
+        "is used with the network it was trained on."
+    )
 
 
 def _place(net: nn.Module, key: str) -> tuple[dict[str, Any], str]:

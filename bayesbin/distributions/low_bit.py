@@ -163,7 +163,9 @@ class LowBitCategorical(TorchDistribution):
             for k in range(len(self.levels) - 1):
                 cumulated = cumulated + probs[..., k]
                 index += uniform >= cumulated
-            return self.level_values[index]
+            drawn: Any = self.level_values[index]
+            drawn._levels = self.levels  # a prior of signs refuses other levels
+            return drawn
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p of a level, in nats."""

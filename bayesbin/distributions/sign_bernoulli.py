@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 from torch.distributions import register_kl
+from torch.overrides import handle_torch_function, has_torch_function
 
 from bayesbin.core import numerics
 from bayesbin.distributions import constraints
@@ -144,7 +145,16 @@ class SignBernoulli(TorchDistribution):
         """lambda w - A(lambda), in nats; w may be relaxed to [-1, +1], anything else is an error."""
         if self._validate_args:
             self._validate_sample(value)
-        return numerics.log_prob(self.natural, value.to(self.natural.dtype))
+        if getattr(value, "_levels", (-1.0, 1.0)) != (-1.0, 1.0):
+            raise ValueError(
+                f"expected signs, got a draw of a guide with the levels {value._levels}; give the loss "  # pyright: ignore
+                "bayesbin.guides.with_effects(model, guide) for the model, or the weight a prior of levels."
+            )
+        # Autograd functions do not see what a tensor of another class, such as Pyro's provenance, stands for.
+        pair = self.natural, value.to(self.natural.dtype)
+        if has_torch_function(pair):
+            return handle_torch_function(numerics.log_prob, pair, *pair)
+        return numerics.log_prob(*pair)
 
     def icdf(self, value: Tensor) -> Tensor:
         """The quantiles: the smallest sign whose cumulative probability is at least ``value`` in [0, 1]."""

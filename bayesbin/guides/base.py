@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -32,6 +32,7 @@ from bayesbin.guides.plates import (
     rows_of,
 )
 from bayesbin.guides.prototype import START, run_once
+from bayesbin.guides.stock_losses import require_fit
 from bayesbin.optim.assembly import DEFAULTS, TrainingGroup
 from bayesbin.posterior import BinaryPosterior, RealPosterior
 
@@ -81,6 +82,8 @@ class SignGuide(AutoGuide):
     local parameter mode. While ``pyro.infer.SVI`` trains them they stand in Pyro's store; a store that
     is loaded from a file gives the guide of its names their values.
     """
+
+    draws: ClassVar[str] = "hard"  # how weights are drawn: "hard", "relaxed" or "point"
 
     def __init__(
         self,
@@ -342,11 +345,12 @@ class SignGuide(AutoGuide):
         return {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        require_fit(self, self.draws)
         with alone(type(self).__name__):
             result = super().__call__(*args, **kwargs)
         if (
             collected()
-        ):  # after the call: in Pyro's local mode a module has a store of its own within it
+        ):  # after the call: in Pyro's local mode a module has a store of its own in it
             register(self, ((f"{self._pyro_name}.{n}", p) for n, p in self.named_parameters()))
         return result
 

@@ -23,7 +23,6 @@ from bayesbin.core.networks import normalisation_kept
 from bayesbin.distributions.wrappers import weight_distribution
 from bayesbin.guides.announcing import LocalParameters
 
-
 _OF_PRIOR = (init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform)
 START = "bayesbin start"  # the key in a site's infer of the weights that it is to start at
 

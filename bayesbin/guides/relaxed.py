@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -34,6 +34,8 @@ class AutoRelaxedSignBernoulli(SignGuide):
 
     Source: Maddison, Mnih and Teh 2017, arXiv 1611.00712.
     """
+
+    draws: ClassVar[str] = "relaxed"
 
     def __init__(
         self, model: Callable[..., Any], *, temperature: float = 0.5, **options: Any

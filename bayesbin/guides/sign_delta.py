@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -57,6 +57,7 @@ class AutoSignDelta(SignGuide):
     """
 
     binarizer: Binarizer
+    draws: ClassVar[str] = "point"
 
     def __init__(
         self, model: Callable[..., Any], *, binarizer: Binarizer | None = None, **options: Any

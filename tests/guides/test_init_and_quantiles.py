@@ -74,9 +74,7 @@ def test_values_are_the_start_of_real_sites_and_signs(make: Any, way: str) -> No
     if way == "generated":
         start = init_to_generated(generate=lambda: init_to_value(values=values))
     elif way == "a function":
-
-        def start(site: Any) -> Tensor:
-            return values[site["name"]]
+        start = lambda site: values[site["name"]]
 
     guide = make(model, init_loc_fn=start, init_scale=0.7)
     found = locations(guide)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ from bayesbin.guides import (
 from bayesbin.infer import TraceBinary_ELBO
 from bayesbin.nn import Classifier, to_binary_
 
+optim: Any = importlib.import_module("pyro.optim")  # which makes its optimizers when it is imported
 X = torch.linspace(-1.0, 1.0, 20, dtype=torch.float64).reshape(10, 2)
 Y = torch.arange(10) % 2
 
@@ -57,7 +59,8 @@ def classifier() -> Classifier:
 def training(model: Any, guide: Any, optimizer: Any, loss: str) -> SVI:
     if loss == "ours":
         return SVI(model, guide, optimizer, TraceBinary_ELBO(LocalReparameterization()))
-    return SVI(with_effects(model, guide), guide, optimizer, Trace_ELBO())
+    stock = TraceMeanField_ELBO() if guide.draws == "relaxed" else Trace_ELBO()
+    return SVI(with_effects(model, guide), guide, optimizer, stock)
 
 
 def values(*modules: nn.Module) -> list[Tensor]:
@@ -82,7 +85,7 @@ def test_every_parameter_has_a_name(make: Any, loss: str, local: bool) -> None:
     with pyro.settings.context(module_local_params=local):
         model = classifier()
         guide = make(model)
-        optimizer = pyro.optim.Adam(options)
+        optimizer = optim.Adam(options)
         before, kept = values(guide), values(model)
         training(model, guide, optimizer, loss).step(X, Y)
     names = {f"{type(guide).__name__}.{name}" for name, _ in guide.named_parameters()}
@@ -104,7 +107,7 @@ def test_save_and_load_continue_to_the_bit(kind: str, loss: str, way: str, tmp_p
         torch.manual_seed(0)
         model = classifier()
         guide = GUIDES[kind](model)
-        optimizer = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.9})
+        optimizer = optim.ClippedAdam({"lr": 0.1, "lrd": 0.9})
         return model, guide, optimizer, training(model, guide, optimizer, loss)
 
     def steps(svi: SVI, first: int) -> None:
@@ -144,7 +147,7 @@ def test_guides_of_one_name_keep_their_own_state(loss: str) -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         model = classifier()
-        guide, optimizer = AutoSignBernoulli(model), pyro.optim.Adam({"lr": 0.1})
+        guide, optimizer = AutoSignBernoulli(model), optim.Adam({"lr": 0.1})
         pairs.append((model, guide, optimizer, training(model, guide, optimizer, loss)))
     if loss == "stock":  # Pyro shares the parameters of two models in its global mode
         model, (_, guide, optimizer, _) = pairs[0][0], pairs[1]
@@ -171,7 +174,7 @@ def test_a_store_of_another_guide_is_refused(tmp_path: Path) -> None:
         pyro.factor("data", w.sum())
 
     guide = AutoSignBernoulli(model)
-    training(model, guide, pyro.optim.Adam({"lr": 0.1}), "stock").step()
+    training(model, guide, optim.Adam({"lr": 0.1}), "stock").step()
     pyro.get_param_store().save(str(tmp_path / "store"))
     pyro.clear_param_store()
     other = AutoSignBernoulli(model, args=(3,))
@@ -181,16 +184,16 @@ def test_a_store_of_another_guide_is_refused(tmp_path: Path) -> None:
 
 
 SCHEDULERS: dict[str, Any] = {
-    "exponential": lambda: pyro.optim.ExponentialLR(
+    "exponential": lambda: optim.ExponentialLR(
         {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.5}
     ),
-    "step": lambda: pyro.optim.StepLR(
+    "step": lambda: optim.StepLR(
         {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.1}, "step_size": 1, "gamma": 0.5}
     ),
-    "plateau": lambda: pyro.optim.ReduceLROnPlateau(
+    "plateau": lambda: optim.ReduceLROnPlateau(
         {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "factor": 0.5, "patience": 0}
     ),
-    "options by name": lambda: pyro.optim.ExponentialLR(
+    "options by name": lambda: optim.ExponentialLR(
         {
             "optimizer": torch.optim.Adam,
             "optim_args": lambda name: {"lr": 0.1},
@@ -225,7 +228,7 @@ def test_options_by_module_and_parameter_and_clipping() -> None:
 
     model = classifier()
     guide = AutoSignBernoulli(model)
-    optimizer = pyro.optim.PyroOptim(
+    optimizer = optim.PyroOptim(
         torch.optim.SGD, options, lambda module, parameter: {"clip_value": 1e-3}
     )
     before = values(guide, model)
@@ -250,7 +253,7 @@ def test_lists_of_guides(local: bool) -> None:
         for site in ("w", "v"):
             guide.append(AutoSignBernoulli(poutine.block(model, expose=[site])))
         guide.append(AutoNormal(poutine.block(model, expose=["z"])))
-        optimizer = pyro.optim.Adam({"lr": 0.1})
+        optimizer = optim.Adam({"lr": 0.1})
         SVI(model, guide, optimizer, TraceBinary_ELBO(Enumerate())).step()
     names = {"0.natural.w", "1.natural.v", "2.locs.z", "2.scales.z"}
     assert set(optimizer.get_state()) == {f"AutoGuideList.{name}" for name in names}
