@@ -592,3 +592,24 @@ def test_fit_says_which_weight_got_which():
     result = fit(model, AutoSignBernoulli(model), batches, epochs=1, progress=False)
     assert result.choices == {"0.weight": "Flipout", "3.weight": "local reparameterization"}
     assert '"choices": {"0.weight": "Flipout"' in result.to_json()
+
+
+def test_attention_and_embeddings_train_by_default():
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(11, 8)
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.layer(self.embed(tokens)).mean(1))
+
+    weights = ["embed.weight", "layer.self_attn.in_proj_weight", "layer.self_attn.out_proj.weight"]
+    weights += ["layer.linear1.weight", "layer.linear2.weight", "head.weight"]
+    net = to_binary_(Reader(), where=weights)
+    model = Classifier(net, dataset_size=6)
+    batches = [(torch.randint(0, 11, (6, 5)), torch.tensor([0, 1, 0, 1, 1, 0]))]
+    result = fit(model, AutoSignBernoulli(model), batches, epochs=2, progress=False)
+    drawn_once = {name for name, way in result.choices.items() if way != "Flipout"}
+    assert drawn_once == {"head.weight"} and len(result.choices) == 6
