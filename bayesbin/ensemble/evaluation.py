@@ -112,13 +112,8 @@ class Targets:
                 spread = moment(observed.distribution, "variance") if kind == "normal" else None
                 variances.append(spread)
         assert observed is not None
-        kept = observed.kept
-        if kept is None:
-            kept = torch.ones(observed.distribution.batch_shape, dtype=torch.bool)
-        extra = observed.value.dim() - kept.dim()
-        kept = kept.reshape(kept.shape + (1,) * extra).expand(observed.value.shape)
         stacked = (_stacked(draws), _stacked(variances))
-        return cls(kind, torch.stack(rows), *stacked, observed.value, kept, weight)
+        return cls(kind, torch.stack(rows), *stacked, observed.value, observed.counted(), weight)
 
     def scores(self, place: int | None = None) -> dict[str, float]:
         """The scores of the mean of the draws, or of one of them."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from bayesbin.core import networks
-from bayesbin.core.arrays import network_arguments
+from bayesbin.core.arrays import as_tensor, network_arguments
 from bayesbin.core.checks import shown
 from bayesbin.core.copies import copy_network
 from bayesbin.core.wrappers import unwrapped
@@ -41,8 +41,9 @@ def validation_metrics(
 
     A model with a likelihood gives nll, in nats per datum, and what :func:`likelihood_scores` knows of its
     kind: accuracy and ece of classes, accuracy of labels, accuracy and mae of ordered levels, and rmse of
-    numbers and counts, in the units of the targets. Masks apply; data of weight 0 are left out, and other
-    weights do not enter. Any other model gives the expected negative log-likelihood at hard draws, as nll.
+    numbers and counts, in the units of the targets. Masks apply, and scores are weighted averages
+    where batches have weights. Any other model gives the expected negative log-likelihood at hard draws, as
+    nll.
 
     :param data: held-out batches, as for training.
     :param calibration: training batches, from whose first 2000 inputs normalisation statistics of each
@@ -69,12 +70,14 @@ def validation_metrics(
     log_likelihood = torch.cat([torch.stack(each.log_likelihood) for each in found], 1)
     averages = [each.average() for each in found]
     known = [each for each in averages if each is not None]
+    weighted = any(batch.weight is not None for batch in batches)
     return likelihood_scores(
         kind,
         log_likelihood,
         torch.cat(known) if len(known) == len(found) else None,
         torch.cat([each.value for each in found]),
         torch.cat([each.kept for each in found]),
+        torch.cat([each.weight.cpu() for each in found]) if weighted else None,
     )
 
 
@@ -108,6 +111,7 @@ class _Averages:
         self.known = True
         self.value: Any = None
         self.kept: Any = None
+        self.weight: Any = None
 
     def add(
         self, model: Likelihood, net: nn.Module, latents: Mapping[str, Tensor], batch: _Batch
@@ -121,7 +125,11 @@ class _Averages:
             )
             self._add(predicted(self.kind, observed.distribution))
         if self.value is None:
-            self.value, self.kept = observed.value, _kept(observed, batch.weight, len(x[0]))
+            rows = len(x[0])
+            self.value, self.kept = observed.value, observed.counted()
+            self.weight = (
+                torch.ones(rows) if batch.weight is None else as_tensor("weights", batch.weight)
+            )
 
     def _add(self, predicted: Tensor | None) -> None:
         if predicted is None:
@@ -139,20 +147,6 @@ class _Averages:
             return None
         count = len(self.log_likelihood)
         return self.total - math.log(count) if self.kind in LOGARITHMS else self.total / count
-
-
-def _kept(observed: Any, weight: Any, rows: int) -> Tensor:
-    """Which targets count: those of the mask, in data of a weight above 0."""
-    shape = observed.distribution.batch_shape
-    like = observed.value
-    kept = observed.kept
-    if kept is None:
-        kept = torch.ones(shape, dtype=torch.bool, device=like.device)
-    if weight is not None:
-        weight = torch.as_tensor(weight, device=like.device)
-        kept = kept & (weight > 0).reshape(rows, *[1] * (len(shape) - 1))
-    extra = like.dim() - kept.dim()
-    return kept.reshape(kept.shape + (1,) * extra).expand(like.shape)
 
 
 def _in_float64(values: Any) -> Any:

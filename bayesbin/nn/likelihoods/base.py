@@ -292,6 +292,13 @@ class Observed(NamedTuple):
     value: Any
     kept: Tensor | None
 
+    def counted(self) -> Tensor:
+        """Which numbers of the targets count, in the shape of the targets."""
+        if self.kept is None:
+            return torch.ones_like(self.value, dtype=torch.bool)
+        by_event = self.kept.shape + (1,) * (self.value.dim() - self.kept.dim())
+        return self.kept.reshape(by_event).expand(self.value.shape)
+
     def masked(self) -> Any:
         """The distribution with a log-probability of 0 where targets do not count."""
         return self.distribution if self.kept is None else self.distribution.mask(self.kept)
