@@ -101,13 +101,7 @@ def network_arguments(net: nn.Module, x: Any) -> tuple[Tensor, ...]:
     names, required, any_number = networks.inputs_of(net)
     several = isinstance(x, (tuple, list)) and len(x) > 0 and all(map(_has_rows, x))
     if isinstance(x, Mapping):
-        given = [name for name in names if name in x]
-        if len(given) < len(x) or given != names[: len(given)]:
-            raise ValueError(
-                f"expected inputs named as the network's arguments, {', '.join(names)}, with none left out "
-                f"between; got {', '.join(map(str, x))}."
-            )
-        columns = tuple(_argument(net, name, x[name]) for name in given)
+        columns = tuple(_argument(net, name, x[name]) for name in networks.named_inputs(names, x))
     elif several and (len(names) > 1 or any_number):
         columns = tuple(_argument(net, f"input {k}", each) for k, each in enumerate(x))
     else:

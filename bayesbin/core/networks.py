@@ -88,6 +88,20 @@ def inputs_of(net: nn.Module) -> tuple[list[str], int, bool]:
     return [each.name for each in named], sum(p.default is p.empty for p in named), several
 
 
+def named_inputs(names: list[str], given: Mapping[str, Any]) -> list[str]:
+    """The names of the inputs that are given, in the order of the network's.
+
+    :raises ValueError: for a name that is none of the network's, or one left out before another.
+    """
+    found = [name for name in names if name in given]
+    if len(found) < len(given) or found != names[: len(found)]:
+        raise ValueError(
+            f"expected inputs named as the network's arguments, {', '.join(names)}, with none left out "
+            f"between; got {', '.join(map(str, given))}."
+        )
+    return found
+
+
 def write_(
     net: nn.Module, values: Mapping[str, Tensor], state: Mapping[str, Tensor] | None = None
 ) -> nn.Module:

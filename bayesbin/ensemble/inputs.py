@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bayesbin.core import networks
 from bayesbin.core.arrays import as_tensor, network_batches, network_inputs
-from bayesbin.core.checks import shown
 
 ROWS = 1000  # of a batch, at most
 Signature = tuple[tuple[tuple[int, ...], torch.dtype], ...]
@@ -55,15 +54,11 @@ def inputs_of(net: nn.Module, x: Any) -> NetworkInputs:
     :raises ValueError: for anything else, no rows, NaN or infinity, and as
         :func:`bayesbin.core.arrays.network_inputs`.
     """
-    names = _arguments(net)
+    names, _, any_number = networks.inputs_of(net)
     if isinstance(x, Mapping):
-        if unknown := [name for name in x if name not in names]:
-            raise ValueError(
-                f"expected inputs by the names {', '.join(names)}, the network's; got {shown(unknown)}."
-            )
-        given = [x[name] for name in names if name in x]
+        given = [x[name] for name in networks.named_inputs(names, x)]
         columns = _converted(net, given)
-    elif isinstance(x, tuple) and len(x) > 1 and _required(net) > 1:
+    elif isinstance(x, tuple) and len(x) > 1 and (len(names) > 1 or any_number):
         given = list(x)
         columns = _converted(net, given)
     else:
@@ -133,21 +128,3 @@ def _check(columns: list[Tensor]) -> None:
     for column in columns:
         if column.is_floating_point() and not bool(torch.isfinite(column).all()):
             raise ValueError("The inputs contain NaN or infinity; clean or impute them first.")
-
-
-def _arguments(net: nn.Module) -> list[str]:
-    return list(_parameters(net))
-
-
-def _required(net: nn.Module) -> int:
-    """How many arguments a network cannot be called without."""
-    return sum(p.default is p.empty for p in _parameters(net).values())
-
-
-def _parameters(net: nn.Module) -> dict[str, inspect.Parameter]:
-    try:
-        found = inspect.signature(net.forward).parameters
-    except (ValueError, TypeError):
-        return {}
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return {name: each for name, each in found.items() if each.kind in positional}

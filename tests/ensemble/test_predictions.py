@@ -190,7 +190,7 @@ def test_several_inputs_and_outputs(given):
     torch.testing.assert_close(prediction.mean[1], found.mean(0))
     with pytest.raises(ValueError, match="as many rows"):
         ensemble.outputs((x, y[:3]))
-    with pytest.raises(ValueError, match="names x, y"):
+    with pytest.raises(ValueError, match="arguments, x, y"):
         ensemble.outputs({"x": x, "z": y})
 
 
