@@ -237,16 +237,20 @@ def in_full_precision() -> Iterator[None]:
         yield
 
 
-def in_float32(part: Any) -> Any:
-    """A distribution with its parameters of 16 bits, if it has any, converted to float32; else itself."""
+def in_float32(part: Any, above: tuple[int, ...] = ()) -> Any:
+    """A distribution with its parameters of 16 bits, if it has any, converted to float32; else itself.
+
+    :param above: what it is a part of, by ``id``: a transform and its inverse hold each other.
+    """
     if isinstance(part, Tensor):
         return part.float() if part.dtype in (torch.bfloat16, torch.float16) else part
     if isinstance(part, (list, tuple)):
-        parts = [in_float32(each) for each in part]
+        parts = [in_float32(each, above) for each in part]
         return part if all(a is b for a, b in zip(part, parts, strict=True)) else type(part)(parts)
-    if not isinstance(part, (torch.distributions.Distribution, torch.distributions.Transform)):
+    kinds = (torch.distributions.Distribution, torch.distributions.Transform)
+    if not isinstance(part, kinds) or id(part) in above:
         return part
-    wide = {name: in_float32(value) for name, value in vars(part).items()}
+    wide = {name: in_float32(value, (*above, id(part))) for name, value in vars(part).items()}
     if all(wide[name] is value for name, value in vars(part).items()):
         return part
     part = copy.copy(part)

@@ -175,5 +175,5 @@ def test_real_valued_sites_pass_their_posterior_on() -> None:
 def test_a_model_without_a_network_is_trained_but_not_scored() -> None:
     learner = chain(linear_model, lr=1.0, epochs=2)  # one step of the rule is exact here
     part = sequence()[0]
-    with pytest.raises(ValueError, match="can be trained on tasks but not be scored"):
+    with pytest.raises(ValueError, match="to be scored; got function, which can only be trained"):
         learner.evaluate([Task("a", part, part)])

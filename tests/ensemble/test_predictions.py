@@ -318,8 +318,13 @@ def test_several_answers_for_each_datum_are_scored_together():
     assert ensemble.predict(x).entropy.shape == (5, 7)
     found = ensemble.evaluate(x, y)
     flat = ensemble.evaluate(x.reshape(35, 2), y.reshape(35))
-    assert found["mean"] == pytest.approx(flat["mean"])
-    with pytest.raises(ValueError, match=r"labels of shape \(5, 7\); got \(5,\)"):
+    alike = {name: value for name, value in found["mean"].items() if name != "nll"}
+    assert alike == pytest.approx({name: flat["mean"][name] for name in alike})
+    # Given a draw the labels of a datum are independent; averaged over draws they are not.
+    log_probs = torch.as_tensor(ensemble.log_probs(x)).gather(-1, y.expand(4, 5, 7)[..., None])
+    joint = log_probs[..., 0].sum(-1).logsumexp(0) - math.log(4)
+    assert found["mean"]["nll"] == pytest.approx(-joint.mean().item())
+    with pytest.raises(ValueError, match=r"targets of shape \(5, 7\).*of shape \(5,\)"):
         ensemble.evaluate(x, y[:, 0])
 
 
