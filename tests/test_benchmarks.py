@@ -80,6 +80,15 @@ def test_mnist_mlp(images, tmp_path):
     assert [path.stat().st_mtime_ns for path in records] == written
 
 
+@pytest.mark.slow
+def test_plate_scores(tmp_path):
+    table = run("plate_scores.py", "--smoke", "--out", "scores.json", cwd=tmp_path)
+    record = json.loads((tmp_path / "scores.json").read_text())
+    for part in record["networks"]:
+        assert all(row["by plate"] < 0.2 * row["whole"] for row in part["rows"][:7])
+    assert run("plate_scores.py", "--report", "scores.json", cwd=tmp_path) == table
+
+
 def test_methods(images, tmp_path):
     names = ("bayesbinn", "bop")
     arguments = ("--smoke", "--no-progress", "--data", str(images), "--dataset", "mnist")
