@@ -25,15 +25,25 @@ from bayesbin.sklearn import BinaryNetworkClassifier, BinaryNetworkRegressor
 QUICK = {"epochs": 30, "num_samples": 4}
 
 
+def random_by_row(estimator):
+    """Checks of equal bits that no method has which draws noise for each row of a batch."""
+    return {
+        "check_sample_weight_equivalence_on_dense_data": "copies of a datum have noise of their own"
+    }
+
+
 @parametrize_with_checks(
-    [BinaryNetworkClassifier(epochs=15, num_samples=4), BinaryNetworkRegressor(**QUICK)]
+    [BinaryNetworkClassifier(epochs=15, num_samples=4), BinaryNetworkRegressor(**QUICK)],
+    expected_failed_checks=random_by_row,
 )
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
-@parametrize_with_checks([BinaryNetworkClassifier(), BinaryNetworkRegressor()])
+@parametrize_with_checks(
+    [BinaryNetworkClassifier(), BinaryNetworkRegressor()], expected_failed_checks=random_by_row
+)
 def test_scikit_learns_checks_with_the_default_settings(estimator, check):
     check(estimator)
 
@@ -311,3 +321,44 @@ def test_history_and_settings():
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
         BinaryNetworkClassifier(**FEW | settings).fit(*blobs())
+
+
+def test_a_weight_is_a_number_of_copies():
+    """Two classes at each place, 3 to 1: weights of 1/3 make them equally likely, copies likewise."""
+    x = np.repeat([[0.0], [1.0]], 40, axis=0)
+    y = np.tile([0, 0, 0, 1], 20)
+    settings = {"num_bins": 0, "hidden_layer_sizes": (8,), "epochs": 150, "random_state": 0}
+
+    def share(sample_weight=None, rows=slice(None), **more):
+        made = BinaryNetworkClassifier(**settings, **more)
+        return made.fit(x[rows], y[rows], sample_weight).predict_proba([[0.0], [1.0]])[:, 1]
+
+    plain = share()
+    copies = share(rows=np.concatenate([np.arange(80), *[np.flatnonzero(y)] * 2]))
+    weighted = share(np.where(y == 1, 3.0, 1.0))
+    balanced = share(class_weight="balanced")
+    by_label = share(class_weight={1: 3.0})
+    assert (plain < 0.35).all()
+    for found in (copies, weighted, balanced, by_label):
+        assert (np.abs(found - 0.5) < 0.1).all()
+    assert np.array_equal(weighted, by_label)
+    assert np.array_equal(share(np.ones(80)), plain)
+    half = np.arange(80) // 4 % 2 == 0
+    assert np.array_equal(share(half.astype(float)), share(rows=half))
+
+
+def test_several_targets_in_units_of_their_own():
+    x, y = line()
+    both = np.stack([100.0 + 50.0 * y, -0.01 * y], axis=1)
+    regressor = BinaryNetworkRegressor(epochs=60, random_state=0).fit(x, both)
+    mean, std = regressor.predict(x, return_std=True)
+    assert mean.shape == std.shape == both.shape and regressor.score(x, both) > 0.85
+    relative = std.mean(0) / both.std(0)
+    assert (relative > 0.05).all() and (relative < 0.8).all()
+    assert regressor.ensemble_.noise.shape == (32, 2)
+    predictor = regressor.compile()
+    assert np.array_equal(predictor.predict(x).mean, mean)
+    with pytest.raises(ValueError, match="Negative"):
+        regressor.fit(x, both, sample_weight=-np.ones(len(x)))
+    with pytest.raises(ValueError, match=r"non-zero|above 0"):
+        regressor.fit(x, both, sample_weight=np.zeros(len(x)))

@@ -12,7 +12,7 @@ from pyro.infer import MCMC
 
 from bayesbin import __version__
 from bayesbin.arviz.chains import Chain, chains_of
-from bayesbin.arviz.evaluation import Evaluation, evaluate
+from bayesbin.arviz.evaluation import Evaluation, evaluate, input_of
 from bayesbin.arviz.labels import Labels, Variable
 from bayesbin.ensemble import Ensemble, Statistics
 from bayesbin.infer.mcmc import MCMCResult
@@ -158,7 +158,8 @@ def _fixed(chains: Sequence[Chain], evaluation: Evaluation) -> Iterator[Variable
     for name, array in evaluation.observed.items():
         yield Variable("observed_data", name, name, (), array)
     for name, array in evaluation.inputs.items():
-        yield Variable("constant_data", name, name, (), array)
+        site = input_of(name, evaluation.sites)
+        yield Variable("constant_data", name, site, (), array)
     parameters = [chain.parameters() for chain in chains]
     for name in parameters[0]:
         stacked = np.stack([each[name] for each in parameters])

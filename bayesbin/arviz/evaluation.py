@@ -33,7 +33,7 @@ class Evaluation:
     :param sampled: group -> variable -> (draw, ...). :param observed: site -> its data.
     :param inputs: the model's other tensors. :param plates: site or input -> plates of its dimensions.
     :param kept: site with data that do not count -> the numbers of those that do, of which alone its
-        log-likelihood is.
+        log-likelihood is. :param sites: the names of all sites.
     """
 
     sampled: Mapping[str, Mapping[str, np.ndarray]]
@@ -41,6 +41,7 @@ class Evaluation:
     inputs: Mapping[str, np.ndarray]
     plates: Mapping[str, Plates]
     kept: Mapping[str, np.ndarray] = field(default_factory=dict)
+    sites: Collection[str] = ()
 
 
 def evaluate(
@@ -89,11 +90,18 @@ def _with_data(
         for name, value in runs.inputs().items()
         if not any(_same(value, other) for other in observed.values())
     }
+    names = set(plates)
     for name, value in inputs.items():  # a row for each datum: the same dimension
         for site, other in observed.items():
             if value.dim() and other.dim() and len(value) == len(other):
-                plates[name] = (plates[site][0],) + (None,) * (value.dim() - 1)
-    return Evaluation(sampled, _arrays(observed), _arrays(inputs), plates, _kept(trace))
+                axes = (plates[site][0],) + (None,) * (value.dim() - 1)
+                plates[input_of(name, names)] = axes
+    return Evaluation(sampled, _arrays(observed), _arrays(inputs), plates, _kept(trace), names)
+
+
+def input_of(name: str, sites: Collection[str]) -> str:
+    """What an input is called beside sites, of which one may have its name."""
+    return f"{name} (input)" if name in sites else name
 
 
 class _ConditionedModel:

@@ -208,9 +208,9 @@ class Member:
         """What gives targets a probability: the model's likelihood, or that of the head; None: neither."""
         if self.likelihood is not None or self.head["kind"] == "outputs":
             return self.likelihood
-        kind, *parameters = [self.head.get(name) for name in ("kind", *_PARAMETERS)]
+        given = [self.head.get(name) for name in _PARAMETERS]
         noise, concentration, cutpoints = (
-            None if isinstance(each, Mapping) else each for each in parameters
+            None if isinstance(each, Mapping) else each for each in given
         )
         if self.head.get("heteroscedastic"):
             noise = "heteroscedastic"
@@ -222,7 +222,7 @@ class Member:
             "ordinal": lambda: Ordinal(self.net, 1, self._levels(), cutpoints),
             "poisson": lambda: Poisson(self.net, 1),
         }
-        return makers[kind]()
+        return makers[self.head["kind"]]()
 
     def _levels(self) -> int:
         return len(self.parameter("cutpoints")[0]) + 1

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from bayesbin.core.checks import whole_number, whole_numbers
@@ -80,7 +83,12 @@ class _BinaryNetwork(BaseEstimator):
         self.random_state = random_state
 
     def _fit(
-        self, X: np.ndarray, targets: Tensor, likelihood: Callable[..., Any], num_outputs: int
+        self,
+        X: np.ndarray,
+        targets: Tensor,
+        weight: np.ndarray | None,
+        likelihood: Callable[..., Any],
+        num_outputs: int,
     ) -> tuple[Any, Posterior[Any]]:
         """Train a network; the model around it, and its posterior."""
         num_bins = whole_number("num_bins", self.num_bins)
@@ -91,7 +99,8 @@ class _BinaryNetwork(BaseEstimator):
         widths = () if none else whole_numbers("hidden_layer_sizes", hidden)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         encoders = [PiecewiseLinearEncoder(num_bins)] if num_bins else []
-        self.transformer_ = make_pipeline(*encoders, StandardScaler()).fit(X)
+        weighted = {} if weight is None else {"standardscaler__sample_weight": weight}
+        self.transformer_ = make_pipeline(*encoders, StandardScaler()).fit(X, **weighted)
         x, size = self._transformed(X).float(), len(X)
         wanted = _BATCH_SIZE if self.batch_size is None else self.batch_size
         batch_size = min(whole_number("batch_size", wanted, at_least=1), size)
@@ -102,7 +111,10 @@ class _BinaryNetwork(BaseEstimator):
             net = to_binary_(layers)
             model = likelihood(net, dataset_size=size)
             method = make_recipe(self.recipe, model, epochs=self.epochs, **self._overrides())
-            result = method.fit(Batches((x, targets), batch_size), seed=seed, progress=False)
+            batches: Any = Batches((x, targets), batch_size)
+            if weight is not None:
+                batches = _WeightedBatches(x, targets, torch.from_numpy(weight), batch_size)
+            result = method.fit(batches, seed=seed, progress=False)
         self.settings_ = method.settings
         self.history_ = result.history
         self.seed_ = seed
@@ -159,6 +171,38 @@ class _BinaryNetwork(BaseEstimator):
         return self.ensemble_.predict(self._transformed(X).float().numpy())
 
 
+class _WeightedBatches:
+    """Minibatches (x, y, weight), in the order that :class:`Batches` gives (x, y)."""
+
+    def __init__(self, x: Tensor, y: Tensor, weight: Tensor, batch_size: int) -> None:
+        self.y, self.weight = y, weight.to(x.dtype)
+        self._rows = Batches((x, torch.arange(len(x))), batch_size)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for x, rows in self._rows:
+            yield x, self.y[rows], self.weight[rows]
+
+
+def _counting(
+    X: np.ndarray, y: np.ndarray, sample_weight: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The data whose weight is above 0, and their weights; None: all weigh the same.
+
+    :raises ValueError: for weights of another shape, negative ones, or none above 0.
+    """
+    if sample_weight is None:
+        return X, y, None
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    kept = weight > 0
+    if not kept.any():
+        raise ValueError("expected sample_weight to have a number above 0; got none.")
+    weight = weight[kept]
+    return X[kept], y[kept], None if (weight == 1.0).all() else weight
+
+
 class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
     """A Bayesian multilayer perceptron with binary weights, as a scikit-learn classifier.
 
@@ -183,6 +227,7 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
     :param epochs: passes over the data. :param batch_size: None: 200, or all data if they are fewer.
     :param num_samples: draws that a prediction averages; 0 predicts with the mode, which is poor where
         the posterior is wide.
+    :param class_weight: weights of classes by label, or "balanced" for n / (classes * data of the class).
     :param random_state: a number or RandomState makes fits repeatable and leaves other generators
         alone; None draws a seed from numpy's global generator, as scikit-learn does.
     :ivar classes_: labels, of any kind. :ivar ensemble_: the drawn networks, a ``bayesbin.Ensemble``,
@@ -191,7 +236,8 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
     :ivar settings_: all settings of the recipe that was trained.
     :raises ValueError: at ``fit``, for settings out of range and whatever scikit-learn refuses in data.
 
-    There is no ``sample_weight``: the likelihoods of the package do not weigh data.
+    A sample weight is a power of the likelihood: a datum of weight 2 counts as two copies of it, one of
+    weight 0 is left out. ``class_weight`` multiplies the weights of the data of a class.
 
     Example::
 
@@ -207,13 +253,57 @@ class BinaryNetworkClassifier(ClassifierMixin, _BinaryNetwork):
 
     classes_: np.ndarray
 
-    def fit(self, X: Any, y: Any) -> BinaryNetworkClassifier:
-        """Fit the posterior to inputs (n, features) and labels (n,); starts anew at each call."""
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] | None = None,
+        *,
+        num_bins: int = 16,
+        activation: str = "relu",
+        recipe: str = "bayesbin",
+        estimator: str | Estimator | None = None,
+        lr: float | None = None,
+        real_lr: float | None = None,
+        kl_weight: float | None = None,
+        init_scale: float | None = None,
+        settings: Mapping[str, Any] | None = None,
+        epochs: int = 100,
+        batch_size: int | None = None,
+        num_samples: int = 32,
+        class_weight: Any = None,
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes,
+            num_bins=num_bins,
+            activation=activation,
+            recipe=recipe,
+            estimator=estimator,
+            lr=lr,
+            real_lr=real_lr,
+            kl_weight=kl_weight,
+            init_scale=init_scale,
+            settings=settings,
+            epochs=epochs,
+            batch_size=batch_size,
+            num_samples=num_samples,
+            random_state=random_state,
+        )
+        self.class_weight = class_weight
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> BinaryNetworkClassifier:
+        """Fit the posterior to inputs (n, features) and labels (n,); starts anew at each call.
+
+        :param sample_weight: of each datum, (n,), at least 0; None: 1.
+        """
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
+        X, y, weight = _counting(X, y, sample_weight)
+        if self.class_weight is not None:
+            by_class = compute_sample_weight(self.class_weight, y)
+            weight = by_class if weight is None else weight * by_class
         self.classes_, labels = np.unique(y, return_inverse=True)
         targets = torch.from_numpy(labels.astype(np.int64))
-        self._keep(*self._fit(X, targets, Classifier, len(self.classes_)))
+        self._keep(*self._fit(X, targets, weight, Classifier, len(self.classes_)))
         return self
 
     def _labels(self) -> list[str]:
@@ -248,24 +338,40 @@ class BinaryNetworkRegressor(RegressorMixin, _BinaryNetwork):
     Source: as :class:`BinaryNetworkClassifier`.
     """
 
-    y_mean_: float
-    y_scale_: float
+    y_mean_: Any
+    y_scale_: Any
     _default_hidden = (128, 128)
 
-    def fit(self, X: Any, y: Any) -> BinaryNetworkRegressor:
-        """Fit the posterior to inputs (n, features) and targets (n,); starts anew at each call."""
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        y = column_or_1d(y, dtype=np.float64)
-        self.y_mean_ = float(y.mean())
-        self.y_scale_ = float(y.std()) or 1.0  # all targets the same: any scale will do
-        targets = torch.from_numpy((y - self.y_mean_) / self.y_scale_).float()
-        model, posterior = self._fit(X, targets, Regressor, 1)
-        model.net = _InUnits(model.net, self.y_mean_, self.y_scale_)
-        self._keep(model, _with_noise_in_units(posterior, self.y_scale_))
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> BinaryNetworkRegressor:
+        """Fit the posterior to inputs (n, features) and targets; starts anew at each call.
+
+        :param y: (n,), or (n, T) for T targets, each with a noise of its own.
+        :param sample_weight: of each datum, (n,), at least 0; None: 1.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, multi_output=True)
+        y = np.asarray(y, dtype=np.float64)
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        X, y, weight = _counting(X, y, sample_weight)
+        mean = np.average(y, axis=0, weights=weight)
+        scale = np.sqrt(np.average((y - mean) ** 2, axis=0, weights=weight))
+        scale = np.where(scale > 0, scale, 1.0)  # all targets the same: any scale will do
+        self.y_mean_, self.y_scale_ = (float(mean), float(scale)) if y.ndim == 1 else (mean, scale)
+        targets = torch.from_numpy((y - mean) / scale).float()
+        several = () if y.ndim == 1 else y.shape[1:]
+        noise = dist.LogNormal(torch.full(several, -1.0), torch.ones(several))
+        likelihood = partial(Regressor, noise=noise if several else None)
+        model, posterior = self._fit(X, targets, weight, likelihood, math.prod(several))
+        model.net = _InUnits(model.net, mean, scale)
+        self._keep(model, _with_noise_in_units(posterior, scale))
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """The predictive mean (n,), and with ``return_std`` its standard deviation (n,).
+        """The predictive mean, (n,) or (n, T), and with ``return_std`` its standard deviation.
 
         The standard deviation has both parts, noise and disagreement of the draws.
         """
@@ -279,7 +385,7 @@ class _InUnits(nn.Sequential):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, layers: nn.Sequential, mean: float, scale: float) -> None:
+    def __init__(self, layers: nn.Sequential, mean: Any, scale: Any) -> None:
         super().__init__(*layers)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
@@ -288,11 +394,12 @@ class _InUnits(nn.Sequential):
         return self.mean + self.scale * super().forward(input).double()
 
 
-def _with_noise_in_units(posterior: Posterior[Any], scale: float) -> Posterior[Any]:
-    """The posterior of a noise standard deviation that is ``scale`` times as large, draw by draw."""
+def _with_noise_in_units(posterior: Posterior[Any], scale: Any) -> Posterior[Any]:
+    """The posterior of noise standard deviations that are ``scale`` times as large, draw by draw."""
     noise = posterior.real["noise"]
     assert noise.support.kind == "positive"  # the logarithm is Normal
     changed = copy.copy(posterior)
-    moved = RealPosterior(noise.loc + math.log(scale), noise.scale, noise.support)
+    shift = torch.tensor(np.log(scale), dtype=noise.loc.dtype)
+    moved = RealPosterior(noise.loc + shift, noise.scale, noise.support)
     changed.real = {**posterior.real, "noise": moved}
     return changed
