@@ -428,7 +428,7 @@ class Ensemble:
             (mode._members, mode._outputs(inputs)),
         ):
             returned = self._returned(inputs, len(outputs))
-            found.append(evaluation.Targets.of(members, outputs, returned, y, weight, mask))
+            found.append(evaluation.DrawnTargets.of(members, outputs, returned, y, weight, mask))
         return evaluation.summary(*found)
 
     def _ready(self, x: Any) -> NetworkInputs:

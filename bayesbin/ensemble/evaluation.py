@@ -69,7 +69,7 @@ def prediction_of_draws(
 
 
 @dataclass(frozen=True, eq=False)
-class Targets:
+class DrawnTargets:
     """Targets under each of S draws.
 
     :param log_likelihood: of each datum in nats, (S, N). :param draws: what each draw predicts, and
@@ -94,7 +94,7 @@ class Targets:
         y: Any,
         weight: Any,
         mask: Any,
-    ) -> Targets:
+    ) -> DrawnTargets:
         """What the likelihood of each draw says of targets.
 
         :raises ValueError: for targets or a mask that do not fit, by the likelihood.
@@ -126,7 +126,7 @@ class Targets:
         )
 
 
-def summary(targets: Targets, of_mode: Targets) -> dict[str, Any]:
+def summary(targets: DrawnTargets, of_mode: DrawnTargets) -> dict[str, Any]:
     """Scores of the mode, of the mean of the draws, and mean and spread of those of single draws."""
     mode, mean = of_mode.scores(), targets.scores()
     single = [targets.scores(place) for place in range(len(targets.log_likelihood))]
