@@ -67,10 +67,14 @@ def validation_metrics(
         }
         for batch, averages in zip(batches, found, strict=True):
             averages.add(model, network, latents, batch)
+    return _scores(kind, found, any(batch.weight is not None for batch in batches))
+
+
+def _scores(kind: str, found: list[_Averages], weighted: bool) -> dict[str, float]:
+    """The scores of all batches together."""
     log_likelihood = torch.cat([torch.stack(each.log_likelihood) for each in found], 1)
     averages = [each.average() for each in found]
     known = [each for each in averages if each is not None]
-    weighted = any(batch.weight is not None for batch in batches)
     return likelihood_scores(
         kind,
         log_likelihood,
