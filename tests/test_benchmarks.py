@@ -184,6 +184,14 @@ def test_shared_weights(tmp_path):
     assert table.endswith(again) and f"{record['scores']['mean']['nll']:.4f}" in again
 
 
+def test_toys(tmp_path):
+    table = run("toys.py", "--smoke", "--out", "results", cwd=tmp_path)
+    records = [json.loads(p.read_text()) for p in (tmp_path / "results").glob("*.json")]
+    assert len(records) == 4 and all(r["data"] == "two moons" for r in records)
+    assert {r["settings"].get("steps") for r in records} == {None, "natural", "relative"}
+    assert run("toys.py", "--report", "results", cwd=tmp_path) == table
+
+
 def test_estimators_training(tmp_path):
     arguments = ("--smoke", "--out", "results")
     table = run("estimators_training.py", *arguments, cwd=tmp_path)

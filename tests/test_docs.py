@@ -42,6 +42,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         ("estimators_training", "estimators_training"),
         ("nested", "nested"),
         ("shared_weights", "shared_weights"),
+        ("plate_scores", "plate_scores.json"),
+        ("toys", "toys"),
         ("priors", "priors"),
         ("predict", "predict.json"),
         ("kernels", "kernels.json"),
