@@ -135,7 +135,7 @@ def test_real_numbers_of_every_kind_are_those_of_python(entry):
 def test_what_is_no_real_number_is_refused(entry, value):
     if entry is REAL["noise"] and value is None:
         pytest.skip("the default prior")
-    if entry is REAL["head"] and isinstance(value, (list, np.ndarray)):
+    if entry in (REAL["head"], REAL["noise"]) and isinstance(value, (list, np.ndarray)):
         pytest.skip("a noise for each of several targets")
     with pytest.raises(ValueError, match=r"^(\S+: )?(expected|The posterior has) .*\.?"):
         entry(value)

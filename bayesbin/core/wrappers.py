@@ -23,7 +23,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
     >>> import torch
     >>> net = nn.Linear(2, 1)
-    >>> unwrapped(torch.compile(net)) is net
+    >>> unwrapped(torch.compile(net, backend="eager")) is net
     True
     """
     while (inner := wrapped(module)) is not None:

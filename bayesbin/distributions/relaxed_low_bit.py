@@ -42,7 +42,7 @@ class RelaxedLowBit(TorchDistribution):
         >>> bool((q.rsample((100,)).abs() <= 1).all())
         True
         >>> [round(v, 3) for v in q.variance.tolist()]
-        [0.344, 0.344, 0.344, 0.344]
+        [0.374, 0.374, 0.374, 0.374]
 
     Source: Maddison, Mnih and Teh 2017, arXiv 1611.00712; Jang, Gu and Poole 2017, arXiv 1611.01144.
     """

@@ -13,7 +13,7 @@ from bayesbin.core import numerics
 from bayesbin.core.checks import real_number, true_or_false, whole_number
 from bayesbin.estimators.base import Estimator, Objective, Term
 from bayesbin.estimators.baselines import RunningMoments
-from bayesbin.estimators.plates import Evaluation, evaluate
+from bayesbin.estimators.plates import EvaluatedTerms, evaluate
 from bayesbin.estimators.surrogate import score, signs_at, uniform_draws, with_gradient
 
 
@@ -59,7 +59,7 @@ class _ControlVariate(Estimator):
     @abstractmethod
     def variate(
         self, objective: Objective, relaxed: Mapping[str, list[Tensor]], results: Tensor
-    ) -> Evaluation:
+    ) -> EvaluatedTerms:
         """c at the S relaxed draws, with a graph to them; in one term if it is not a sum over plates."""
 
     def forward(self, objective: Objective, natural: Mapping[str, Tensor]) -> Tensor:
@@ -214,10 +214,10 @@ class REBAR(_ControlVariate):
 
     def variate(
         self, objective: Objective, relaxed: Mapping[str, list[Tensor]], results: Tensor
-    ) -> Evaluation:
+    ) -> EvaluatedTerms:
         found = evaluate(objective, relaxed)
         scaled = [t._replace(values=self.eta.to(t.values) * t.values) for t in found.terms]
-        return Evaluation(scaled, found.plates)
+        return EvaluatedTerms(scaled, found.plates)
 
 
 class RELAX(_ControlVariate):
@@ -277,9 +277,9 @@ class RELAX(_ControlVariate):
 
     def variate(
         self, objective: Objective, relaxed: Mapping[str, list[Tensor]], results: Tensor
-    ) -> Evaluation:
+    ) -> EvaluatedTerms:
         if self.default is not None:
-            return Evaluation([Term(self.default(objective, relaxed, results))], {})
+            return EvaluatedTerms([Term(self.default(objective, relaxed, results))], {})
         assert self.control_variate is not None
         stacked = {name: torch.stack(sequence) for name, sequence in relaxed.items()}
         variate = self.control_variate(stacked)
@@ -289,7 +289,7 @@ class RELAX(_ControlVariate):
                 f"The control variate returns one number per draw, shape {tuple(results.shape)}; got "
                 f"{came}. Reduce over everything but the first dimension."
             )
-        return Evaluation([Term(variate.to(results.dtype))], {})
+        return EvaluatedTerms([Term(variate.to(results.dtype))], {})
 
 
 class ObjectiveVariate(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from bayesbin.core import numerics
 from bayesbin.core.checks import whole_number
 from bayesbin.estimators.base import Estimator, Objective
-from bayesbin.estimators.plates import Evaluation, evaluate
+from bayesbin.estimators.plates import EvaluatedTerms, evaluate
 from bayesbin.estimators.site_distributions import all_states, count_states
 from bayesbin.estimators.surrogate import draw_signs, with_gradient
 
@@ -170,7 +170,7 @@ class LocalExpectation(Estimator):
 _FLIPS_AT_ONCE = 256  # bounds the memory; more at once would not be faster
 
 
-def _flips(evaluation: Evaluation, name: str, natural: Tensor) -> Tensor:
+def _flips(evaluation: EvaluatedTerms, name: str, natural: Tensor) -> Tensor:
     """A number for each weight of a site; weights of one number can be flipped together.
 
     Those are the elements of a plate that every term which depends on the site lies in.

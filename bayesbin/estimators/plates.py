@@ -14,7 +14,7 @@ _NONE = SitePlates()
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluatedTerms:
     r"""An objective at S joint draws, in total and as each element of a binary site sees it.
 
     .. math:: f = \sum_t \sum_i f_{t,i}, \qquad
@@ -86,8 +86,8 @@ class Evaluation:
         ]
 
 
-def evaluate(objective: Objective, values: Values) -> Evaluation:
+def evaluate(objective: Objective, values: Values) -> EvaluatedTerms:
     """The objective at S joint draws; one term, if it is a plain function."""
     if isinstance(objective, BatchObjective):
-        return Evaluation(objective.terms(values), objective.plates)
-    return Evaluation([Term(objective(values))], {})
+        return EvaluatedTerms(objective.terms(values), objective.plates)
+    return EvaluatedTerms([Term(objective(values))], {})

@@ -127,7 +127,7 @@ def test_more_labels_than_outputs_are_refused() -> None:
 
 def test_numbers_need_a_regressor_and_labels_a_classifier() -> None:
     x, _ = part(["a", "b"])
-    with pytest.raises(ValueError, match="a Regressor for 'r', whose targets are numbers"):
+    with pytest.raises(ValueError, match="a likelihood of numbers, such as a Regressor, for 'r'"):
         learner(net(2)).observe(Task("r", (x, x[:, 0]), (x, x[:, 0])))
 
 
@@ -388,7 +388,7 @@ def test_a_network_of_ones_own_learns_tasks(make: Any) -> None:
 def model(x: Tensor, y: Tensor) -> None:
     w = pyro.sample("w", SignBernoulli(natural=torch.zeros(4)).to_event(1))
     bias = pyro.sample("bias", dist.Normal(0.0, 1.0))
-    with pyro.plate("data", len(x)):
+    with pyro.plate("data", 16, subsample=torch.arange(len(x))):
         pyro.sample("y", dist.Bernoulli(logits=x @ w + bias), obs=y.to(x))
 
 

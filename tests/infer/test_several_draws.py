@@ -126,7 +126,7 @@ MODELS: dict[str, tuple[Callable[[], Any], bool]] = {  # model, whether its draw
     "normalised, evaluation": (lambda: classifier().eval(), True),
     "plates, scale and mask": (lambda: plates_scale_and_mask, True),
     "subsampled": (lambda: subsampled, True),
-    "dependent prior": (lambda: dependent_prior, False),  # its KL is a function without such a rule
+    "dependent prior": (lambda: dependent_prior, True),
     "branching": (lambda: branching, False),
 }
 SAMPLERS: dict[str, Callable[[], Estimator]] = {

@@ -302,7 +302,7 @@ def damaged(raw: bytes, rng: np.random.Generator) -> bytes:
 
 
 def use(path: Path) -> bool:
-    """Read a file and predict one datum, in a second and 256 megabytes; whether it was accepted."""
+    """Read a file and predict one datum, in a second or two, by the processor, and 256 megabytes; whether it was accepted."""
     start, before = time.process_time(), largest_megabytes()
     try:
         found = files.read(path).model
@@ -315,7 +315,7 @@ def use(path: Path) -> bool:
         accepted = False
     seconds = time.process_time() - start
     megabytes = largest_megabytes() - before
-    assert seconds < 1.0 and megabytes < 256, f"{seconds} s, {megabytes} MB"
+    assert seconds < 2.0 and megabytes < 256, f"{seconds} s, {megabytes} MB"
     return accepted
 
 
