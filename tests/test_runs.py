@@ -437,7 +437,9 @@ def test_a_score_that_is_not_finite_is_kept(value, tmp_path, monkeypatch):
     from bayesbin.infer import validation
 
     monkeypatch.setattr(
-        validation, "scores", lambda *_: {"accuracy": 0.5, "nll": value, "ece": 0.1}
+        validation,
+        "likelihood_scores",
+        lambda *_: {"accuracy": 0.5, "nll": value, "ece": 0.1},
     )
     run = train_run(SETTINGS, tmp_path / "run")
     json.loads((tmp_path / "run" / "run.json").read_bytes(), parse_constant=lambda text: 1 / 0)

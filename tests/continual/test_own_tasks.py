@@ -427,7 +427,7 @@ def test_guides_of_a_model_of_ones_own(kind: str) -> None:
     for name in ("a", "b"):
         report = made.observe(task(name, ["u", "v"]))
     assert report.kl_bits >= 0 and "bias" in made.posterior.real
-    with pytest.raises(ValueError, match="trained on tasks but not be scored"):
+    with pytest.raises(ValueError, match="to be scored; got function, which can only be trained"):
         made.evaluate([task("a", ["u", "v"])])
 
 

@@ -156,7 +156,7 @@ def test_a_plain_network_has_outputs():
     found, outputs = ensemble.predict(x), ensemble.outputs(x)
     torch.testing.assert_close(found.mean, outputs.mean(0))
     torch.testing.assert_close(found.variance, outputs.var(0, correction=0))
-    with pytest.raises(ValueError, match="a model with a likelihood.* got the outputs of a plain"):
+    with pytest.raises(ValueError, match=r"a model with a likelihood.* got the outputs of a plain"):
         ensemble.evaluate(x, torch.zeros(6))
     classes = Ensemble(network(), posterior(), 5, head="classes")
     torch.testing.assert_close(classes.predict(x).probs, outputs.softmax(-1).mean(0))

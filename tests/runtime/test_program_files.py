@@ -302,7 +302,7 @@ def damaged(raw: bytes, rng: np.random.Generator) -> bytes:
 
 
 def use(path: Path) -> bool:
-    """Read a file and predict one datum, in a second or two, by the processor, and 256 megabytes; whether it was accepted."""
+    """Read a file and predict one datum, in two seconds and 256 megabytes; whether it was accepted."""
     start, before = time.process_time(), largest_megabytes()
     try:
         found = files.read(path).model
