@@ -412,7 +412,7 @@ def test_learned_takes_a_module_with_one_number_per_batch():
         def forward(self, x):
             return 1.0
 
-    with pytest.raises(ValueError, match="one number per batch, or .*; got float"):
+    with pytest.raises(ValueError, match=r"one number per batch, or .*; got float"):
         ScoreFunction(1, Learned(Number()))(objective, natural)
 
 
