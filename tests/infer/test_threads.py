@@ -58,7 +58,8 @@ def fitted(seed: int, callbacks: Any = (), **options: Any) -> list[Any]:
 
 
 def sampled(seed: int) -> list[Any]:
-    model = Classifier(BinaryLinear(2, 2, bias=False), len(DATA))
+    with in_turn(), torch.random.fork_rng():
+        model = Classifier(BinaryLinear(2, 2, bias=False), len(DATA))
     result = run_mcmc(
         model, (DATA.x, DATA.y), kernel=GibbsWithGradients, num_samples=8, num_warmup=3,
         num_chains=2, seed=seed,
@@ -67,9 +68,9 @@ def sampled(seed: int) -> list[Any]:
 
 
 def drawn(seed: int) -> list[Any]:
-    net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
-    with in_turn(), torch.random.fork_rng():
+    with in_turn(), torch.random.fork_rng():  # layers draw their initial weights
         torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
         for parameter in net.parameters():
             nn.init.normal_(parameter)
         model = Classifier(to_binary_(net), len(DATA))
