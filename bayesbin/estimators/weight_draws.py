@@ -104,6 +104,7 @@ class WeightDraw:
             self._noise = numerics.safe_sqrt(self.variance.to(self.mean.dtype)) * torch.randn_like(
                 self.mean
             )
+        assert self._noise is not None
         return self._noise
 
     def answer(self, use: LinearUse) -> Tensor:

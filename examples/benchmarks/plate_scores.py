@@ -151,7 +151,7 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("plate_scores.json"))
     parser.add_argument("--report", type=Path, help="print the table of a file that is there")
     parser.add_argument("--gradients", type=int, default=100, help="of each estimator")
