@@ -32,17 +32,22 @@ class DeclaredParameters(Messenger):
     It is active around each step, so that it also finds a parameter of a branch that is first taken later.
     A parameter of a checkpoint gets its value and its optimizer's state when it is first declared.
 
-    :param module: model and guide. :param optimizers: of the fit; one is added where there is none for real
-        parameters. :param schedulers: of the fit. :param epochs: the length of the schedule of an optimizer
-        that is added; None: the optimizers are the user's, and what they do not train is named in a warning.
+    :param module: model and guide. :param optimizers: of the fit; an Adam is added where there is none.
+    :param schedulers: of the fit. :param lr: of an Adam that is added; None: what the optimizers do not
+        train is named in a warning. :param epochs: the length of the schedule of such an Adam; None: none.
     """
 
     def __init__(
-        self, module: Any, optimizers: list[Optimizer], schedulers: list[Any], epochs: int | None
+        self,
+        module: Any,
+        optimizers: list[Optimizer],
+        schedulers: list[Any],
+        lr: float | None,
+        epochs: int | None,
     ) -> None:
         super().__init__()
         self.module, self.optimizers, self.schedulers = module, optimizers, schedulers
-        self.epochs = epochs
+        self.lr, self.epochs = lr, epochs
         self.parameters: dict[str, Tensor] = {}  # that an optimizer was given, in order
         self._seen: set[str] = set()  # names in Pyro's store
         self._shared: list[str] = []  # those of them that another fit has trained
@@ -87,7 +92,7 @@ class DeclaredParameters(Messenger):
         """
         found, self._new = self._new, {}
         self._warn_of_another_fit()
-        if found and self.epochs is None:
+        if found and self.lr is None:
             warnings.warn(
                 f"No optimizer trains {', '.join(found)}, which model or guide declares while it runs; add "
                 'pyro.param("...").unconstrained() to one, or leave optimizers= out.',
@@ -146,9 +151,10 @@ class DeclaredParameters(Messenger):
         if adam is not None:
             adam.param_groups[0]["params"].append(parameter)
         else:
-            made = make_optimizers([TrainingGroup((parameter,))])
+            assert self.lr is not None
+            made = make_optimizers([TrainingGroup((parameter,))], real_lr=self.lr)
             self.optimizers += made
-            self.schedulers += make_schedules(made, self.epochs or 1)
+            self.schedulers += [] if self.epochs is None else make_schedules(made, self.epochs)
         self.parameters[name] = parameter
 
     def _adam(self) -> Optimizer | None:

@@ -81,6 +81,7 @@ def fit(
     dataset_size: int | None = None,
     optimizers: Optimizer | Iterable[Optimizer] | None = None,
     schedulers: LRScheduler | Iterable[LRScheduler] = (),
+    declared_lr: float | None = None,
     validation: Iterable[Any] | None = None,
     validate_every: int = 1,
     checkpoint_dir: str | PathLike[str] | None = None,
@@ -116,7 +117,8 @@ def fit(
     any guide: the Bayesian learning rule in relative steps for what the guide's ``training_groups()`` give
     it, Adam for every other parameter, and a cosine for both. What model and guide declare while they run
     (``pyro.param``, constrained or not, also in a branch that is first taken in a later epoch) goes to Adam
-    as well, and into checkpoints; with ``optimizers`` a warning names what none of them trains.
+    as well, and into checkpoints; with ``optimizers`` and no ``declared_lr`` a warning names what none of
+    them trains.
 
     :param estimator: of the gradient. By default FlipoutWhereShared(), whose ``choices`` say which weight it
         draws by Flipout; ``result.choices`` are these.
@@ -128,6 +130,8 @@ def fit(
     :param optimizers: by default those of the recipe "bayesbin", with its cosine schedules.
     :param schedulers: stepped once per epoch; ReduceLROnPlateau with the validation nll if any. Without
         ``optimizers`` they are stepped beside the cosines.
+    :param declared_lr: with ``optimizers``: train what model and guide declare while they run, by the Adam
+        among the optimizers, or by a new one with this learning rate. Recipes give their ``real_lr``.
     :param validation: batches as ``data``, scored each ``validate_every`` epochs.
     :param checkpoint_dir: gets a checkpoint after every epoch; the newest two are kept.
     :param resume: continue from the newest valid checkpoint there; False refuses to mix runs.
@@ -160,6 +164,10 @@ def fit(
     seed = whole_number("seed", seed)
     estimator = named_estimator(DEFAULTS["estimator"]) if estimator is None else estimator
     weight = _kl_weights(kl_weight)
+    if declared_lr is None and optimizers is None:
+        declared_lr = DEFAULTS["real_lr"]
+    elif declared_lr is not None:
+        declared_lr = real_number("declared_lr", declared_lr, above=0)
     with in_turn():
         elbo = TraceBinary_ELBO(
             estimator=estimator, kl_weight=weight(1), num_particles=num_particles
@@ -185,7 +193,11 @@ def fit(
             optimizers=stepped,
             schedulers=schedules,
             declared=DeclaredParameters(
-                module, stepped, schedules, epochs if optimizers is None else None
+                module,
+                stepped,
+                schedules,
+                declared_lr,
+                epochs if schedules or optimizers is None else None,
             ),
             callbacks=list(callbacks),
             checkpoint_dir=checkpoint_dir,

@@ -55,11 +55,13 @@ class Recipe:
     note: str
 
     def arguments(self) -> dict[str, Any]:
-        """The keywords of ``fit``: estimator, optimizers, schedulers, kl_weight, epochs, dataset_size."""
+        """The keywords of ``fit``: estimator, optimizers and schedulers, ``declared_lr`` (the setting
+        ``real_lr``), kl_weight, epochs and dataset_size."""
         return {
             "estimator": self.estimator,
             "optimizers": self.optimizers,
             "schedulers": self.schedules,
+            "declared_lr": self.settings.get("real_lr"),
             "kl_weight": self.kl_weight,
             "epochs": self.epochs,
             "dataset_size": self.dataset_size,

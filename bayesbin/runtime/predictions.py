@@ -13,8 +13,32 @@ from typing import Any
 import numpy as np
 
 
+class _Probabilities:
+    """What follows from probabilities averaged over draws and the entropies of single draws."""
+
+    log_probs: np.ndarray
+    expected_entropy: np.ndarray
+    probs_std: np.ndarray
+    entropy: Any
+
+    @cached_property
+    def probs(self) -> np.ndarray:
+        """The averaged probabilities: (B, ..., C) of classes; of labels, that each is present."""
+        return np.exp(self.log_probs)
+
+    @cached_property
+    def mutual_information(self) -> np.ndarray:
+        """entropy - expected_entropy, in nats, at least 0: what the draws disagree about."""
+        return np.maximum(self.entropy - self.expected_entropy, 0.0)
+
+    @cached_property
+    def std(self) -> np.ndarray:
+        """The same as ``probs_std``."""
+        return self.probs_std
+
+
 @dataclass(frozen=True, eq=False)
-class ClassPrediction:
+class ClassPrediction(_Probabilities):
     """A classifier's prediction: probabilities averaged over draws, and how much the draws disagree.
 
     :param log_probs: log of the averaged probabilities, (B, ..., C).
@@ -30,28 +54,13 @@ class ClassPrediction:
     quantities = ("probs", "entropy", "expected_entropy", "mutual_information")
 
     @cached_property
-    def probs(self) -> np.ndarray:
-        """The averaged probabilities, (B, ..., C)."""
-        return np.exp(self.log_probs)
-
-    @cached_property
     def entropy(self) -> np.ndarray:
         """Entropy of the averaged probabilities, in nats, (B, ...): the total uncertainty."""
         return entropy_of(self.log_probs)
 
-    @cached_property
-    def mutual_information(self) -> np.ndarray:
-        """entropy - expected_entropy, in nats, at least 0, (B, ...): what the draws disagree about."""
-        return np.maximum(self.entropy - self.expected_entropy, 0.0)
-
-    @cached_property
-    def std(self) -> np.ndarray:
-        """The same as ``probs_std``."""
-        return self.probs_std
-
 
 @dataclass(frozen=True, eq=False)
-class LabelsPrediction:
+class LabelsPrediction(_Probabilities):
     """A prediction of labels that are independent of one another given a draw, each present or absent.
 
     :param log_probs: log of the averaged probability that a label is present, (B, L) or (B, L, ...).
@@ -69,24 +78,9 @@ class LabelsPrediction:
     quantities = ("probs", "entropy", "expected_entropy", "mutual_information")
 
     @cached_property
-    def probs(self) -> np.ndarray:
-        """The averaged probability that a label is present, (B, L, ...)."""
-        return np.exp(self.log_probs)
-
-    @cached_property
     def entropy(self) -> np.ndarray:
         """Entropy of the averaged probability of each label, in nats: the total uncertainty."""
         return entropy_of(np.stack([self.log_probs, self.log_probs_absent], axis=-1))
-
-    @cached_property
-    def mutual_information(self) -> np.ndarray:
-        """entropy - expected_entropy of each label, in nats, at least 0: what the draws disagree about."""
-        return np.maximum(self.entropy - self.expected_entropy, 0.0)
-
-    @cached_property
-    def std(self) -> np.ndarray:
-        """The same as ``probs_std``."""
-        return self.probs_std
 
 
 @dataclass(frozen=True, eq=False)

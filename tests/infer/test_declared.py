@@ -208,6 +208,38 @@ def test_the_first_of_all_comes_too_late() -> None:
         train(model, guide, 4, callbacks=[late_from(2, model)])
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+# A plain module is a network to a recipe.
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if not kind.startswith("module")])
+def test_a_recipe_trains_it_by_its_own_rate(kind: str, schedule: str) -> None:
+    """From .4 to the truth, .5, and nowhere with a rate of nearly 0; a cosine equals fit without a recipe."""
+
+    def trained(real_lr: float) -> float:
+        pyro.clear_param_store()
+        model = MODELS[kind]()
+        made = bb.recipe(
+            "bayesbin", model, args=(X[:2], Y[:2]), guide=guide_of(model), estimator=ESTIMATOR,
+            dataset_size=N, epochs=12, real_lr=real_lr, schedule=schedule,
+        )  # fmt: skip
+        made.fit(Batches((X, Y), 20), progress=False)
+        return size_of(model)
+
+    assert trained(1e-9) == pytest.approx(0.4, abs=1e-4)
+    assert abs((found := trained(0.01)) - 0.5) < 0.06
+    if schedule == "cosine":
+        pyro.clear_param_store()
+        model = MODELS[kind]()
+        train(model, guide_of(model), 12)
+        assert size_of(model) == found
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), "0.1", True])
+def test_a_rate_is_a_positive_number(lr: Any) -> None:
+    model = MODELS["function"]()
+    with pytest.raises(ValueError, match="expected declared_lr"):
+        train(model, guide_of(model), 1, declared_lr=lr)
+
+
 @pytest.mark.parametrize("kind", ["function", "module", "Pyro module"])
 def test_optimizers_of_the_users_own(kind: str) -> None:
     model = MODELS[kind]()
