@@ -128,11 +128,13 @@ def _try_cut(
 
 def _free(side: _Side, other: _Side, kept: Sequence[Part]) -> list[Part]:
     """Parts of one side alone that stay, in the order of memory."""
-    return sorted((p for p in side.atoms if p in kept and p not in other.atoms), key=side.atoms.get)  # type: ignore[arg-type]
+    return sorted(
+        (p for p in side.atoms if p in kept and p not in other.atoms), key=lambda p: side.atoms[p]
+    )
 
 
 def _summed(side: _Side) -> list[Part]:
-    return sorted(side.atoms, key=side.atoms.get)  # type: ignore[arg-type]
+    return sorted(side.atoms, key=lambda p: side.atoms[p])
 
 
 # A side of weights

@@ -101,10 +101,10 @@ class WeightDraw:
     def noise(self) -> Tensor:
         """The perturbation of the whole weight, drawn when it is first asked for."""
         if self._noise is None:
-            self._noise = numerics.safe_sqrt(self.variance.to(self.mean.dtype)) * torch.randn_like(
-                self.mean
-            )
-        assert self._noise is not None
+            noise = torch.randn_like(self.mean)
+            noise = numerics.safe_sqrt(self.variance.to(self.mean.dtype)) * noise
+            self._noise = noise
+            return noise
         return self._noise
 
     def answer(self, use: LinearUse) -> Tensor:
@@ -187,12 +187,12 @@ class WeightDraw:
                 )
             return found
         shape = use.weight.mean_.shape
-        made = tuple(
+        outputs, inputs = (
             None if axis is None else _random_signs(data, shape[axis], self.mean)
             for axis in use.axes
         )
-        self._signs.append(_Signs(view, use.axes, made))  # type: ignore[arg-type]
-        return made  # type: ignore[return-value]
+        self._signs.append(_Signs(view, use.axes, (outputs, inputs)))
+        return outputs, inputs
 
     def _translated(self, known: _Signs, use: LinearUse) -> Any:
         """The signs of a view by those of another; None where the two have no element in common."""
